@@ -1,0 +1,4 @@
+//! What the measurements of Adit share.
+#![forbid(unsafe_code)]
+
+pub mod path;

@@ -1,0 +1,89 @@
+//! `relay-client check`: whether a configuration holds, and what it would expose.
+
+use adit_daemon::{
+    config::{Invalid, Remark},
+    exit::Stop,
+    print,
+};
+use clap::Args;
+use tunnel_core::instance::Instance;
+
+use crate::setup::{ENVIRONMENT_HELP, Environment, Options, Setup};
+
+/// Check a configuration: report every problem with its line and column, or say what would be exposed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  relay-client check --config /var/lib/adit/client.toml", after_long_help = format!("\
+Example:
+  relay-client check --config /var/lib/adit/client.toml
+
+{ENVIRONMENT_HELP}"))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
+    let setup = Setup::new(&arguments.options, &Environment::read()?)?;
+    let (heads, instances) = match setup.join() {
+        Some((_, join)) => {
+            let loaded = setup.load_exposed().map_err(told)?;
+            warn(&loaded.warnings);
+            let heads = vec![
+                ("would join", join.relay.to_string()),
+                ("relay's key", join.relay_public_key.to_string()),
+            ];
+            (heads, loaded.value)
+        }
+        None => {
+            let loaded = setup.load().map_err(told)?;
+            warn(&loaded.warnings);
+            let identity = loaded.value.identity;
+            let heads = vec![
+                ("relay", identity.relay.to_string()),
+                ("relay's key", identity.relay_public_key.to_string()),
+                ("public key", identity.secret_key.public_key().to_string()),
+            ];
+            (heads, loaded.value.instances)
+        }
+    };
+    let said = summary(&heads, &instances);
+    print::bytes(said.as_bytes())?;
+    Ok(())
+}
+
+fn told(invalid: Invalid) -> Stop {
+    warn(&invalid.warnings);
+    Stop::invalid(invalid)
+}
+
+fn warn(warnings: &[Remark]) {
+    for warning in warnings {
+        print::note(format_args!("warning: {warning}"));
+    }
+}
+
+fn summary(heads: &[(&str, String)], instances: &[Instance]) -> String {
+    let mut said = String::from("ok\n");
+    for (head, value) in heads {
+        said.push_str(&format!("{head:<12} {value}\n"));
+    }
+    let mut rows = Vec::new();
+    for instance in instances {
+        for service in instance.services() {
+            rows.push(vec![
+                format!("{}/{}", instance.id(), service.name),
+                service.protocol.to_string(),
+                service.public.to_string(),
+                format!("-> {}", service.target),
+                service.optimize.to_string(),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        said.push_str("nothing is exposed yet: add an [[instance]], or --expose\n");
+    }
+    said.push_str(&print::table(&rows));
+    said
+}

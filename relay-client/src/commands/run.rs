@@ -1,0 +1,175 @@
+//! `relay-client run`: the client itself.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
+
+use adit_daemon::{
+    config::{Loaded, Remark},
+    exit::Stop,
+    log::{self, Format},
+    notify,
+    observe::{self, SUMMARY, Summary},
+    print, runtime,
+    signal::{Signal, Signals},
+};
+use clap::Args;
+use tokio::time;
+use tunnel_core::{join::JoinString, proto::backoff::Backoff};
+
+use crate::{
+    config::Config,
+    engine::{self, Engine, EnrolFailure},
+    identity::Place,
+    setup::{ENVIRONMENT_HELP, Environment, Options, Setup},
+};
+
+/// Run the client until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+///
+/// stdout carries the line "ready" once all services are bound; logs go to stderr, filtered by RUST_LOG.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{ENVIRONMENT_HELP}"))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    options: Options,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  relay-client run --config /var/lib/adit/client.toml
+  relay-client run --config client.toml --expose both:7777=srv_123:7777 --expose udp:15000,name=beacon
+  ADIT_JOIN='adit://…' ADIT_EXPOSE='both:7777=srv_123:7777' relay-client run";
+
+pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Stop> {
+    log::install(format);
+    let setup = Setup::new(&arguments.options, &Environment::read()?)?;
+    // Before anything is joined: a wrong SPEC must not cost a token.
+    setup.load_exposed().map_err(Stop::invalid)?;
+    runtime::raise_descriptor_limit();
+    runtime::block_on(serve(setup))?
+}
+
+async fn serve(setup: Setup) -> Result<(), Stop> {
+    let mut signals = Signals::new()?;
+    if let Some((place, join)) = setup.join() {
+        notify::ready(format_args!("joining {}", join.relay));
+        tokio::select! {
+            joined = enrol(place, join) => joined?,
+            () = signals.stop() => return Ok(()),
+        }
+    }
+    let config = warned(setup.load().map_err(Stop::invalid)?);
+    let (engine, mut events) = Engine::start(&config)?;
+    notify::ready(engine.status().await);
+    let mut running = config;
+    let mut ready = false;
+    let mut summary = Summary::since(engine.metrics());
+    let mut minute = runtime::every(SUMMARY);
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Reload => reload(&setup, &mut running, &engine).await,
+                Signal::Stop => break,
+            },
+            () = engine.bound(), if !ready => {
+                ready = true;
+                if let Err(error) = print::line("ready") {
+                    tracing::warn!(%error, "nobody reads stdout");
+                }
+            }
+            () = observe::log_next(&mut events) => notify::status(engine.status().await),
+            _ = minute.tick() => summary.log(engine.metrics()),
+            end = engine.finished() => return Err(Stop::failure(end.to_string())),
+        }
+    }
+    tracing::info!("stopping; a second signal ends at once");
+    notify::stopping();
+    tokio::select! {
+        () = engine.shutdown() => Ok(()),
+        () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
+    }
+}
+
+/// Joins the relay, however long it takes until it answers.
+async fn enrol(place: &Place, join: &JoinString) -> Result<(), Stop> {
+    let key = place.key()?;
+    let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
+    loop {
+        match engine::enrol(join, &key).await {
+            Ok(enrolled) => {
+                place.keep(join, &enrolled.name, &enrolled.psk)?;
+                tracing::info!(name = enrolled.name, relay = %join.relay, "joined");
+                return Ok(());
+            }
+            Err(EnrolFailure::Final(error)) => {
+                return Err(Stop::Failure(error.context(
+                    "ADIT_JOIN does not hold any more (a new one: relay-server invite)",
+                )));
+            }
+            Err(EnrolFailure::Retry(error)) => {
+                let wait = backoff.next(random());
+                tracing::warn!(
+                    "the relay {} cannot be joined: {error:#}; next try in {:.1} s",
+                    join.relay,
+                    wait.as_secs_f64()
+                );
+                time::sleep(wait).await;
+            }
+        }
+    }
+}
+
+/// Takes over what the file says now; if it does not hold, what was before stays.
+async fn reload(setup: &Setup, running: &mut Config, engine: &Engine) {
+    let config = match setup.load() {
+        Ok(loaded) => warned(loaded),
+        Err(invalid) => {
+            warn(&invalid.warnings);
+            for problem in &invalid.problems {
+                tracing::error!("{problem}");
+            }
+            tracing::error!("the configuration does not hold: everything stays as it was");
+            return;
+        }
+    };
+    if !same_identity(running, &config) {
+        tracing::warn!("[client] has changed: it takes effect at the next start");
+    }
+    engine.set_instances(&config.instances).await;
+    tracing::info!(
+        instances = config.instances.len(),
+        "configuration read again"
+    );
+    running.instances = config.instances;
+}
+
+/// A random number, good enough to spread tries.
+fn random() -> u64 {
+    // The standard library seeds its hashers with the operating system's randomness.
+    RandomState::new().hash_one(())
+}
+
+/// A relay that restarts is back within a second or two.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// A dead network is asked every minute at least, so that a node is back soon after it.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+fn same_identity(a: &Config, b: &Config) -> bool {
+    let (a, b) = (&a.identity, &b.identity);
+    a.relay == b.relay
+        && a.relay_public_key == b.relay_public_key
+        && a.secret_key.public_key() == b.secret_key.public_key()
+        && a.psk == b.psk
+}
+
+fn warned(loaded: Loaded<Config>) -> Config {
+    warn(&loaded.warnings);
+    loaded.value
+}
+
+fn warn(warnings: &[Remark]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+}

@@ -1,0 +1,215 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A directory with a client's key and PSK, and `text` as its configuration.
+fn load_in(dir: &TempDir, text: &str) -> Result<Loaded<Config>, Vec<String>> {
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    };
+    write("client.key", &SecretKey::from([1; 32]).to_text());
+    write("client.psk", &SecretKey::from([2; 32]).to_text());
+    write("client.toml", text);
+    let prefix = format!("{}/", dir.path().display());
+    Config::load(&dir.path().join("client.toml")).map_err(|invalid| {
+        let shown = invalid.problems.iter().map(ToString::to_string);
+        shown.map(|problem| problem.replace(&prefix, "")).collect()
+    })
+}
+
+fn load(text: &str) -> Result<Loaded<Config>, Vec<String>> {
+    load_in(&tempfile::tempdir().unwrap(), text)
+}
+
+/// Four lines that say who the client is.
+fn least() -> String {
+    let key = PublicKey::from([7; 32]);
+    format!(
+        "client.relay = 'relay.example.net:4433'\nclient.relay_public_key = '{key}'\n\
+         client.private_key_file = 'client.key'\nclient.psk_file = 'client.psk'\n"
+    )
+}
+
+#[test]
+fn every_key_takes_effect() {
+    let key = PublicKey::from([7; 32]);
+    let config = load(&format!(
+        r#"
+[client]
+relay = "[2001:db8::1]:4433"
+relay_public_key = "{key}"
+private_key_file = "client.key"
+psk_file = "client.psk"
+
+[[instance]]
+id = "srv_123"
+[[instance.service]]
+name = "game"
+protocol = "both"
+public_port = 7777
+target = "127.0.0.1:7777"
+optimize = "throughput"
+[[instance.service]]
+name = "beacon"
+protocol = "udp"
+public_port = "15000-15001"
+target = "srv_123:16000-16001"
+idle_timeout = 300
+flows_per_address = 8
+max_flows = 100
+
+[[instance]]
+id = "web"
+[[instance.service]]
+name = "web"
+protocol = "tcp"
+target = "127.0.0.1:80"
+"#
+    ))
+    .unwrap();
+    assert_eq!(config.warnings, []);
+    let config = config.value;
+    assert_eq!(config.identity.relay.to_string(), "[2001:db8::1]:4433");
+    assert_eq!(config.identity.relay_public_key, key);
+    assert_eq!(config.identity.secret_key.as_bytes(), &[1; 32]);
+    assert_eq!(config.identity.psk, Psk::from([2; 32]));
+    let [srv, web] = &config.instances[..] else {
+        panic!("two instances");
+    };
+    assert_eq!(srv.id().as_str(), "srv_123");
+    let [game, beacon] = srv.services() else {
+        panic!("two services");
+    };
+    assert_eq!(game.protocol, Protocol::Both);
+    assert_eq!(game.public.to_string(), "7777");
+    assert_eq!(game.target.to_string(), "127.0.0.1:7777");
+    assert_eq!(game.optimize, Optimize::Throughput);
+    assert_eq!(game.flows, FlowLimits::default());
+    assert_eq!(beacon.public.to_string(), "15000-15001");
+    assert_eq!(beacon.optimize, Optimize::Auto);
+    assert_eq!(beacon.flows.idle.as_secs(), 300);
+    assert_eq!(beacon.flows.per_address, 8);
+    assert_eq!(beacon.flows.per_service, 100);
+    assert_eq!(web.services()[0].public.to_string(), "80");
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let problems = load(
+        r#"[client]
+relay = "relay.example.net"
+relay_publik_key = "x"
+private_key_file = "none.key"
+[[instance]]
+id = "Srv"
+[[instance.service]]
+name = "a b"
+protocol = "icmp"
+public_port = 0
+target = "h"
+optimize = "speed"
+idle_timeout = 9
+flows_per_address = 0
+max_flows = "many"
+[[instance]]
+id = "two"
+services = []
+"#,
+    )
+    .unwrap_err();
+    let places: Vec<_> = problems
+        .iter()
+        .map(|problem| problem.split(": ").take(2).collect::<Vec<_>>().join(": "))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            r#"client.toml:1:1: [client] has no "relay_public_key", for example"#,
+            r#"client.toml:1:1: [client] has no "psk_file", for example"#,
+            "client.toml:2:9: relay",
+            r#"client.toml:3:1: unknown key "relay_publik_key""#,
+            "client.toml:4:20: private_key_file",
+            "client.toml:6:6: id",
+            "client.toml:8:8: name",
+            "client.toml:9:12: protocol",
+            "client.toml:10:15: public_port",
+            "client.toml:11:10: target",
+            "client.toml:12:12: optimize",
+            "client.toml:13:16: idle_timeout",
+            "client.toml:14:21: flows_per_address",
+            "client.toml:15:13: max_flows",
+            r#"client.toml:16:1: [[instance]] has no "service", for example"#,
+            r#"client.toml:18:1: unknown key "services""#,
+        ]
+    );
+    assert!(problems[3].contains("did you mean \"relay_public_key\"?"));
+    assert!(problems[11].contains("9 is outside 10 to 86400"));
+}
+
+#[test]
+fn contradictions_are_problems() {
+    let service = |name: &str, protocol: &str, public: &str, target: &str| {
+        format!(
+            "[[instance.service]]\nname='{name}'\nprotocol='{protocol}'\npublic_port='{public}'\ntarget='{target}'\n"
+        )
+    };
+    let text = format!(
+        "{}[[instance]]\nid='one'\n{}{}[[instance]]\nid='one'\n{}{}{}",
+        least(),
+        service("game", "both", "7777", "h:7777"),
+        service("game", "udp", "8000-8009", "h:8000-8008"),
+        service("a", "tcp", "7777", "h:7777"),
+        service("b", "udp", "9000-9009", "h:9000-9009"),
+        service("b", "udp", "9009", "h:1"),
+    );
+    assert_eq!(
+        load(&text).unwrap_err(),
+        [
+            "client.toml:15:13: public ports 8000-8009 and target ports 8000-8008 differ in number",
+            "client.toml:18:4: id: the instance in line 5 is called one too",
+            "client.toml:22:13: public port 7777 is taken by the service in line 7",
+            "client.toml:30:6: name: the service in line 24 is called b too",
+            "client.toml:32:13: public port 9009 is taken by the service in line 24",
+        ]
+    );
+}
+
+#[test]
+fn a_port_without_public_port_is_placed_at_its_target() {
+    let service = "[[instance.service]]\nname='a'\nprotocol='udp'\ntarget='h:5'\n";
+    let text = format!(
+        "{}[[instance]]\nid='i'\n{service}[[instance]]\nid='j'\n{service}",
+        least()
+    );
+    assert_eq!(
+        load(&text).unwrap_err(),
+        ["client.toml:16:8: public port 5 is taken by the service in line 7"]
+    );
+}
+
+#[test]
+fn a_remapped_game_is_warned_about() {
+    let loaded = load(&format!(
+        "{}[[instance]]\nid='i'\n[[instance.service]]\nname='game'\nprotocol='udp'\npublic_port=7778\ntarget='h:7777'\n",
+        least()
+    ))
+    .unwrap();
+    let warning = loaded.warnings[0].to_string();
+    assert!(
+        warning.contains("client.toml:10:13: service game maps public port 7778"),
+        "{warning}"
+    );
+}
+
+#[test]
+fn a_client_may_expose_nothing_yet() {
+    assert!(load(&least()).unwrap().value.instances.is_empty());
+}

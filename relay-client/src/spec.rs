@@ -1,0 +1,272 @@
+//! `--expose SPEC`: an instance with one service, in a word.
+//!
+//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,name=NAME]`, or `PROTO:PORT` for the same port on
+//! 127.0.0.1. Ports may be ranges.
+
+use adit_daemon::config::suggestion;
+use tunnel_core::instance::{
+    Instance, InstanceId, PortRange, Protocol, RawInstance, RawService, ServiceError,
+};
+
+/// Reads a SPEC.
+pub(crate) fn parse(text: &str) -> Result<Instance, SpecError> {
+    let (protocol, rest) = text.split_once(':').ok_or(SpecError::Form)?;
+    let mut parts = rest.split(',');
+    let mapping = parts.next().unwrap_or_default();
+    let (public, target) = match mapping.split_once('=') {
+        Some((public, target)) => (public, target.to_owned()),
+        // The short form would take the host for the public port.
+        None if mapping.contains(':') => return Err(SpecError::Form),
+        None => (mapping, format!("127.0.0.1:{mapping}")),
+    };
+    let protocol: Protocol = protocol.parse()?;
+    let public: PortRange = public.parse()?;
+    let options = Options::parse(parts)?;
+    let id = match options.name {
+        Some(name) => name.parse::<InstanceId>()?.to_string(),
+        None => format!("{protocol}-{public}"),
+    };
+    let service = RawService {
+        name: id.clone(),
+        protocol: protocol.to_string(),
+        public_port: Some(public.to_string()),
+        target,
+        optimize: options.optimize.map(Into::into),
+        ..RawService::default()
+    };
+    let services = vec![service];
+    Ok(Instance::try_from(&RawInstance { id, services })?)
+}
+
+/// Why a SPEC does not hold.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum SpecError {
+    /// Not of the form at all.
+    #[error(
+        "expected PROTO:PUBLIC=HOST:PORT such as udp:7777=127.0.0.1:7777, or PROTO:PORT for the same port on 127.0.0.1"
+    )]
+    Form,
+    /// A part of it does not hold.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Something after a comma that is no option.
+    #[error("unknown option {found:?}: {hint}")]
+    UnknownOption {
+        /// What was written, cut off.
+        found: String,
+        /// What to do.
+        hint: String,
+    },
+    /// An option twice.
+    #[error("{0} is said twice")]
+    Twice(&'static str),
+}
+
+#[derive(Default)]
+struct Options<'a> {
+    optimize: Option<&'a str>,
+    name: Option<&'a str>,
+}
+
+impl<'a> Options<'a> {
+    fn parse(parts: impl Iterator<Item = &'a str>) -> Result<Self, SpecError> {
+        let mut options = Self::default();
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let (slot, name) = match key {
+                "optimize" => (&mut options.optimize, "optimize"),
+                "name" => (&mut options.name, "name"),
+                _ => return Err(unknown(key)),
+            };
+            if slot.replace(value).is_some() {
+                return Err(SpecError::Twice(name));
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn unknown(key: &str) -> SpecError {
+    let hint = match suggestion(key, ["optimize", "name"].into_iter()) {
+        Some(close) => format!("did you mean {close}=…?"),
+        None => "options are optimize=latency|throughput|auto and name=NAME".into(),
+    };
+    SpecError::UnknownOption {
+        found: key.chars().take(80).collect(),
+        hint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tunnel_core::instance::FlowLimits;
+
+    use super::*;
+
+    /// Id, protocol, public port, target and optimize.
+    fn shown(text: &str) -> String {
+        let instance = parse(text).unwrap();
+        let [service] = instance.services() else {
+            panic!("a SPEC is one service");
+        };
+        assert_eq!(service.name.as_str(), instance.id().as_str());
+        assert_eq!(service.flows, FlowLimits::default());
+        format!(
+            "{} {} {} {} {}",
+            instance.id(),
+            service.protocol,
+            service.public,
+            service.target,
+            service.optimize
+        )
+    }
+
+    #[test]
+    fn the_full_form_says_everything() {
+        assert_eq!(
+            shown("both:7777=127.0.0.1:7778"),
+            "both-7777 both 7777 127.0.0.1:7778 auto"
+        );
+        assert_eq!(
+            shown("tcp:80=web:8080,optimize=throughput,name=files"),
+            "files tcp 80 web:8080 throughput"
+        );
+        assert_eq!(
+            shown("udp:1=h:1,name=a-b_1,optimize=latency"),
+            "a-b_1 udp 1 h:1 latency"
+        );
+        assert_eq!(shown("tcp:1=h:1,optimize=auto"), "tcp-1 tcp 1 h:1 auto");
+    }
+
+    #[test]
+    fn the_short_form_is_the_same_port_on_this_machine() {
+        assert_eq!(shown("udp:7777"), "udp-7777 udp 7777 127.0.0.1:7777 auto");
+        assert_eq!(
+            shown("tcp:7777,name=game,optimize=latency"),
+            "game tcp 7777 127.0.0.1:7777 latency"
+        );
+        assert_eq!(
+            shown("both:30000-30009"),
+            "both-30000-30009 both 30000-30009 127.0.0.1:30000-30009 auto"
+        );
+    }
+
+    #[test]
+    fn ranges_map_onto_equal_ranges() {
+        assert_eq!(
+            shown("udp:30000-30009=srv_1:40000-40009"),
+            "udp-30000-30009 udp 30000-30009 srv_1:40000-40009 auto"
+        );
+        for bad in [
+            "udp:30000-30009=h:30000-30008",
+            "udp:30000=h:1-2",
+            "udp:1-2=h:1",
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(
+                matches!(error, SpecError::Service(ServiceError::Lengths { .. })),
+                "{bad}: {error}"
+            );
+        }
+        assert!(matches!(
+            parse("udp:1-2000").unwrap_err(),
+            SpecError::Service(ServiceError::RangeTooLong(_))
+        ));
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        for target in [
+            "srv_123:7777",
+            "_x.example.net:7777",
+            "192.0.2.1:7777",
+            "[2001:db8::1]:7777",
+            "[::1]:7777",
+        ] {
+            assert_eq!(
+                shown(&format!("udp:7777={target}")),
+                format!("udp-7777 udp 7777 {target} auto")
+            );
+        }
+    }
+
+    #[test]
+    fn a_remapped_game_is_warned_about() {
+        let instance = parse("udp:7778=h:7777,name=game").unwrap();
+        assert!(instance.services()[0].warning().is_some());
+    }
+
+    #[test]
+    fn what_is_no_spec_is_refused() {
+        for bad in [
+            "",
+            "7777",
+            "udp",
+            "udp=7777",
+            "tcp:h:1",
+            "tcp:1:2",
+            "tcp:[::1]:80",
+        ] {
+            assert_eq!(parse(bad), Err(SpecError::Form), "{bad:?}");
+        }
+        for bad in [
+            "sctp:1",
+            ":1",
+            "TCP:1",
+            "tcp:",
+            "tcp:0",
+            "tcp:65536",
+            "tcp:+1",
+            "tcp:2-1",
+            "tcp:1-",
+            "tcp: ",
+            "tcp:1=",
+            "tcp:1=h",
+            "tcp:1=h:",
+            "tcp:1=h:0",
+            "tcp:1=:1",
+            "tcp:=h:1",
+            "tcp:1=h:1=2",
+            "tcp:1=::1:80",
+            "tcp:1=2001:db8::1",
+            "tcp:1=a b:1",
+            "tcp:1=1.2.3:4",
+            "tcp:1=h:1,name=",
+            "tcp:1=h:1,name=Game",
+            "tcp:1=h:1,name",
+            "tcp:1=h:1,optimize",
+            "tcp:1=h:1,optimize=fast",
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(matches!(error, SpecError::Service(_)), "{bad:?}: {error}");
+        }
+        let long = format!("tcp:1=h:1,name={}", "a".repeat(100_000));
+        assert!(parse(&long).unwrap_err().to_string().len() < 300);
+        let long = format!("tcp:1=h:1,{}", "a".repeat(100_000));
+        assert!(parse(&long).unwrap_err().to_string().len() < 300);
+    }
+
+    #[test]
+    fn options_are_known_and_said_once() {
+        assert_eq!(
+            parse("tcp:1,optimise=latency").unwrap_err().to_string(),
+            r#"unknown option "optimise": did you mean optimize=…?"#
+        );
+        assert!(
+            parse("tcp:1,verbose")
+                .unwrap_err()
+                .to_string()
+                .contains("options are optimize=")
+        );
+        assert!(matches!(
+            parse("tcp:1,"),
+            Err(SpecError::UnknownOption { .. })
+        ));
+        assert_eq!(parse("tcp:1,name=a,name=b"), Err(SpecError::Twice("name")));
+        assert_eq!(
+            parse("tcp:1,optimize=auto,optimize=auto"),
+            Err(SpecError::Twice("optimize"))
+        );
+    }
+}

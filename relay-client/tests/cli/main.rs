@@ -1,0 +1,11 @@
+//! `relay-client` as its users meet it: the program itself.
+#![cfg(unix)]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "tests start the binaries, and fail where they stand"
+)]
+
+mod commands;
+mod running;
+mod support;

@@ -1,0 +1,93 @@
+//! Networks that carry UDP or TCP alone between client and relay.
+
+use std::fs;
+
+use crate::harness::{
+    eventually, heavy,
+    namespace::{clear_filter, filter, isolated},
+    players::{converse, reaches, try_converse, udp_player, udp_server},
+    ports,
+    programs::{curl_sha256, local_address, nginx, sha256, write_noise},
+    requires,
+    site::{Service, Site},
+};
+
+#[test]
+fn lanes_carry_everything_where_udp_is_blocked() {
+    requires!("nft", "ip", "nginx", "curl", "sha256sum");
+    isolated(|| {
+        let site = Site::start();
+        block("udp", &site);
+        everything_gets_through(&site);
+    });
+}
+
+#[test]
+fn quic_carries_everything_where_tcp_is_blocked() {
+    requires!("nft", "ip", "nginx", "curl", "sha256sum");
+    isolated(|| {
+        let site = Site::start();
+        block("tcp", &site);
+        everything_gets_through(&site);
+    });
+}
+
+#[test]
+fn a_tunnel_survives_udp_going_and_coming_back() {
+    requires!("nft", "ip");
+    isolated(|| {
+        let site = Site::start();
+        let port = ports::one();
+        let target = local_address();
+        let _client = site.expose(&[Service::both(port, target)]);
+        let server = udp_server(target);
+        let player = udp_player(site.public(port));
+        for _ in 0..2 {
+            converse(&player, &server, 100);
+            block("udp", &site);
+            eventually("flows over lanes", || try_converse(&player, &server, 100));
+            eventually("streams over lanes", || {
+                reaches(site.public(port), target).then_some(())
+            });
+            clear_filter();
+            converse(&player, &server, 100);
+            assert!(reaches(site.public(port), target));
+        }
+    });
+}
+
+fn everything_gets_through(site: &Site) {
+    let _turn = heavy();
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("world.bin");
+    write_noise(&file, 16 << 20);
+    let web = nginx(files.path());
+    let target = local_address();
+    let game = ports::one();
+    let mut services = vec![Service::udp(game, target).named("game")];
+    let choices = ["latency", "throughput", "auto"].map(|choice| (choice, ports::one()));
+    for (choice, port) in choices {
+        let service = Service::tcp(port, web.address).named(choice);
+        services.push(service.optimized_for(choice));
+    }
+    let _client = site.expose(&services);
+    let server = udp_server(target);
+    let player = udp_player(site.public(game));
+    for size in [1, 100, 1_400, 8_000, 65_000] {
+        converse(&player, &server, size);
+    }
+    for (choice, port) in choices {
+        let url = format!("http://{}/world.bin", site.public(port));
+        assert_eq!(curl_sha256(&url), sha256(&file), "{choice}");
+    }
+    fs::remove_file(file).unwrap();
+}
+
+/// Drops what a protocol carries between client and relay; players and servers are not touched.
+fn block(protocol: &str, site: &Site) {
+    let port = site.listen.port();
+    filter(&format!(
+        "chain in {{ type filter hook input priority 0; {protocol} dport {port} drop; \
+         {protocol} sport {port} drop; }}"
+    ));
+}

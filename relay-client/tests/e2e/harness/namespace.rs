@@ -1,0 +1,94 @@
+//! A network of one's own, in which a test may drop packets without touching the machine's.
+
+use std::{
+    fs::File,
+    panic,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::{ports, process, skip};
+
+/// Runs a test's body in a new network namespace that holds nothing but a loopback interface; whatever it starts is
+/// in there too. Skips the test where no namespace can be made.
+pub(crate) fn isolated(body: impl FnOnce() + Send) {
+    if rustix::process::geteuid().is_root() {
+        ports::claim();
+        let name = thread::current().name().unwrap_or("isolated").to_owned();
+        // Only this thread moves; it never comes back.
+        let inner = thread::Builder::new().name(name);
+        let outcome = thread::scope(|scope| {
+            inner
+                .spawn_scoped(scope, || match enter() {
+                    Ok(()) => body(),
+                    Err(reason) => skip(&reason),
+                })
+                .unwrap()
+                .join()
+        });
+        if let Err(panic) = outcome {
+            panic::resume_unwind(panic);
+        }
+    } else {
+        skip("a network namespace takes root");
+    }
+}
+
+/// What to put before a command so that it takes names from this file in the place of `/etc/hosts`; the file may change while
+/// it runs. Skips the test where that cannot be done.
+pub(crate) fn own_hosts(hosts: &Path) -> Option<Vec<String>> {
+    let hosts = hosts.to_str().unwrap();
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let prefix = ["unshare", "--mount", "--", "sh", "-c", script, hosts];
+    let works = process::command(prefix[0])
+        .args(&prefix[1..])
+        .arg("true")
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !works {
+        skip("a mount namespace takes root");
+    }
+    works.then(|| prefix.map(str::to_owned).to_vec())
+}
+
+/// Replaces the namespace's packet filter with these rules.
+pub(crate) fn filter(rules: &str) {
+    let table = format!("flush ruleset; table inet adit {{ {rules}; }}");
+    process::run("nft", process::command("nft").arg(table)).success();
+}
+
+/// Lets every packet pass again.
+pub(crate) fn clear_filter() {
+    process::run("nft", process::command("nft").args(["flush", "ruleset"])).success();
+}
+
+fn enter() -> Result<(), String> {
+    // The namespace lives as long as someone is in it: first this process, which its closed input ends, then we.
+    let mut holder = Command::new("unshare");
+    holder.args(["--net", "--", "sh", "-c", "echo there; exec cat"]);
+    holder.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder
+        .spawn()
+        .map_err(|error| format!("unshare: {error}"))?;
+    let mut said = [0; 6];
+    let heard = std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said);
+    let entered = heard
+        .and_then(|()| File::open(format!("/proc/{}/ns/net", holder.id())))
+        .and_then(|namespace| {
+            use std::os::fd::AsFd;
+            let network = Some(LinkNameSpaceType::Network);
+            Ok(move_into_link_name_space(namespace.as_fd(), network)?)
+        });
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    entered.map_err(|error| format!("no network namespace: {error}"))?;
+    process::run(
+        "ip",
+        process::command("ip").args(["link", "set", "lo", "up"]),
+    )
+    .success();
+    Ok(())
+}

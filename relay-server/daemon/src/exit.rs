@@ -1,0 +1,78 @@
+//! How a program ends: 0 only on success, 1 on failure, 2 for bad usage or configuration.
+
+use std::{io, process::ExitCode};
+
+use crate::{config::Invalid, print};
+
+/// Why a command ended without success.
+#[derive(Debug)]
+pub enum Stop {
+    /// Wrong usage or configuration: the person who started it must change something. Exit status 2.
+    Misuse(anyhow::Error),
+    /// It did not work out. Exit status 1.
+    Failure(anyhow::Error),
+}
+
+impl Stop {
+    /// Wrong usage or configuration, with what to do about it.
+    pub fn misuse(message: impl Into<String>) -> Self {
+        Self::Misuse(anyhow::Error::msg(message.into()))
+    }
+
+    /// A configuration that does not hold.
+    pub fn invalid(invalid: Invalid) -> Self {
+        Self::Misuse(invalid.into())
+    }
+
+    /// A failure, with what to do about it.
+    pub fn failure(message: impl Into<String>) -> Self {
+        Self::Failure(anyhow::Error::msg(message.into()))
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+/// The exit status of an outcome, after its error has been written to stderr.
+pub fn report(outcome: Result<(), Stop>) -> ExitCode {
+    let (error, status) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Stop::Misuse(error)) => (error, 2),
+        Err(Stop::Failure(error)) => (error, 1),
+    };
+    // Whoever closed our stdout knows; `relay-server clients list | head -1` needs no remark.
+    if error.is::<Invalid>() {
+        // One problem a line, each with its place, as editors read it.
+        print::note(error);
+    } else if !is_broken_pipe(&error) {
+        print::note(format_args!("error: {error:#}"));
+    }
+    ExitCode::from(status)
+}
+
+/// The command line as `T`, or the exit status after help, version or usage error have been written.
+pub fn arguments<T: clap::Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| {
+        // A reader that is gone changes nothing about the status.
+        drop(error.print());
+        u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+    })
+}
+
+/// Writes the completions of `T` for a shell to stdout.
+pub fn completions<T: clap::CommandFactory>(shell: clap_complete::Shell) -> io::Result<()> {
+    let mut command = T::command();
+    let name = command.get_name().to_owned();
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    print::bytes(&script)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,89 @@
+//! The command line: one file per command.
+
+mod check;
+mod clients;
+mod init;
+mod invite;
+mod run;
+
+use std::path::PathBuf;
+
+use adit_daemon::{
+    exit::{self, Stop},
+    log::Format,
+};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::Config;
+
+/// Accepts players on public ports and carries them to game servers behind NAT.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  relay-server init --dir /etc/adit --advertise relay.example.net:4433
+  relay-server run --config /etc/adit/relay.toml
+  relay-server invite --config /etc/adit/relay.toml node-1"
+)]
+pub(crate) struct Cli {
+    /// How log lines look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    log_format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Arguments),
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Invite(invite::Arguments),
+    Clients(clients::Arguments),
+    /// Write completions for a shell to stdout.
+    #[command(after_help = "\
+Example:
+  relay-server completions bash > /etc/bash_completion.d/relay-server")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The relay's configuration, as `relay-server init` writes it.
+    #[arg(long = "config", value_name = "FILE")]
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    /// The configuration, or every problem that it has.
+    fn load(&self) -> Result<Config, Stop> {
+        Config::load(&self.path)
+            .map(|loaded| loaded.value)
+            .map_err(Stop::invalid)
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(cli: Cli) -> Result<(), Stop> {
+    match cli.command {
+        Command::Init(arguments) => init::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments, cli.log_format),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Invite(arguments) => invite::run(arguments),
+        Command::Clients(arguments) => clients::run(arguments),
+        Command::Completions { shell } => Ok(exit::completions::<Cli>(shell)?),
+    }
+}

@@ -1,0 +1,65 @@
+//! `relay-server check`: whether a configuration holds, and what it would do.
+
+use adit_daemon::{exit::Stop, print};
+use clap::Args;
+
+use super::ConfigFile;
+use crate::{
+    config::Config,
+    state::{Store, StoreError},
+};
+
+/// Check a configuration: report every problem with its line and column, or say what would be bound.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  relay-server check --config /etc/adit/relay.toml")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
+    let loaded = Config::load(&arguments.config.path);
+    let warnings = match &loaded {
+        Ok(loaded) => &loaded.warnings,
+        Err(invalid) => &invalid.warnings,
+    };
+    for warning in warnings {
+        print::note(format_args!("warning: {warning}"));
+    }
+    let config = loaded.map_err(Stop::invalid)?.value;
+    let enrolled = enrolled(&config).map_err(|error| Stop::Misuse(error.into()))?;
+    print::line(summary(&config, enrolled))?;
+    Ok(())
+}
+
+fn enrolled(config: &Config) -> Result<usize, StoreError> {
+    let Some(store) = Store::open_existing(&config.state_file)? else {
+        return Ok(0);
+    };
+    let clients = store.clients()?.into_iter();
+    Ok(clients.filter(|client| client.revoked.is_none()).count())
+}
+
+fn summary(config: &Config, enrolled: usize) -> String {
+    let advertise = config.advertise.as_ref().map_or_else(
+        || "nothing (invite needs --advertise)".into(),
+        ToString::to_string,
+    );
+    format!(
+        "\
+ok
+public key   {key}
+listen       {listen} (QUIC on UDP, lanes on TCP)
+public ports {ports} on {bind}
+advertise    {advertise}
+clients      {written} in the file, {enrolled} in {state}",
+        key = config.key.public_key(),
+        listen = config.listen,
+        ports = config.ports,
+        bind = config.public_bind,
+        written = config.clients.len(),
+        state = config.state_file.display(),
+    )
+}

@@ -1,0 +1,267 @@
+//! `relay.toml`: one row per key.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use adit_daemon::config::{self, At, Fault, Invalid, Key, Loaded, Reader, Section};
+use tunnel_core::{
+    instance::{HostPort, PortRange, PortSet},
+    key::{Psk, PublicKey, SecretKey},
+};
+
+use crate::state::ClientName;
+
+/// A relay's configuration that holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where it was read.
+    pub(crate) path: PathBuf,
+    /// QUIC on UDP and lanes on TCP, the same number.
+    pub(crate) listen: SocketAddr,
+    /// The address that public ports are bound on.
+    pub(crate) public_bind: IpAddr,
+    /// What clients may be given at all.
+    pub(crate) ports: PortSet,
+    /// Who the relay is.
+    pub(crate) key: SecretKey,
+    /// Enrolled clients.
+    pub(crate) state_file: PathBuf,
+    /// The host and port in join strings.
+    pub(crate) advertise: Option<HostPort>,
+    /// Clients written down by hand.
+    pub(crate) clients: Vec<FileClient>,
+}
+
+/// A client of the configuration file.
+#[derive(Clone, Debug)]
+pub(crate) struct FileClient {
+    pub(crate) name: ClientName,
+    pub(crate) public_key: PublicKey,
+    pub(crate) psk: Psk,
+    /// `None`: all of the relay's.
+    pub(crate) ports: Option<PortSet>,
+    /// Where it stands in the file.
+    pub(crate) line: usize,
+}
+
+impl Config {
+    /// Reads and validates the file.
+    pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
+        config::load(path, |reader, root| Self::read(path, reader, root))
+    }
+
+    /// The client of the file that is called `name`.
+    pub(crate) fn client(&self, name: &ClientName) -> Option<&FileClient> {
+        self.clients.iter().find(|client| client.name == *name)
+    }
+
+    fn read(path: &Path, reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Self> {
+        let mut raw = RawFile::default();
+        reader.fill(root, ROOT, &mut raw);
+        let relay = raw.relay?;
+        let ports = relay.ports.unwrap_or_else(default_ports);
+        let key = relay.key.as_ref().map(SecretKey::public_key);
+        let clients = validate_clients(raw.clients, &ports, key, reader);
+        Some(Self {
+            path: path.to_owned(),
+            listen: relay.listen?,
+            public_bind: relay.public_bind.unwrap_or(DEFAULT_PUBLIC_BIND),
+            ports,
+            key: relay.key?,
+            state_file: relay
+                .state_file
+                .unwrap_or_else(|| reader.resolve(DEFAULT_STATE_FILE)),
+            advertise: relay.advertise,
+            clients,
+        })
+    }
+}
+
+/// What `listen` must be.
+pub(crate) const ADDRESS_AND_PORT: &str =
+    "an address and a port, such as 0.0.0.0:4433 or [::]:4433";
+/// `public_bind` unless said otherwise: every IPv4 address.
+pub(crate) const DEFAULT_PUBLIC_BIND: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// `listen` that `init` writes unless said otherwise.
+pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(DEFAULT_PUBLIC_BIND, 4433);
+/// `state_file` unless said otherwise.
+pub(crate) const DEFAULT_STATE_FILE: &str = "state.db";
+
+/// `ports` unless said otherwise: all that need no privilege.
+pub(crate) fn default_ports() -> PortSet {
+    PortRange::new(1024, u16::MAX).into_iter().collect()
+}
+
+#[derive(Default)]
+struct RawFile {
+    relay: Option<RawRelay>,
+    clients: Vec<RawClient>,
+}
+
+#[derive(Default)]
+struct RawRelay {
+    listen: Option<SocketAddr>,
+    public_bind: Option<IpAddr>,
+    ports: Option<PortSet>,
+    key: Option<SecretKey>,
+    state_file: Option<PathBuf>,
+    advertise: Option<HostPort>,
+}
+
+#[derive(Default)]
+struct RawClient {
+    name: Option<At<ClientName>>,
+    public_key: Option<At<PublicKey>>,
+    psk: Option<Psk>,
+    ports: Option<At<PortSet>>,
+    line: usize,
+}
+
+const ROOT: &[Key<RawFile>] = &[
+    Key::required("relay", "[relay]", |file, value, reader| {
+        let section = value.section("[relay]")?;
+        let relay = file.relay.insert(RawRelay::default());
+        reader.fill(&section, RELAY, relay);
+        Ok(())
+    }),
+    Key::optional("client", |file, value, reader| {
+        for section in value.sections("[[client]]")? {
+            let mut client = RawClient {
+                line: reader.line(&section.span),
+                ..RawClient::default()
+            };
+            reader.fill(&section, CLIENT, &mut client);
+            file.clients.push(client);
+        }
+        Ok(())
+    }),
+];
+
+const RELAY: &[Key<RawRelay>] = &[
+    Key::required("listen", r#"listen = "0.0.0.0:4433""#, |relay, value, _| {
+        let address: SocketAddr = value.parse_expecting(ADDRESS_AND_PORT)?;
+        if address.port() == 0 {
+            return Err(Fault::new("clients need a port that stays: 0 is none"));
+        }
+        relay.listen = Some(address);
+        Ok(())
+    }),
+    Key::optional("public_bind", |relay, value, _| {
+        let expected = "an IP address without a port, such as 0.0.0.0 or ::";
+        relay.public_bind = Some(value.parse_expecting(expected)?);
+        Ok(())
+    }),
+    Key::optional("ports", |relay, value, _| {
+        relay.ports = Some(some_ports(value.list()?)?);
+        Ok(())
+    }),
+    Key::required(
+        "private_key_file",
+        r#"private_key_file = "relay.key" (relay-server init makes one)"#,
+        |relay, value, reader| {
+            relay.key = Some(reader.secret(value)?.value.1);
+            Ok(())
+        },
+    ),
+    Key::optional("state_file", |relay, value, reader| {
+        relay.state_file = Some(reader.resolve(value.text()?));
+        Ok(())
+    }),
+    Key::optional("advertise", |relay, value, _| {
+        relay.advertise = Some(value.parse()?);
+        Ok(())
+    }),
+];
+
+const CLIENT: &[Key<RawClient>] = &[
+    Key::required("name", r#"name = "node-1""#, |client, value, _| {
+        client.name = Some(value.at(value.parse()?));
+        Ok(())
+    }),
+    Key::required(
+        "public_key",
+        "public_key = \"…\" (43 characters)",
+        |client, value, _| {
+            client.public_key = Some(value.at(value.parse()?));
+            Ok(())
+        },
+    ),
+    Key::required(
+        "psk_file",
+        r#"psk_file = "node-1.psk""#,
+        |client, value, reader| {
+            client.psk = Some(reader.secret(value)?.value.1);
+            Ok(())
+        },
+    ),
+    Key::optional("ports", |client, value, _| {
+        client.ports = Some(value.at(some_ports(value.list()?)?));
+        Ok(())
+    }),
+];
+
+fn some_ports(ports: PortSet) -> Result<PortSet, Fault> {
+    if ports.is_empty() {
+        return Err(Fault::new("the list holds no port"));
+    }
+    Ok(ports)
+}
+
+fn validate_clients(
+    raw: Vec<RawClient>,
+    relay_ports: &PortSet,
+    relay_key: Option<PublicKey>,
+    reader: &mut Reader<'_>,
+) -> Vec<FileClient> {
+    let mut names = HashMap::new();
+    let mut keys = HashMap::new();
+    let mut clients = Vec::new();
+    for client in raw {
+        if let Some(name) = &client.name
+            && let Some(first) = names.insert(name.value.clone(), client.line)
+        {
+            let message = format!(
+                "name: the client in line {first} is called {} too",
+                name.value
+            );
+            reader.problem(name.span.clone(), message);
+        }
+        if let Some(key) = &client.public_key {
+            if let Some(first) = keys.insert(key.value, client.line) {
+                let message = format!("public_key: the client in line {first} has the same");
+                reader.problem(key.span.clone(), message);
+            }
+            if relay_key == Some(key.value) {
+                let message = "public_key: this is the relay's own, not the client's";
+                reader.problem(key.span.clone(), message);
+            }
+        }
+        if let Some(ports) = &client.ports
+            && ports.value.intersection(relay_ports) != ports.value
+        {
+            let message = format!(
+                "ports: {} are not all within the relay's {relay_ports}",
+                ports.value
+            );
+            reader.problem(ports.span.clone(), message);
+        }
+        if let (Some(name), Some(public_key), Some(psk)) =
+            (client.name, client.public_key, client.psk)
+        {
+            clients.push(FileClient {
+                name: name.value,
+                public_key: public_key.value,
+                psk,
+                ports: client.ports.map(|ports| ports.value),
+                line: client.line,
+            });
+        }
+    }
+    clients
+}
+
+#[cfg(test)]
+mod tests;

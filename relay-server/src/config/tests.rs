@@ -1,0 +1,204 @@
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A directory with a relay's key and a client's PSK, and `text` as its configuration.
+fn load_in(dir: &TempDir, text: &str) -> Result<Loaded<Config>, Vec<String>> {
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+    };
+    write("relay.key", &SecretKey::from([1; 32]).to_text());
+    write(
+        "node-1.psk",
+        &format!("{}\n", SecretKey::from([2; 32]).to_text()),
+    );
+    write("relay.toml", text);
+    let prefix = format!("{}/", dir.path().display());
+    Config::load(&dir.path().join("relay.toml")).map_err(|invalid| {
+        let shown = invalid.problems.iter().map(ToString::to_string);
+        shown.map(|problem| problem.replace(&prefix, "")).collect()
+    })
+}
+
+fn load(text: &str) -> Result<Config, Vec<String>> {
+    load_in(&tempfile::tempdir().unwrap(), text).map(|loaded| loaded.value)
+}
+
+fn key(byte: u8) -> String {
+    PublicKey::from([byte; 32]).to_string()
+}
+
+const LEAST: &str = "[relay]\nlisten = '127.0.0.1:4433'\nprivate_key_file = 'relay.key'\n";
+
+#[test]
+fn every_key_takes_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        r#"
+[relay]
+listen = "[::1]:4434"
+public_bind = "192.0.2.1"
+ports = "2000-3000,7777"
+private_key_file = "relay.key"
+state_file = "sub/clients.db"
+advertise = "relay.example.net:4433"
+
+[[client]]
+name = "node-1"
+public_key = "{}"
+psk_file = "node-1.psk"
+ports = ["7777", "2000-2010", 2500]
+
+[[client]]
+name = "node-2"
+public_key = "{}"
+psk_file = "node-1.psk"
+"#,
+        key(7),
+        key(8)
+    );
+    let loaded = load_in(&dir, &text).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let config = loaded.value;
+    assert_eq!(config.listen, "[::1]:4434".parse().unwrap());
+    assert_eq!(config.public_bind, "192.0.2.1".parse::<IpAddr>().unwrap());
+    assert_eq!(config.ports.to_string(), "2000-3000,7777");
+    assert_eq!(config.key.as_bytes(), &[1; 32]);
+    assert_eq!(config.state_file, dir.path().join("sub/clients.db"));
+    assert_eq!(
+        config.advertise,
+        Some("relay.example.net:4433".parse().unwrap())
+    );
+    let [one, two] = &config.clients[..] else {
+        panic!("two clients");
+    };
+    assert_eq!(one.name.as_str(), "node-1");
+    assert_eq!(one.public_key, PublicKey::from([7; 32]));
+    assert_eq!(one.psk, Psk::from([2; 32]));
+    assert_eq!(
+        one.ports.as_ref().unwrap().to_string(),
+        "2000-2010,2500,7777"
+    );
+    assert_eq!((one.line, two.line), (10, 16));
+    assert_eq!(two.ports, None);
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = load_in(&dir, LEAST).unwrap().value;
+    assert_eq!(config.public_bind, "0.0.0.0".parse::<IpAddr>().unwrap());
+    assert_eq!(config.ports.to_string(), "1024-65535");
+    assert_eq!(config.state_file, dir.path().join("state.db"));
+    assert_eq!(config.advertise, None);
+    assert!(config.clients.is_empty());
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let problems = load(
+        r#"[relay]
+listen = "0.0.0.0"
+public_bind = 4433
+prots = "1024-65535"
+ports = "70000"
+private_key_file = "missing.key"
+advertise = "relay.example.net"
+[[client]]
+name = "Node"
+public_key = "AAAA"
+psk_file = 1
+[[clients]]
+"#,
+    )
+    .unwrap_err();
+    assert_eq!(
+        problems,
+        [
+            "relay.toml:2:10: listen: expected an address and a port, such as 0.0.0.0:4433 or [::]:4433",
+            "relay.toml:3:15: public_bind: expected a string in quotes, found a whole number",
+            r#"relay.toml:4:1: unknown key "prots": did you mean "ports"?"#,
+            r#"relay.toml:5:9: ports: not a port or range: "70000" (expected 7777 or 30000-30009, within 1-65535)"#,
+            "relay.toml:6:20: private_key_file: cannot read the key file missing.key: No such file or directory (os error 2)",
+            r#"relay.toml:7:13: advertise: "relay.example.net" has no port (expected HOST:PORT, IPv6 in brackets)"#,
+            r#"relay.toml:9:8: name: not a valid name: "Node" (1 to 63 of a-z 0-9 _ -, no upper case)"#,
+            "relay.toml:10:14: public_key: not a key: 3 bytes long instead of 32",
+            "relay.toml:11:12: psk_file: expected a string in quotes, found a whole number",
+            r#"relay.toml:12:3: unknown key "clients": did you mean "client"?"#,
+        ]
+    );
+}
+
+#[test]
+fn what_is_missing_is_named_with_an_example() {
+    assert_eq!(
+        load("").unwrap_err(),
+        [r#"relay.toml:1:1: the file has no "relay", for example: [relay]"#]
+    );
+    let problems = load("[relay]\n[[client]]\n").unwrap_err();
+    assert_eq!(problems.len(), 5, "{problems:?}");
+    assert_eq!(
+        problems[0],
+        r#"relay.toml:1:1: [relay] has no "listen", for example: listen = "0.0.0.0:4433""#
+    );
+    assert_eq!(
+        problems[4],
+        r#"relay.toml:2:1: [[client]] has no "psk_file", for example: psk_file = "node-1.psk""#
+    );
+}
+
+#[test]
+fn contradictions_are_problems() {
+    let own = SecretKey::from([1; 32]).public_key();
+    let client = |name: &str, key: &str, ports: &str| {
+        format!(
+            "[[client]]\nname='{name}'\npublic_key='{key}'\npsk_file='node-1.psk'\nports='{ports}'\n"
+        )
+    };
+    let text = format!(
+        "{LEAST}ports='2000-3000'\n{}{}{}",
+        client("a", &key(7), "2000"),
+        client("a", &key(7), "2999-3001"),
+        client("b", &own.to_string(), "3000"),
+    );
+    assert_eq!(
+        load(&text).unwrap_err(),
+        [
+            "relay.toml:11:6: name: the client in line 5 is called a too",
+            "relay.toml:12:12: public_key: the client in line 5 has the same",
+            "relay.toml:14:7: ports: 2999-3001 are not all within the relay's 2000-3000",
+            "relay.toml:17:12: public_key: this is the relay's own, not the client's",
+        ]
+    );
+    assert_eq!(
+        load(&format!("{LEAST}ports=[]")).unwrap_err(),
+        ["relay.toml:4:7: ports: the list holds no port"]
+    );
+    let zero = LEAST.replace("4433", "0");
+    assert!(load(&zero).unwrap_err()[0].contains("0 is none"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_secret_that_others_can_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    load_in(&dir, LEAST).unwrap();
+    let key = dir.path().join("relay.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let loaded = Config::load(&dir.path().join("relay.toml")).unwrap();
+    let warning = loaded.warnings[0].to_string();
+    assert!(
+        warning.contains("relay.toml:3:20: private_key_file: "),
+        "{warning}"
+    );
+    assert!(warning.contains("0644"), "{warning}");
+}

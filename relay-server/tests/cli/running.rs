@@ -1,0 +1,450 @@
+//! The relay while it runs.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::{
+        fs::{MetadataExt, chown},
+        net::UnixDatagram,
+        process::CommandExt,
+    },
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tunnel_core::{
+    client::{self, Client, ClientEnd, ClientIdentity, EnrolError},
+    event::Event,
+    instance::{Instance, RawInstance, RawService},
+    join::JoinString,
+    key::{Psk, SecretKey},
+    proto::message::Code,
+};
+
+use crate::support::{PATIENCE, Relay, Running, closes, free_port, secret};
+
+/// A relay on a free port of 127.0.0.1, with further lines in its `[relay]` section, not running yet.
+fn relay(more: &str) -> Relay {
+    let port = free_port();
+    let address = format!("127.0.0.1:{port}");
+    let relay = Relay::init(&[
+        "--listen",
+        &address,
+        "--public-bind",
+        "127.0.0.1",
+        "--advertise",
+        &address,
+    ]);
+    relay.append(more);
+    relay
+}
+
+fn command(relay: &Relay, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay-server"));
+    command
+        .args(["run", "--config", &relay.config()])
+        .args(arguments)
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn run(relay: &Relay) -> Running {
+    Running::start(&mut command(relay, &[])).ready()
+}
+
+/// Enrols a new key, as `relay-client join` does.
+async fn enrol(join: &JoinString) -> ClientIdentity {
+    let secret_key = SecretKey::generate().unwrap();
+    let enrolled = client::enrol(join, &secret_key).await.unwrap();
+    ClientIdentity {
+        relay: join.relay.clone(),
+        relay_public_key: join.relay_public_key,
+        secret_key,
+        psk: enrolled.psk,
+    }
+}
+
+/// An instance with one TCP service, on a free public port, whose target echoes.
+fn echo(id: &str) -> (Instance, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut writer = stream.try_clone().unwrap();
+                let mut reader = stream;
+                drop(std::io::copy(&mut reader, &mut writer));
+            });
+        }
+    });
+    let port = free_port();
+    let service = RawService {
+        name: "echo".into(),
+        protocol: "tcp".into(),
+        public_port: Some(port.to_string()),
+        target: target.to_string(),
+        ..RawService::default()
+    };
+    let raw = RawInstance {
+        id: id.into(),
+        services: vec![service],
+    };
+    (Instance::try_from(&raw).unwrap(), port)
+}
+
+fn echoes(stream: &mut TcpStream) {
+    stream.write_all(b"ping").unwrap();
+    let mut answer = [0; 4];
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+async fn bound(client: &Client) {
+    tokio::time::timeout(PATIENCE, client.bound())
+        .await
+        .unwrap();
+}
+
+/// Waits until the client's tunnel is gone, at most `limit`.
+async fn loses_its_tunnel(client: &Client, limit: Duration) {
+    let end = Instant::now() + limit;
+    while client.status().await.transport.is_some() {
+        assert!(Instant::now() < end, "the tunnel stands");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn stdout_carries_ready_and_nothing_else() {
+    let relay = relay("");
+    let mut running = run(&relay);
+    running.says("the relay listens");
+    running.signal("-TERM");
+    let ran = running.ends();
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, ""), "{ran:?}");
+    let running = run(&relay);
+    running.signal("-INT");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[test]
+fn systemd_hears_how_it_goes() {
+    let relay = relay("");
+    let path = relay.path("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut buffer = [0; 1024];
+        let length = systemd.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    let running = Running::start(command(&relay, &[]).env("NOTIFY_SOCKET", &path)).ready();
+    let first = heard();
+    assert!(
+        first.starts_with("READY=1\nSTATUS=0 clients connected"),
+        "{first}"
+    );
+    running.signal("-TERM");
+    assert_eq!(heard(), "STOPPING=1");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[test]
+fn a_taken_port_is_a_failure_that_names_it() {
+    let relay = relay("");
+    let config = fs::read_to_string(relay.config()).unwrap();
+    let listen = config.split('"').nth(1).unwrap();
+    let _taken = UdpSocket::bind(listen).unwrap();
+    let ran = Running::start(&mut command(&relay, &[])).ends();
+    assert_eq!((ran.status, ran.stdout.as_str()), (1, ""));
+    assert!(ran.stderr.contains(listen), "{ran:?}");
+}
+
+#[test]
+fn a_state_file_that_cannot_be_used_is_a_failure() {
+    let relay = relay("");
+    fs::write(
+        relay.path("state.db"),
+        "no database at all, and that for long".repeat(100),
+    )
+    .unwrap();
+    let ran = Running::start(&mut command(&relay, &[])).ends();
+    assert_eq!(ran.status, 1);
+    assert!(ran.stderr.contains("state.db cannot be used"), "{ran:?}");
+}
+
+#[test]
+fn logs_are_text_or_json_and_filtered() {
+    let relay = relay("");
+    let mut running = run(&relay);
+    assert!(running.says("the relay listens").contains(" INFO "));
+    drop(running);
+    let mut running = Running::start(&mut command(&relay, &["--log-format", "json"])).ready();
+    let line = running.says("the relay listens");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["level"], "INFO");
+    drop(running);
+    let running = Running::start(command(&relay, &[]).env("RUST_LOG", "error")).ready();
+    running.signal("-TERM");
+    assert_eq!(running.ends().stderr, "");
+}
+
+#[test]
+fn a_reload_that_fails_changes_nothing() {
+    let relay = relay("");
+    let before = fs::read_to_string(relay.config()).unwrap();
+    let mut running = run(&relay);
+    fs::write(relay.config(), "[relay]\nlisten = 1\nlisten2 = 2").unwrap();
+    running.signal("-HUP");
+    let path = relay.config();
+    running.says(&format!("{path}:2:10: listen: expected a string"));
+    running.says("unknown key \"listen2\"");
+    running.says("everything stays as it was");
+    let listen = before.replace("listen = \"127.0.0.1:", "listen = \"127.0.0.2:");
+    fs::write(relay.config(), listen).unwrap();
+    running.signal("-HUP");
+    running.says("listen has changed: it takes effect at the next start");
+    running.says("configuration read again");
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invitations_and_revocations_take_effect_within_a_second() {
+    let relay = relay("");
+    let before = relay.invite(&["before"]);
+    let mut running = run(&relay);
+    let one = enrol(&before).await;
+    let join = relay.invite(&["after", "--ports", "2000-60000"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let two = enrol(&join).await;
+    let used = client::enrol(&join, &SecretKey::generate().unwrap()).await;
+    assert!(
+        matches!(
+            used,
+            Err(EnrolError::Rejected {
+                code: Code::TokenUsed,
+                ..
+            })
+        ),
+        "{used:?}"
+    );
+    let states: Vec<_> = relay
+        .list()
+        .iter()
+        .map(|row| row["state"].clone())
+        .collect();
+    assert_eq!(states, ["enrolled", "enrolled"]);
+    let (instance, port) = echo("echo");
+    let client = Client::builder(one.clone())
+        .instances([instance])
+        .start()
+        .unwrap();
+    bound(&client).await;
+    let other = Client::builder(two).start().unwrap();
+    bound(&other).await;
+    echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
+    relay.run(&["clients", "revoke"], &["before"]).succeeds();
+    loses_its_tunnel(&client, Duration::from_secs(1)).await;
+    closes("127.0.0.1", port);
+    running.says("tunnel of before is down: the client was revoked");
+    assert!(other.status().await.transport.is_some());
+    assert_eq!(relay.list()[1]["state"], "revoked");
+    // A revoked name is revived by an invitation, with a new key.
+    let again = relay.invite(&["before"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let revived = Client::builder(enrol(&again).await).start().unwrap();
+    bound(&revived).await;
+    assert!(client.status().await.transport.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_join_is_redeemed_again_by_the_same_key_only() {
+    let relay = relay("");
+    let join = relay.invite(&["node-1"]);
+    let _running = run(&relay);
+    let key = SecretKey::generate().unwrap();
+    let first = client::enrol(&join, &key).await.unwrap();
+    let again = client::enrol(&join, &key).await.unwrap();
+    assert_eq!(first.psk, again.psk);
+    let other = client::enrol(&join, &SecretKey::generate().unwrap()).await;
+    assert!(other.is_err());
+    let identity = ClientIdentity {
+        relay: join.relay.clone(),
+        relay_public_key: join.relay_public_key,
+        secret_key: key.clone(),
+        psk: again.psk,
+    };
+    let client = Client::builder(identity).start().unwrap();
+    bound(&client).await;
+    let late = client::enrol(&join, &key).await;
+    assert!(
+        matches!(
+            late,
+            Err(EnrolError::Rejected {
+                code: Code::TokenUsed,
+                ..
+            })
+        ),
+        "{late:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reusable_join_string_gives_the_name_to_each_new_key() {
+    let relay = relay("");
+    let join = relay.invite(&["container", "--reusable"]);
+    let _running = run(&relay);
+    let (instance, port) = echo("echo");
+    let old = Client::builder(enrol(&join).await)
+        .instances([instance.clone()])
+        .start()
+        .unwrap();
+    bound(&old).await;
+    let new = Client::builder(enrol(&join).await)
+        .instances([instance])
+        .start()
+        .unwrap();
+    loses_its_tunnel(&old, Duration::from_secs(2)).await;
+    bound(&new).await;
+    echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
+    assert_eq!(relay.list().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_file_comes_and_goes_by_reload() {
+    let relay = relay("");
+    let without = fs::read_to_string(relay.config()).unwrap();
+    let mut running = run(&relay);
+    let key = SecretKey::generate().unwrap();
+    let psk = Psk::generate().unwrap();
+    secret(&relay.path("node-1.psk"), &psk.to_text());
+    relay.append(&format!(
+        "[[client]]\nname = 'node-1'\npublic_key = '{}'\npsk_file = 'node-1.psk'\n",
+        key.public_key()
+    ));
+    running.signal("-HUP");
+    running.says("configuration read again");
+    let config = fs::read_to_string(relay.config()).unwrap();
+    let relay_key: SecretKey = fs::read_to_string(relay.path("relay.key"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let identity = ClientIdentity {
+        relay: config.split('"').nth(1).unwrap().parse().unwrap(),
+        relay_public_key: relay_key.public_key(),
+        secret_key: key,
+        psk,
+    };
+    let (instance, port) = echo("echo");
+    let client = Client::builder(identity)
+        .instances([instance])
+        .start()
+        .unwrap();
+    bound(&client).await;
+    let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    echoes(&mut player);
+    // A reload that changes nothing disturbs nobody.
+    running.signal("-HUP");
+    running.says("configuration read again");
+    echoes(&mut player);
+    fs::write(relay.config(), without).unwrap();
+    running.signal("-HUP");
+    loses_its_tunnel(&client, PATIENCE).await;
+    closes("127.0.0.1", port);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_and_public_bind_take_effect() {
+    let relay = relay("");
+    let config = fs::read_to_string(relay.config()).unwrap();
+    let config = config.replace("public_bind = \"127.0.0.1\"", "public_bind = \"127.0.0.2\"");
+    fs::write(relay.config(), &config).unwrap();
+    let join = relay.invite(&["node-1"]);
+    let mut running = run(&relay);
+    let (instance, port) = echo("echo");
+    let client = Client::builder(enrol(&join).await)
+        .instances([instance])
+        .start()
+        .unwrap();
+    bound(&client).await;
+    let mut events = client.events();
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    echoes(&mut TcpStream::connect(("127.0.0.2", port)).unwrap());
+    // Fewer ports: what is bound outside of them is given back.
+    let fewer = config.replace("ports = \"1024-65535\"", "ports = \"1024\"");
+    assert_ne!(fewer, config);
+    fs::write(relay.config(), fewer).unwrap();
+    running.signal("-HUP");
+    loop {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+        if let Some(Ok(Event::Refused { .. })) = event {
+            break;
+        }
+    }
+    closes("127.0.0.2", port);
+    fs::write(relay.config(), config).unwrap();
+    running.signal("-HUP");
+    running.says("configuration read again");
+    bound(&client).await;
+    echoes(&mut TcpStream::connect(("127.0.0.2", port)).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_invites_beside_a_relay_of_another_user() {
+    let relay = relay("");
+    if fs::metadata(relay.dir.path()).unwrap().uid() != 0 {
+        return; // Only root can start a relay of another user.
+    }
+    for path in [".", "relay.toml", "relay.key"] {
+        chown(relay.path(path), Some(65_534), Some(65_534)).unwrap();
+    }
+    let running = Running::start(command(&relay, &[]).uid(65_534).gid(65_534)).ready();
+    let join = relay.invite(&["node-1"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // The relay writes the file that root has changed.
+    let client = Client::builder(enrol(&join).await).start().unwrap();
+    bound(&client).await;
+    relay.run(&["clients", "revoke"], &["node-1"]).succeeds();
+    loses_its_tunnel(&client, Duration::from_secs(1)).await;
+    let kept = fs::metadata(relay.path("state.db")).unwrap();
+    assert_eq!((kept.uid(), kept.mode() & 0o777), (65_534, 0o600));
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+    let owners: HashSet<_> = fs::read_dir(relay.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().uid())
+        .collect();
+    assert_eq!(owners, HashSet::from([65_534]), "nothing of root's is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once() {
+    let relay = relay("");
+    let join = relay.invite(&["node-1"]);
+    let mut running = run(&relay);
+    let (instance, port) = echo("echo");
+    let client = Client::builder(enrol(&join).await)
+        .instances([instance])
+        .start()
+        .unwrap();
+    bound(&client).await;
+    // A player who stays makes the end wait.
+    let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    echoes(&mut player);
+    running.signal("-TERM");
+    running.says("a second signal ends at once");
+    running.signal("-TERM");
+    let started = Instant::now();
+    assert_eq!(running.ends().status, 1);
+    assert!(started.elapsed() < Duration::from_secs(3));
+    let end = tokio::time::timeout(Duration::from_millis(100), client.finished()).await;
+    assert!(
+        end.is_err() || end == Ok(ClientEnd::Stopped),
+        "it tries on: {end:?}"
+    );
+}

@@ -1,0 +1,325 @@
+//! The node side: holds a tunnel to a relay and connects the relay's players to local targets.
+
+mod dial;
+mod driver;
+mod egress;
+mod enrol;
+mod link;
+mod targets;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use enrol::{EnrolError, Enrolled, enrol, enrol_mem};
+
+use crate::{
+    event::{Event, EventSink, Events},
+    instance::{HostPort, Instance, InstanceId},
+    key::{self, KeyError, Psk, PublicKey, SecretKey},
+    metrics::{Metrics, Snapshot},
+    proto::{handshake::ProcessId, message::Code, session::client::InstanceState},
+    transport::mem,
+    tunnel::datagrams::DatagramSender,
+};
+use dial::{Dialer, Place};
+use driver::{Change, Command, Driver};
+use egress::udp::Flows;
+use targets::Targets;
+
+/// A client that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
+///
+/// ```no_run
+/// use tunnel_core::{client::{Client, ClientIdentity}, instance::{Instance, RawInstance, RawService}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = ClientIdentity {
+///     relay: "relay.example.net:4433".parse()?,
+///     relay_public_key: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE".parse()?,
+///     secret_key: std::fs::read_to_string("client.key")?.parse()?,
+///     psk: std::fs::read_to_string("client.psk")?.parse()?,
+/// };
+/// let game = RawService {
+///     name: "game".into(),
+///     protocol: "both".into(),
+///     target: "127.0.0.1:7777".into(),
+///     ..RawService::default()
+/// };
+/// let instance = Instance::try_from(&RawInstance { id: "srv_123".into(), services: vec![game] })?;
+/// let client = Client::builder(identity).instances([instance]).start()?;
+/// client.bound().await;
+/// println!("players may come");
+/// println!("{}", client.finished().await);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    finished: watch::Receiver<Option<ClientEnd>>,
+    bound: watch::Receiver<bool>,
+}
+
+/// Who a client is, and which relay it belongs to.
+#[derive(Debug, Clone)]
+pub struct ClientIdentity {
+    /// Where the relay listens.
+    pub relay: HostPort,
+    /// Who the relay is.
+    pub relay_public_key: PublicKey,
+    /// Who the client is.
+    pub secret_key: SecretKey,
+    /// The key that client and relay share.
+    pub psk: Psk,
+}
+
+/// How a client is set up; from [`Client::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct ClientBuilder {
+    identity: ClientIdentity,
+    instances: Vec<Instance>,
+    mem: Option<mem::Network>,
+}
+
+impl Client {
+    /// A client with this identity.
+    pub const fn builder(identity: ClientIdentity) -> ClientBuilder {
+        ClientBuilder {
+            identity,
+            instances: Vec::new(),
+            mem: None,
+        }
+    }
+
+    /// Makes the instances these: adds, changes and removes what differs, and touches nothing else. Does not wait for
+    /// the relay: [`bound`](Self::bound) does.
+    pub async fn set_instances(&self, instances: impl IntoIterator<Item = Instance>) {
+        self.change(Change::Set(instances.into_iter().collect()))
+            .await;
+    }
+
+    /// Adds an instance, or changes the one of that id.
+    pub async fn insert(&self, instance: Instance) {
+        self.change(Change::Insert(instance)).await;
+    }
+
+    /// Removes an instance: its ports are closed and its players ended.
+    pub async fn remove(&self, id: InstanceId) {
+        self.change(Change::Remove(id)).await;
+    }
+
+    /// The tunnel, and what became of each instance.
+    pub async fn status(&self) -> ClientStatus {
+        let (reply, status) = oneshot::channel();
+        self.send(Command::Status(reply)).await;
+        status.await.unwrap_or_default()
+    }
+
+    /// Waits until every instance is bound.
+    pub async fn bound(&self) {
+        // An error says that the client has ended: it will never be.
+        if self.bound.clone().wait_for(|bound| *bound).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until the client has ended, and says why. Losing the relay does not end it.
+    pub async fn finished(&self) -> ClientEnd {
+        let mut finished = self.finished.clone();
+        let ended = finished.wait_for(Option::is_some).await;
+        ended
+            .ok()
+            .and_then(|end| end.clone())
+            .unwrap_or(ClientEnd::Stopped)
+    }
+
+    /// What happens from now on; the first to ask also hears what has happened since the start.
+    pub fn events(&self) -> Events {
+        self.shared.events.subscribe()
+    }
+
+    /// The counters at this moment.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
+    }
+
+    /// Takes no new players, waits at most `grace` for those who are there, says goodbye and ends. The relay gives the
+    /// ports back at once.
+    pub async fn shutdown(self, grace: Duration) {
+        let (done, ended) = oneshot::channel();
+        self.send(Command::Shutdown { grace, done }).await;
+        // It has ended already.
+        drop(ended.await);
+    }
+
+    async fn change(&self, change: Change) {
+        let (done, changed) = oneshot::channel();
+        self.send(Command::Change(change, done)).await;
+        // The client has ended: nothing of it is bound any more.
+        drop(changed.await);
+    }
+
+    async fn send(&self, command: Command) {
+        // The driver has ended: `finished` says why.
+        drop(self.commands.send(command).await);
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.shared.stopped.cancel();
+    }
+}
+
+impl ClientBuilder {
+    /// The instances from the start.
+    pub fn instances(mut self, instances: impl IntoIterator<Item = Instance>) -> Self {
+        self.instances = instances.into_iter().collect();
+        self
+    }
+
+    /// Connects over a network in memory instead of the relay's address; for tests.
+    pub fn mem(mut self, network: &mem::Network) -> Self {
+        self.mem = Some(network.clone());
+        self
+    }
+
+    /// Runs. Needs a tokio runtime with I/O and time. It tries to reach the relay for ever, so a relay or a network
+    /// that is not there yet is no error.
+    pub fn start(self) -> Result<Client, ClientStartError> {
+        let ClientIdentity {
+            relay,
+            relay_public_key,
+            secret_key,
+            psk,
+        } = self.identity;
+        let process = ProcessId::from(key::random::<16>()?);
+        let place = self.mem.map_or(Place::Net(relay), Place::Mem);
+        let shared = Arc::new(Shared {
+            targets: ArcSwap::default(),
+            sender: ArcSwapOption::empty(),
+            flows: Flows::default(),
+            players: TaskTracker::new(),
+            metrics: Arc::default(),
+            events: EventSink::new(),
+            stopped: CancellationToken::new(),
+            random: AtomicU64::new(u64::from_le_bytes(key::random::<8>()?)),
+        });
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let (finish, finished) = watch::channel(None);
+        let (all_bound, bound) = watch::channel(false);
+        let dialer = Dialer::new(
+            place,
+            relay_public_key,
+            secret_key,
+            process,
+            Some(shared.events.clone()),
+        );
+        let driver = Driver::new(shared.clone(), dialer, psk, self.instances, all_bound);
+        tokio::spawn(async move {
+            let end = driver.run(received).await;
+            finish.send_replace(Some(end));
+        });
+        Ok(Client {
+            shared,
+            commands,
+            finished,
+            bound,
+        })
+    }
+}
+
+/// Why a client has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientEnd {
+    /// It was shut down or dropped.
+    #[error("stopped")]
+    Stopped,
+    /// Another process with the same key has connected. This one stays away, or the two would fight for ever.
+    #[error("another process with this client's key has taken the tunnel over")]
+    Superseded,
+    /// The relay does not let it in, and trying again would not help.
+    #[error("the relay refused this client ({code}): {text}")]
+    Rejected {
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+    },
+}
+
+/// Why a client did not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientStartError {
+    /// No randomness was to be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A client's tunnel and instances at one moment.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Its name at the relay, once it was let in.
+    pub name: Option<String>,
+    /// `quic`, `lane` or `mem`; `None` while there is no tunnel.
+    pub transport: Option<&'static str>,
+    /// Round trip of the control stream's last heartbeat.
+    pub rtt: Option<Duration>,
+    /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.
+    pub lane_congestion: Option<String>,
+    /// Every instance, and what became of it, sorted by id.
+    pub instances: Vec<(Instance, InstanceState)>,
+}
+
+/// What the client's tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What the relay may name.
+    pub(crate) targets: ArcSwap<Targets>,
+    /// The way answers of flows leave; `None` without a tunnel.
+    pub(crate) sender: ArcSwapOption<DatagramSender>,
+    pub(crate) flows: Flows,
+    /// The players' connections, from the moment when the relay names one.
+    pub(crate) players: TaskTracker,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: EventSink,
+    /// Ends everything.
+    pub(crate) stopped: CancellationToken,
+    random: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// 64 bits for jitter: spread, not secret (SplitMix64, Steele et al. 2014).
+    pub(crate) fn random(&self) -> u64 {
+        let state = self
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// 64 commands: an orchestrator that starts a node's game servers at once.
+const COMMANDS: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Finds a way to the relay: QUIC where UDP gets through, else a lane.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::{
+    event::{Event, EventSink},
+    instance::{Host, HostPort},
+    join::TokenId,
+    key::{Psk, PublicKey, SecretKey},
+    proto::handshake::{
+        Answer, Capabilities, Hello, ProcessId, SUPPORTED, Secret, Suite, VersionMismatch,
+    },
+    socket,
+    transport::{
+        lane::{self, Io, LaneError},
+        mem,
+        quic::{self, QuicConnectError},
+    },
+    tunnel::{
+        datagrams::lock,
+        lanes::{Granted, Lane},
+    },
+};
+
+/// Where the relay is, and who connects.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    relay_public_key: PublicKey,
+    secret_key: SecretKey,
+    process: ProcessId,
+    suite: Suite,
+    /// One UDP socket for each address family, made when it is first needed.
+    endpoints: Mutex<[Option<quinn::Endpoint>; 2]>,
+    /// What the kernel granted lanes.
+    granted: Granted,
+    events: Option<EventSink>,
+}
+
+/// What leads to a relay.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Net(HostPort),
+    Mem(mem::Network),
+}
+
+/// The credential of one try.
+#[derive(Debug, Clone)]
+pub(crate) struct Credential {
+    pub(crate) psk: Psk,
+    pub(crate) token: Option<TokenId>,
+}
+
+/// What opens further lanes of a tunnel.
+#[derive(Debug, Clone)]
+pub(crate) struct FurtherSecret {
+    pub(crate) exporter: Secret,
+    pub(crate) suite: Suite,
+}
+
+/// A way to the relay, proven on both sides.
+#[derive(Debug)]
+pub(crate) struct Established {
+    pub(crate) transport: Transport,
+    pub(crate) peer: Option<SocketAddr>,
+    /// The relay's process.
+    pub(crate) relay: ProcessId,
+    /// Opens further lanes.
+    pub(crate) secret: FurtherSecret,
+    /// `quic`, `lane` or `mem`.
+    pub(crate) name: &'static str,
+}
+
+#[derive(Debug)]
+pub(crate) enum Transport {
+    Quic(quinn::Connection),
+    Lane(Lane),
+}
+
+/// Which transports a try may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    /// QUIC first, a lane if that stays silent.
+    Any,
+    /// QUIC only: lanes work already.
+    QuicOnly,
+}
+
+/// Why no way was found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("cannot resolve {0}: {1}")]
+    Resolve(HostPort, #[source] io::Error),
+    #[error("{0} has no address")]
+    NoAddress(HostPort),
+    #[error("QUIC: {quic}; lane: {lane}")]
+    Both { quic: String, lane: String },
+    #[error("QUIC: {0}")]
+    Quic(#[from] QuicConnectError),
+    #[error("lane: {0}")]
+    Lane(#[from] LaneError),
+    #[error(transparent)]
+    Version(#[from] VersionMismatch),
+    #[error("the connection broke at once: {0}")]
+    Broken(#[from] quinn::ConnectionError),
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[source] io::Error),
+    #[error("no answer within {} s", DIAL_PATIENCE.as_secs())]
+    Silent,
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        place: Place,
+        relay_public_key: PublicKey,
+        secret_key: SecretKey,
+        process: ProcessId,
+        events: Option<EventSink>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            place,
+            relay_public_key,
+            secret_key,
+            process,
+            suite: Suite::fastest(),
+            endpoints: Mutex::default(),
+            granted: Granted::default(),
+            events,
+        }))
+    }
+
+    /// Tries every address of the relay, and every transport allowed.
+    pub(crate) async fn dial(
+        &self,
+        credential: &Credential,
+        ways: Ways,
+    ) -> Result<Established, DialError> {
+        let relay = match &self.0.place {
+            Place::Mem(network) => {
+                let io = network.connect().await.map_err(LaneError::from)?;
+                return self.first_lane(Io::Mem(io), None, "mem", credential).await;
+            }
+            Place::Net(relay) => relay,
+        };
+        let addresses = resolve(relay).await?;
+        let mut last = DialError::NoAddress(relay.clone());
+        for address in addresses {
+            let tried =
+                tokio::time::timeout(DIAL_PATIENCE, self.dial_one(address, credential, ways)).await;
+            match tried {
+                Ok(Ok(established)) => return Ok(established),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = DialError::Silent,
+            }
+        }
+        Err(last)
+    }
+
+    /// A TCP connection (or its like in memory) for a further lane.
+    pub(crate) async fn connect_lane(&self, peer: Option<SocketAddr>) -> io::Result<Io> {
+        match (&self.0.place, peer) {
+            (Place::Mem(network), _) => Ok(Io::Mem(network.connect().await?)),
+            (Place::Net(_), Some(peer)) => self.connect_tcp(peer).await,
+            (Place::Net(_), None) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    async fn dial_one(
+        &self,
+        address: SocketAddr,
+        credential: &Credential,
+        ways: Ways,
+    ) -> Result<Established, DialError> {
+        let quic = self.dial_quic(address, credential);
+        if ways == Ways::QuicOnly {
+            return quic.await;
+        }
+        let lane = async {
+            let io = self.connect_tcp(address).await.map_err(LaneError::from)?;
+            self.first_lane(io, Some(address), "lane", credential).await
+        };
+        tokio::pin!(quic);
+        let silent = tokio::select! {
+            quic = &mut quic => match quic {
+                Ok(established) => return Ok(established),
+                Err(error) => Some(error),
+            },
+            () = tokio::time::sleep(QUIC_HEAD_START) => None,
+        };
+        if let Some(quic) = silent {
+            return lane.await.map_err(|lane| both(&quic, &lane));
+        }
+        tokio::pin!(lane);
+        tokio::select! {
+            quic = &mut quic => match quic {
+                Ok(established) => Ok(established),
+                Err(quic) => lane.await.map_err(|lane| both(&quic, &lane)),
+            },
+            lane = &mut lane => match lane {
+                Ok(established) => Ok(established),
+                Err(lane) => quic.await.map_err(|quic| both(&quic, &lane)),
+            },
+        }
+    }
+
+    async fn dial_quic(
+        &self,
+        address: SocketAddr,
+        credential: &Credential,
+    ) -> Result<Established, DialError> {
+        let endpoint = self.endpoint(address).map_err(DialError::Socket)?;
+        let identity = quic::ClientIdentity {
+            secret_key: self.0.secret_key.clone(),
+            relay: self.0.relay_public_key,
+            psk: credential.psk.clone(),
+            process: self.0.process,
+            versions: SUPPORTED,
+            capabilities: Capabilities::SUPPORTED,
+            token: credential.token,
+            suite: self.0.suite,
+        };
+        let (connection, answer) = quic::connect(&endpoint, address, &identity).await?;
+        let secret = FurtherSecret {
+            exporter: quic::lane_secret(&connection),
+            suite: self.0.suite,
+        };
+        Ok(Established {
+            transport: Transport::Quic(connection),
+            peer: Some(address),
+            relay: answer.process,
+            secret,
+            name: "quic",
+        })
+    }
+
+    async fn first_lane(
+        &self,
+        io: Io,
+        peer: Option<SocketAddr>,
+        name: &'static str,
+        credential: &Credential,
+    ) -> Result<Established, DialError> {
+        let hello = Hello {
+            versions: SUPPORTED,
+            capabilities: Capabilities::SUPPORTED,
+            process: self.0.process,
+            token: credential.token,
+            transport_parameters: None,
+        };
+        let inner = &self.0;
+        let (lane, answer, exporter) = lane::connect_first(
+            io,
+            inner.suite,
+            &inner.secret_key,
+            &inner.relay_public_key,
+            &credential.psk,
+            &hello,
+        )
+        .await?;
+        agreed(&answer)?;
+        let secret = FurtherSecret {
+            exporter,
+            suite: inner.suite,
+        };
+        Ok(Established {
+            transport: Transport::Lane(Box::new(lane)),
+            peer,
+            relay: answer.process,
+            secret,
+            name,
+        })
+    }
+
+    /// The congestion control of lanes, as the kernel names it.
+    pub(crate) fn lane_congestion(&self) -> Option<String> {
+        self.0.granted.congestion()
+    }
+
+    async fn connect_tcp(&self, address: SocketAddr) -> io::Result<Io> {
+        let socket = tokio::net::TcpStream::connect(address).await?;
+        let remark = self.0.granted.note(lane::tune(&socket));
+        if let (Some(remark), Some(events)) = (remark, &self.0.events) {
+            events.emit(Event::Warning(remark));
+        }
+        Ok(Io::Tcp(socket))
+    }
+
+    fn endpoint(&self, address: SocketAddr) -> io::Result<quinn::Endpoint> {
+        let mut endpoints = lock(&self.0.endpoints);
+        let (place, any) = match address {
+            SocketAddr::V4(_) => (0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
+            SocketAddr::V6(_) => (1, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        };
+        if let Some(endpoint) = &endpoints[place] {
+            return Ok(endpoint.clone());
+        }
+        let udp = socket::bind_udp(any)?;
+        socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
+        let endpoint = quic::client_endpoint(udp, Arc::default())?;
+        endpoints[place] = Some(endpoint.clone());
+        Ok(endpoint)
+    }
+}
+
+async fn resolve(relay: &HostPort) -> Result<Vec<SocketAddr>, DialError> {
+    match &relay.host {
+        Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, relay.port)]),
+        Host::Name(name) => {
+            let found = tokio::net::lookup_host((&**name, relay.port)).await;
+            Ok(found
+                .map_err(|error| DialError::Resolve(relay.clone(), error))?
+                .collect())
+        }
+    }
+}
+
+fn agreed(answer: &Answer) -> Result<u32, VersionMismatch> {
+    SUPPORTED.agreed(&answer.versions)
+}
+
+fn both(quic: &DialError, lane: &DialError) -> DialError {
+    DialError::Both {
+        quic: quic.to_string(),
+        lane: lane.to_string(),
+    }
+}
+
+/// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
+const QUIC_HEAD_START: Duration = Duration::from_secs(1);
+/// How long one address is tried.
+const DIAL_PATIENCE: Duration = Duration::from_secs(10);

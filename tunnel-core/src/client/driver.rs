@@ -1,0 +1,591 @@
+//! Keeps a tunnel: dials, converses, and dials again for ever.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    client::{
+        ClientEnd, ClientStatus, Shared,
+        dial::{Credential, DialError, Dialer, Established, Ways},
+        link::Link,
+        targets::{Target, Targets},
+    },
+    event::Event,
+    instance::{Instance, InstanceId},
+    key::Psk,
+    proto::{
+        backoff::Backoff,
+        handshake::ProcessId,
+        message::{Code, Message, MessageError, Text},
+        session::{
+            Liveness,
+            client::{ClientEvent, ClientSession},
+        },
+    },
+    tunnel::{control::Control, sleep_until},
+};
+
+/// What the client is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Instances change; the reply says that the session has them.
+    Change(Change, oneshot::Sender<()>),
+    Status(oneshot::Sender<ClientStatus>),
+    Shutdown {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// What becomes of instances.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Set(Vec<Instance>),
+    Insert(Instance),
+    Remove(InstanceId),
+}
+
+/// State of the client's main task.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    dialer: Dialer,
+    credential: Credential,
+    session: ClientSession,
+    active: Option<Active>,
+    /// Works on until its last stream has ended, while a better path has taken over.
+    retiring: Option<Active>,
+    dialing: Option<Dialing>,
+    dial_at: Option<Instant>,
+    backoff: Backoff,
+    name: Option<Arc<str>>,
+    /// A heartbeat is overdue: a new path is looked for without pause.
+    is_suspect: bool,
+    /// The relay's process: another one knows none of the flows.
+    relay: Option<ProcessId>,
+    ending: Option<Ending>,
+    all_bound: watch::Sender<bool>,
+}
+
+/// The client shuts down: it takes no new players, and goes when the last has left.
+struct Ending {
+    /// Goes then at the latest; `None` where the grace has no end that a clock could tell.
+    until: Option<Instant>,
+    look_at: Instant,
+    done: oneshot::Sender<()>,
+}
+
+struct Active {
+    link: Arc<Link>,
+    control: Control,
+    is_welcome: bool,
+}
+
+type Dialing = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
+
+/// A tunnel that stands, and the relay's process at its other end.
+type Dialled = (Arc<Link>, Control, ProcessId);
+
+/// What the main task woke up for.
+enum Woken {
+    Command(Option<Command>),
+    Said(Option<Result<Message, MessageError>>),
+    Dialled(Result<Dialled, DialError>),
+    DialNow,
+    Timeout,
+    Broken,
+    /// Time to see whether a client that shuts down may go.
+    Ending,
+    Stopped,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        dialer: Dialer,
+        psk: Psk,
+        instances: Vec<Instance>,
+        all_bound: watch::Sender<bool>,
+    ) -> Self {
+        let mut session = ClientSession::new(shared.random());
+        for instance in instances {
+            session.insert(instance);
+        }
+        Self {
+            shared,
+            dialer,
+            credential: Credential { psk, token: None },
+            session,
+            active: None,
+            retiring: None,
+            dialing: None,
+            dial_at: Some(Instant::now()),
+            backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            name: None,
+            is_suspect: false,
+            relay: None,
+            ending: None,
+            all_bound,
+        }
+    }
+
+    /// Runs until the client is stopped or must stay away.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> ClientEnd {
+        let shared = self.shared.clone();
+        loop {
+            if let Some(end) = self.handle_session().await {
+                self.close();
+                shared.stopped.cancel();
+                return end;
+            }
+            match self.wait(&mut commands).await {
+                Woken::Command(Some(command)) => self.handle_command(command),
+                Woken::Ending if self.may_go() => {
+                    self.goodbye().await;
+                    self.close();
+                    shared.stopped.cancel();
+                    if let Some(ending) = self.ending {
+                        // Whoever asked no longer waits.
+                        _ = ending.done.send(());
+                    }
+                    return ClientEnd::Stopped;
+                }
+                Woken::Ending => {}
+                Woken::Said(Some(Ok(message))) => {
+                    if let Err(error) = self.session.handle_message(Instant::now(), message) {
+                        self.lose(&error.to_string());
+                    }
+                }
+                Woken::Said(Some(Err(error))) => {
+                    self.lose(&format!("the relay broke the protocol: {error}"))
+                }
+                Woken::Said(None) => self.lose("the control stream ended"),
+                Woken::Broken => self.lose("the connection to the relay broke"),
+                Woken::DialNow => self.dial(),
+                Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
+                Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
+                Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::Command(None) | Woken::Stopped => {
+                    self.goodbye().await;
+                    self.close();
+                    return ClientEnd::Stopped;
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
+        let timeout = self.session.poll_timeout();
+        let dial_at = self.dial_at.filter(|_| self.dialing.is_none());
+        let (control, broken) = match &mut self.active {
+            Some(active) => (Some(&mut active.control), Some(active.link.broken.clone())),
+            None => (None, None),
+        };
+        let look_at = self.ending.as_ref().map(|ending| ending.look_at);
+        tokio::select! {
+            // What the relay said comes before the end of its connection: it may have said why.
+            biased;
+            () = self.shared.stopped.cancelled() => Woken::Stopped,
+            command = commands.recv() => Woken::Command(command),
+            () = sleep_until(look_at) => Woken::Ending,
+            said = async {
+                match control {
+                    Some(control) => control.rx.recv().await,
+                    None => std::future::pending().await,
+                }
+            } => Woken::Said(said),
+            () = async {
+                match broken {
+                    Some(broken) => broken.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            } => Woken::Broken,
+            dialled = async {
+                match &mut self.dialing {
+                    Some(dialing) => dialing.await,
+                    None => std::future::pending().await,
+                }
+            } => {
+                self.dialing = None;
+                Woken::Dialled(dialled)
+            }
+            () = sleep_until(dial_at) => Woken::DialNow,
+            () = sleep_until(timeout) => Woken::Timeout,
+        }
+    }
+
+    /// Sends what the session wants sent, and does what it wants done. Returns an end that no retry helps against.
+    async fn handle_session(&mut self) -> Option<ClientEnd> {
+        while let Some(event) = self.session.poll_event() {
+            match event {
+                ClientEvent::Welcome { name, .. } => self.handle_welcome(&name),
+                ClientEvent::Ended { code, text } => {
+                    if let Some(end) = self.handle_ended(code, text) {
+                        return Some(end);
+                    }
+                }
+                ClientEvent::Bound(instance) => self.shared.emit(Event::Bound { instance }),
+                ClientEvent::Refused {
+                    instance,
+                    code,
+                    text,
+                    retry_in,
+                } => {
+                    self.shared.metrics.instances_refused.one();
+                    self.shared.emit(Event::Refused {
+                        instance,
+                        code,
+                        text,
+                        retry_in,
+                    });
+                }
+                ClientEvent::LanesWanted(wanted) => {
+                    if let Some(active) = &self.active {
+                        active.link.want_lanes(wanted);
+                    }
+                }
+                ClientEvent::Liveness(liveness) => self.handle_liveness(liveness),
+                ClientEvent::ServicesChanged => self.update_targets(),
+                // The relay shuts down: it says goodbye when it goes, and until then players stay.
+                ClientEvent::Drain => {}
+            }
+        }
+        self.tell_bound();
+        while let Some(message) = self.session.poll_message() {
+            let Some(active) = &self.active else { break };
+            let sent = tokio::select! {
+                sent = active.control.tx.send(message) => sent.is_ok(),
+                // A relay that reads nothing for this long is as good as gone.
+                () = tokio::time::sleep(SEND_PATIENCE) => false,
+            };
+            if !sent {
+                self.lose("the control stream ended");
+                break;
+            }
+        }
+        None
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Change(change, done) => {
+                self.change(change);
+                self.tell_bound();
+                // Whoever asked no longer waits.
+                _ = done.send(());
+            }
+            Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Shutdown { grace, done } => {
+                let now = Instant::now();
+                let until = now.checked_add(grace);
+                let look_at = now;
+                self.session.send(Message::Drain { grace });
+                self.ending = Some(Ending {
+                    until,
+                    look_at,
+                    done,
+                });
+            }
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Set(instances) => {
+                let wanted: BTreeSet<_> = instances.iter().map(|i| i.id().clone()).collect();
+                let gone: Vec<_> = self
+                    .session
+                    .instances()
+                    .map(|(instance, _)| instance.id().clone())
+                    .filter(|id| !wanted.contains(id))
+                    .collect();
+                for id in gone {
+                    self.session.remove(&id);
+                }
+                for instance in instances {
+                    self.session.insert(instance);
+                }
+            }
+            Change::Insert(instance) => self.session.insert(instance),
+            Change::Remove(id) => drop(self.session.remove(&id)),
+        }
+    }
+
+    fn tell_bound(&self) {
+        let now = self.session.is_all_bound();
+        self.all_bound
+            .send_if_modified(|bound| std::mem::replace(bound, now) != now);
+    }
+
+    fn handle_welcome(&mut self, name: &str) {
+        self.backoff.reset();
+        self.is_suspect = false;
+        self.name = Some(name.into());
+        if let Some(active) = &mut self.active {
+            active.is_welcome = true;
+            // Answers leave by the tunnel that the relay has just acknowledged.
+            self.shared.sender.store(Some(active.link.sender.clone()));
+            self.shared.emit(Event::TunnelUp {
+                client: name.into(),
+                peer: active.link.peer,
+                transport: active.link.transport,
+            });
+            // UDP may come back: it is tried again while lanes carry everything.
+            self.dial_at =
+                (active.link.transport == "lane").then(|| Instant::now() + UPGRADE_EVERY);
+        }
+        // The relay has moved everything over: the old path ends with its last stream.
+        self.retiring = None;
+    }
+
+    fn handle_ended(&mut self, code: Code, text: String) -> Option<ClientEnd> {
+        match code {
+            Code::Superseded => Some(ClientEnd::Superseded),
+            // The way back is another build of one of the two, another invitation or another key.
+            Code::Incompatible | Code::TokenExpired | Code::TokenUsed => {
+                Some(ClientEnd::Rejected { code, text })
+            }
+            _ => {
+                if let Some(active) = &self.active {
+                    active.link.closed.cancel();
+                }
+                self.lose(&format!("the relay ended the tunnel ({code}): {text}"));
+                None
+            }
+        }
+    }
+
+    fn handle_liveness(&mut self, liveness: Liveness) {
+        if let Some(name) = &self.name {
+            let suspect = liveness != Liveness::Alive;
+            self.shared.emit(Event::Suspect {
+                client: name.clone(),
+                suspect,
+            });
+        }
+        self.is_suspect = liveness == Liveness::Suspect;
+        match liveness {
+            Liveness::Alive => {}
+            // A new path is raced beside the suspect one, which may yet answer.
+            Liveness::Suspect => self.dial(),
+            Liveness::Dead => {
+                if let Some(active) = &self.active {
+                    active.link.closed.cancel();
+                }
+                self.lose("no heartbeat for 30 s");
+            }
+        }
+    }
+
+    /// Starts dialling, if that is not under way.
+    fn dial(&mut self) {
+        self.dial_at = None;
+        if self.dialing.is_some() {
+            return;
+        }
+        let (dialer, credential, shared) = (
+            self.dialer.clone(),
+            self.credential.clone(),
+            self.shared.clone(),
+        );
+        // A lane that works needs QUIC only; one that is suspect is raced by whatever gets through.
+        let works = !self.is_suspect
+            && self
+                .active
+                .as_ref()
+                .is_some_and(|active| active.is_welcome && active.link.transport == "lane");
+        let ways = if works { Ways::QuicOnly } else { Ways::Any };
+        self.dialing = Some(Box::pin(async move {
+            let established: Established = dialer.dial(&credential, ways).await?;
+            let relay = established.relay;
+            let (link, control) = Link::start(&shared, dialer, established).await?;
+            Ok((link, control, relay))
+        }));
+    }
+
+    /// A new tunnel stands: it becomes the one in use.
+    fn adopt(&mut self, link: Arc<Link>, control: Control, relay: ProcessId) {
+        if self
+            .relay
+            .replace(relay)
+            .is_some_and(|before| before != relay)
+        {
+            // Its flow ids begin anew: those of the process before it would be taken for others.
+            self.shared.flows.clear();
+        }
+        if let Some(old) = self.active.take() {
+            self.session.handle_disconnected();
+            self.retiring = Some(old);
+        }
+        self.active = Some(Active {
+            link,
+            control,
+            is_welcome: false,
+        });
+        self.dial_at = None;
+        self.session.handle_connected(Instant::now());
+    }
+
+    fn handle_dial_error(&mut self, error: &DialError) {
+        if self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.is_welcome && !active.link.broken.is_cancelled())
+        {
+            // There is a tunnel. Beside a suspect one another is looked for without pause; a better one, later.
+            let wait = if self.is_suspect {
+                self.backoff.next(self.shared.random())
+            } else {
+                UPGRADE_EVERY
+            };
+            self.dial_at = Some(Instant::now() + wait);
+            return;
+        }
+        self.retry(&error.to_string());
+    }
+
+    /// The tunnel in use is gone.
+    fn lose(&mut self, reason: &str) {
+        let Some(active) = self.active.take() else {
+            return;
+        };
+        active.link.broken.cancel();
+        if let Some(quic) = &active.link.quic {
+            quic.close(quinn::VarInt::from_u32(0), b"");
+        }
+        self.shared.sender.store(None);
+        self.session.handle_disconnected();
+        if let Some(name) = &self.name {
+            self.shared.emit(Event::TunnelDown {
+                client: name.clone(),
+                reason: reason.into(),
+            });
+        }
+        if active.is_welcome {
+            // The first try is at once: most losses are a relay that restarts or an address that changed.
+            self.backoff.reset();
+            self.dial_at = Some(Instant::now());
+        } else {
+            self.retry(reason);
+        }
+    }
+
+    fn retry(&mut self, reason: &str) {
+        let wait = self.backoff.next(self.shared.random());
+        self.dial_at = Some(Instant::now() + wait);
+        self.shared.emit(Event::Reconnecting {
+            reason: reason.into(),
+            retry_in: wait,
+        });
+    }
+
+    /// Makes the targets those that the session knows; what stays the same is not touched.
+    fn update_targets(&self) {
+        let old = self.shared.targets.load_full();
+        let mut new: Targets = HashMap::new();
+        for (id, instance, service) in self.session.services() {
+            let target = match old.get(&id) {
+                Some(target) => target.clone(),
+                None => old
+                    .values()
+                    .find(|target| {
+                        target.instance == *instance
+                            && target.service.public == service.public
+                            && target.service.protocol == service.protocol
+                            && target.service.target == service.target
+                    })
+                    .cloned()
+                    .inspect(|target| target.set_idle(service.flows.idle))
+                    .unwrap_or_else(|| Target::new(instance.clone(), service.clone())),
+            };
+            new.insert(id, target);
+        }
+        let new = Arc::new(new);
+        self.shared.targets.store(new.clone());
+        for target in old.values() {
+            if !new.values().any(|kept| Arc::ptr_eq(kept, target)) {
+                target.cancelled.cancel();
+            }
+        }
+    }
+
+    fn status(&self) -> ClientStatus {
+        let active = self.active.as_ref().filter(|active| active.is_welcome);
+        ClientStatus {
+            name: self.name.as_deref().map(str::to_owned),
+            transport: active.map(|active| active.link.transport),
+            rtt: self.session.rtt(),
+            lane_congestion: self.dialer.lane_congestion(),
+            instances: self
+                .session
+                .instances()
+                .map(|(i, state)| (i.clone(), state.clone()))
+                .collect(),
+        }
+    }
+
+    /// Whether a client that shuts down need wait no longer: for players, for the end of the grace, or for a relay that
+    /// is gone.
+    fn may_go(&mut self) -> bool {
+        let Some(ending) = &mut self.ending else {
+            return false;
+        };
+        let now = Instant::now();
+        ending.look_at = now + DRAIN_LOOK;
+        self.active.is_none()
+            || self.shared.players.is_empty()
+            || ending.until.is_some_and(|until| until <= now)
+    }
+
+    async fn goodbye(&mut self) {
+        let Some(active) = self.active.take() else {
+            return;
+        };
+        let text = Text::new("the client shuts down");
+        let goodbye = Message::Goodbye {
+            code: Code::Shutdown,
+            text,
+        };
+        let sent = tokio::time::timeout(GOODBYE_PATIENCE, active.control.tx.send(goodbye)).await;
+        if sent.is_ok_and(|sent| sent.is_ok()) {
+            // The relay closes when it has read it.
+            drop(tokio::time::timeout(GOODBYE_PATIENCE, active.link.broken.cancelled()).await);
+        }
+        active.link.closed.cancel();
+        if let Some(quic) = &active.link.quic {
+            quic.close(quinn::VarInt::from_u32(0), b"");
+        }
+    }
+
+    fn close(&mut self) {
+        for active in self.active.take().into_iter().chain(self.retiring.take()) {
+            active.link.closed.cancel();
+            if let Some(quic) = &active.link.quic {
+                quic.close(quinn::VarInt::from_u32(0), b"");
+            }
+        }
+        for target in self.shared.targets.load().values() {
+            target.cancelled.cancel();
+        }
+        self.shared.sender.store(None);
+    }
+}
+
+/// First wait before the relay is tried again.
+const RECONNECT_LEAST: Duration = Duration::from_millis(250);
+/// Longest wait: a relay that comes back is found within this.
+const RECONNECT_MOST: Duration = Duration::from_secs(15);
+/// How often QUIC is tried while lanes carry everything.
+const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+/// How long a message may wait for the control stream.
+const SEND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a goodbye may take to be answered with the close.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often a draining client looks whether its last player has left.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);

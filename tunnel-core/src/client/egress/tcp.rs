@@ -1,0 +1,149 @@
+//! A stream's way to its target.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::{
+    client::{Shared, targets::Target},
+    metrics::Gauge,
+    proto::stream::frame::{Frame, ResetCode, StreamHeader},
+    socket,
+    tunnel::{
+        channel::{ChannelRx, ChannelTx, Item},
+        pump::{self, Carrier, Direction},
+    },
+};
+
+use crate::client::link::Link;
+
+/// Serves a stream that the relay opened on a QUIC stream.
+pub(crate) async fn serve_quic(
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    tx: ChannelTx,
+    mut rx: ChannelRx,
+) {
+    // A relay that opens a stream and says nothing holds no more than this task.
+    let first = tokio::time::timeout(OPEN_PATIENCE, rx.read()).await;
+    if let Ok(Ok(Item::Frame(Frame::Open(header)))) = first {
+        serve(&shared, &link, header, tx, rx).await;
+    } else {
+        shared.metrics.stream_misbehaved.one();
+    }
+}
+
+/// Connects to the target and carries the stream to its end. Returns the channel if it is clean.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    link: &Arc<Link>,
+    header: StreamHeader,
+    mut tx: ChannelTx,
+    rx: ChannelRx,
+) -> Option<(ChannelTx, ChannelRx)> {
+    // From here on a shutdown waits for this player.
+    let _counted = shared.players.token();
+    let metrics = &shared.metrics;
+    let target = shared.targets.load().get(&header.service).cloned();
+    let open = match target.filter(|target| target.service.protocol.tcp()) {
+        Some(target) => match target.port(header.port_index) {
+            Some(port) => connect(&target, port).await.map(|socket| (target, socket)),
+            None => Err(ResetCode::NoService),
+        },
+        None => Err(ResetCode::NoService),
+    };
+    let (target, socket) = match open {
+        Ok(open) => open,
+        Err(code) => {
+            match code {
+                ResetCode::Refused => metrics.stream_target_refused.one(),
+                ResetCode::Unresolved => metrics.stream_unresolved.one(),
+                ResetCode::NoService => metrics.stream_no_service.one(),
+                ResetCode::Limit => metrics.no_descriptors.one(),
+                _ => metrics.stream_target_unreachable.one(),
+            }
+            tracing::debug!(stream = header.stream.0, player = %header.player, "no connection to the target: {code}");
+            tx.abort(Some(code)).await;
+            return None;
+        }
+    };
+    let _open = Gauge::new(metrics, |m| &m.streams);
+    metrics.streams_opened.one();
+    let carrier = Carrier {
+        budget: link.budget.clone(),
+        metrics: metrics.clone(),
+        direction: Direction::FromTarget,
+        cancelled: target.cancelled.clone(),
+        closed: link.closed.clone(),
+    };
+    match pump::run(socket, tx, rx, &carrier).await {
+        Ok(channel) => Some(channel),
+        Err(end) => {
+            tracing::debug!(instance = %target.instance, player = %header.player, "stream ended: {end}");
+            None
+        }
+    }
+}
+
+/// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.
+async fn connect(target: &Target, port: u16) -> Result<TcpStream, ResetCode> {
+    let addresses = target.resolved().await;
+    let mut waiting = addresses.iter().copied();
+    let mut tries = JoinSet::new();
+    let mut failed = ResetCode::Unresolved;
+    let all = async {
+        loop {
+            match waiting.next() {
+                Some(ip) => drop(tries.spawn(connect_to(ip, port))),
+                None if tries.is_empty() => return Err(failed),
+                None => {}
+            }
+            let more = waiting.len() > 0;
+            let ended = tokio::select! {
+                ended = tries.join_next() => ended,
+                () = tokio::time::sleep(STAGGER), if more => continue,
+            };
+            match ended {
+                Some(Ok(Ok(socket))) => return Ok(socket),
+                Some(Ok(Err(error))) => failed = reason(&error),
+                Some(Err(_)) | None => {}
+            }
+        }
+    };
+    let connected = tokio::select! {
+        connected = tokio::time::timeout(CONNECT_PATIENCE, all) => connected.unwrap_or(Err(ResetCode::Timeout)),
+        () = target.cancelled.cancelled() => Err(ResetCode::Shutdown),
+    };
+    if connected.is_err() {
+        // The name may lead elsewhere by now.
+        target.refresh();
+    }
+    connected
+}
+
+async fn connect_to(ip: IpAddr, port: u16) -> io::Result<TcpStream> {
+    let socket = TcpStream::connect(SocketAddr::new(ip, port)).await?;
+    socket::tune_player(&socket)?;
+    Ok(socket)
+}
+
+fn reason(error: &io::Error) -> ResetCode {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ResetCode::Refused,
+        io::ErrorKind::TimedOut => ResetCode::Timeout,
+        _ if socket::is_exhausted(error) => ResetCode::Limit,
+        _ => ResetCode::Unreachable,
+    }
+}
+
+/// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).
+const STAGGER: Duration = Duration::from_millis(250);
+/// How long a target may take: a container that starts answers its first SYN within a retransmission or two.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an opened QUIC stream may stay without its header.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,377 @@
+//! One tunnel, seen from the client: what serves the relay's streams and datagrams on it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{
+        Shared,
+        dial::{Dialer, Established, FurtherSecret, Transport},
+        egress::{tcp, udp::Egress},
+    },
+    metrics::Gauge,
+    proto::{
+        backoff::Backoff,
+        record::RecordType,
+        stream::frame::{Frame, StreamHeader},
+    },
+    transport::lane::{self, LaneError, LaneHalves},
+    tunnel::{
+        budget::Budget,
+        channel::{ChannelRx, ChannelTx},
+        control::{self, Control},
+        datagrams::{DatagramSender, LaneQueues},
+        lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+    },
+};
+
+/// A tunnel that stands.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) transport: &'static str,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) quic: Option<quinn::Connection>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) sender: Arc<DatagramSender>,
+    /// Ends the tunnel and everything on it.
+    pub(crate) closed: CancellationToken,
+    /// Its transport has ended.
+    pub(crate) broken: CancellationToken,
+    /// Idle lanes that the relay wants.
+    lanes_wanted: watch::Sender<u32>,
+    lanes_idle: AtomicUsize,
+    /// Wakes the opener: an idle lane was taken.
+    lane_taken: tokio::sync::Notify,
+    next_lane: AtomicU64,
+    queues: Arc<LaneQueues>,
+}
+
+impl Link {
+    /// Puts an established transport to work.
+    pub(crate) async fn start(
+        shared: &Arc<Shared>,
+        dialer: Dialer,
+        established: Established,
+    ) -> Result<(Arc<Self>, Control), quinn::ConnectionError> {
+        let Established {
+            transport,
+            peer,
+            secret,
+            name,
+            ..
+        } = established;
+        let metrics = &shared.metrics;
+        let queues = Arc::new(LaneQueues::default());
+        let (quic, sender) = match &transport {
+            Transport::Quic(connection) => {
+                let sender = DatagramSender::quic(connection.clone(), metrics.clone());
+                (Some(connection.clone()), sender)
+            }
+            Transport::Lane(_) => (None, DatagramSender::lanes(queues.clone(), metrics.clone())),
+        };
+        let link = Arc::new(Self {
+            transport: name,
+            peer,
+            quic,
+            budget: Arc::default(),
+            sender: Arc::new(sender),
+            closed: CancellationToken::new(),
+            broken: CancellationToken::new(),
+            lanes_wanted: watch::Sender::new(0),
+            lanes_idle: AtomicUsize::new(0),
+            lane_taken: tokio::sync::Notify::new(),
+            next_lane: AtomicU64::new(1),
+            queues,
+        });
+        let control = match transport {
+            Transport::Quic(connection) => {
+                let (send, recv) = connection.open_bi().await?;
+                tokio::spawn(
+                    link.clone()
+                        .serve_streams(shared.clone(), connection.clone()),
+                );
+                tokio::spawn(link.clone().serve_datagrams(shared.clone(), connection));
+                control::over_quic(send, recv)
+            }
+            Transport::Lane(lane) => {
+                let (control, carrier) = control::pair();
+                let (link, shared) = (link.clone(), shared.clone());
+                let queue = link.queues.add(shared.metrics.clone());
+                tokio::spawn(async move {
+                    let mut egress = Egress::new(shared);
+                    tokio::select! {
+                        _ = carry(lane, Some(carrier), queue, &mut egress) => {}
+                        () = link.closed.cancelled() => {}
+                    }
+                    link.broken.cancel();
+                });
+                control
+            }
+        };
+        if link.quic.is_none() {
+            for _ in 0..DATAGRAM_LANES {
+                tokio::spawn(link.clone().keep_datagram_lane(
+                    shared.clone(),
+                    dialer.clone(),
+                    secret.clone(),
+                ));
+            }
+        }
+        tokio::spawn(link.clone().open_lanes(shared.clone(), dialer, secret));
+        Ok((link, control))
+    }
+
+    /// The relay wants so many idle lanes.
+    pub(crate) fn want_lanes(&self, wanted: u32) {
+        self.lanes_wanted.send_replace(wanted.min(LANES_MAX));
+    }
+
+    async fn serve_streams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
+        loop {
+            tokio::select! {
+                opened = connection.accept_bi() => match opened {
+                    Ok((send, recv)) => {
+                        let (tx, rx) = (ChannelTx::quic(send), ChannelRx::quic(recv));
+                        tokio::spawn(tcp::serve_quic(shared.clone(), self.clone(), tx, rx));
+                    }
+                    Err(_) => break,
+                },
+                () = self.closed.cancelled() => break,
+            }
+        }
+        self.broken.cancel();
+    }
+
+    async fn serve_datagrams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
+        let mut egress = Egress::new(shared);
+        tokio::select! {
+            _ = read_quic_datagrams(connection, &mut egress) => {}
+            () = self.closed.cancelled() => {}
+        }
+        self.broken.cancel();
+    }
+
+    /// Opens lanes whenever fewer stand idle than the relay wants.
+    async fn open_lanes(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        dialer: Dialer,
+        secret: FurtherSecret,
+    ) {
+        let mut wanted = self.lanes_wanted.subscribe();
+        let mut backoff = Backoff::new(RETRY_LEAST, RETRY_MOST);
+        loop {
+            let missing = usize::try_from(*wanted.borrow_and_update())
+                .unwrap_or(usize::MAX)
+                .saturating_sub(self.lanes_idle.load(Ordering::Relaxed));
+            if missing == 0 {
+                tokio::select! {
+                    changed = wanted.changed() => if changed.is_err() { return },
+                    () = self.lane_taken.notified() => {}
+                    () = self.broken.cancelled() => return,
+                    () = self.closed.cancelled() => return,
+                }
+                continue;
+            }
+            let opening = (0..missing.min(OPEN_AT_ONCE)).map(|_| self.open_lane(&dialer, &secret));
+            let mut failed = None;
+            for opened in join_all(opening).await {
+                match opened {
+                    Ok(lane) => {
+                        backoff.reset();
+                        self.lanes_idle.fetch_add(1, Ordering::Relaxed);
+                        tokio::spawn(self.clone().serve_lane(shared.clone(), lane, None));
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                tracing::debug!("no lane: {error}");
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next(shared.random())) => {}
+                    () = self.broken.cancelled() => return,
+                    () = self.closed.cancelled() => return,
+                }
+            }
+        }
+    }
+
+    async fn open_lane(&self, dialer: &Dialer, secret: &FurtherSecret) -> Result<Lane, LaneError> {
+        let opened = async {
+            let io = dialer.connect_lane(self.peer).await?;
+            let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
+            lane::connect_further(io, &secret.exporter, number, secret.suite)
+                .await
+                .map(Box::new)
+        };
+        match tokio::time::timeout(LANE_PATIENCE, opened).await {
+            Ok(opened) => opened,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// Serves one stream after another on a lane, `taken` first. An idle lane was counted by who opened it.
+    async fn serve_lane(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        mut lane: Lane,
+        mut taken: Option<StreamHeader>,
+    ) {
+        let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+        loop {
+            let header = match taken.take() {
+                Some(header) => header,
+                None => {
+                    let used = tokio::select! {
+                        used = first_use(&mut lane) => used,
+                        () = self.broken.cancelled() => None,
+                        () = self.closed.cancelled() => None,
+                    };
+                    self.lanes_idle.fetch_sub(1, Ordering::Relaxed);
+                    self.lane_taken.notify_one();
+                    let Some(Use::Stream(header)) = used else {
+                        return;
+                    };
+                    header
+                }
+            };
+            let LaneHalves { reader, writer } = *lane;
+            let (tx, rx) = (ChannelTx::Lane(writer), ChannelRx::Lane(reader));
+            match tcp::serve(&shared, &self, header, tx, rx).await {
+                Some((ChannelTx::Lane(writer), ChannelRx::Lane(reader))) => {
+                    *lane = LaneHalves { reader, writer };
+                }
+                _ => return,
+            }
+            self.lanes_idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps one of the lanes that carry datagrams where there is no QUIC.
+    async fn keep_datagram_lane(
+        self: Arc<Self>,
+        shared: Arc<Shared>,
+        dialer: Dialer,
+        secret: FurtherSecret,
+    ) {
+        let mut backoff = Backoff::new(RETRY_LEAST, RETRY_MOST);
+        loop {
+            let carried = async {
+                let mut lane = self.open_lane(&dialer, &secret).await?;
+                lane.writer
+                    .write_frame(RecordType::Datagram, &probe())
+                    .await?;
+                match first_use(&mut lane).await {
+                    Some(Use::Datagrams(first)) => {
+                        let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+                        let mut egress = Egress::new(shared.clone());
+                        egress.handle(first);
+                        carry(
+                            lane,
+                            None,
+                            self.queues.add(shared.metrics.clone()),
+                            &mut egress,
+                        )
+                        .await
+                    }
+                    // The relay took the lane for a player before it knew what it was meant for.
+                    Some(Use::Stream(header)) => {
+                        let serving = self.clone().serve_lane(shared.clone(), lane, Some(header));
+                        tokio::spawn(serving);
+                        backoff.reset();
+                        Ok(())
+                    }
+                    None => Ok(()),
+                }
+            };
+            tokio::select! {
+                _ = carried => {}
+                () = self.broken.cancelled() => return,
+                () = self.closed.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next(shared.random())) => {}
+                () = self.broken.cancelled() => return,
+                () = self.closed.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// What the relay uses a lane for that stood idle.
+enum Use {
+    /// A player's stream.
+    Stream(StreamHeader),
+    /// Datagrams, as the client wished: this is the first.
+    Datagrams(Bytes),
+}
+
+/// The relay's next word on an idle lane; `None` when the lane is gone.
+async fn first_use(lane: &mut Lane) -> Option<Use> {
+    loop {
+        match lane.reader.read().await {
+            Ok(Some((RecordType::Frame(kind), body))) => {
+                return match Frame::decode_body(kind.number(), &body) {
+                    Ok(Frame::Open(header)) => Some(Use::Stream(header)),
+                    _ => None,
+                };
+            }
+            Ok(Some((RecordType::Datagram, first))) => return Some(Use::Datagrams(first)),
+            Ok(Some((RecordType::Ping, body))) => {
+                lane.writer
+                    .write_frame(RecordType::Pong, &body)
+                    .await
+                    .ok()?;
+            }
+            Ok(Some((RecordType::Pong, _))) => {}
+            Ok(Some(_) | None) | Err(_) => return None,
+        }
+    }
+}
+
+async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut ready = true;
+        for (future, output) in &mut running {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *output = Some(value),
+                    std::task::Poll::Pending => ready = false,
+                }
+            }
+        }
+        if ready {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    running
+        .into_iter()
+        .filter_map(|(_, output)| output)
+        .collect()
+}
+
+/// Lanes beside the first that carry datagrams where UDP is blocked: with four, a lost segment stalls a quarter.
+const DATAGRAM_LANES: usize = 3;
+/// Idle lanes that a client keeps at most, whatever the relay wants.
+const LANES_MAX: u32 = 256;
+/// Lanes opened side by side: a burst of players is served within two round trips.
+const OPEN_AT_ONCE: usize = 8;
+/// How long opening a lane may take.
+const LANE_PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_LEAST: Duration = Duration::from_millis(500);
+/// TCP may be blocked for good: then a try every half minute notices when it no longer is.
+const RETRY_MOST: Duration = Duration::from_secs(30);

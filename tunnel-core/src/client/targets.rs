@@ -1,0 +1,144 @@
+//! Where services lead: the targets of the client's own configuration, and nothing else.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    instance::{Host, InstanceId, Service},
+    proto::message::ServiceId,
+};
+
+/// The services that the relay may name, by id.
+pub(crate) type Targets = HashMap<ServiceId, Arc<Target>>;
+
+/// A service and the present addresses of its target.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) instance: InstanceId,
+    /// As it was when players came to it first: what may change since without ending them stands beside it.
+    pub(crate) service: Service,
+    /// Idle time of its flows, in seconds.
+    idle: AtomicU64,
+    /// Ends everything that leads here.
+    pub(crate) cancelled: CancellationToken,
+    addresses: watch::Sender<Arc<[IpAddr]>>,
+    wanted: Notify,
+}
+
+impl Target {
+    /// A target; if it is a name, a task keeps its addresses until it is cancelled.
+    pub(crate) fn new(instance: InstanceId, service: Service) -> Arc<Self> {
+        let known: Arc<[IpAddr]> = match &service.target.host {
+            Host::Ip(ip) => Arc::new([*ip]),
+            Host::Name(_) => Arc::new([]),
+        };
+        let target = Arc::new(Self {
+            instance,
+            idle: AtomicU64::new(service.flows.idle.as_secs()),
+            service,
+            cancelled: CancellationToken::new(),
+            addresses: watch::Sender::new(known),
+            wanted: Notify::new(),
+        });
+        if let Host::Name(name) = &target.service.target.host {
+            tokio::spawn(resolve(target.clone(), name.clone()));
+        }
+        target
+    }
+
+    /// Idle time after which a flow is forgotten.
+    pub(crate) fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle.load(Ordering::Relaxed))
+    }
+
+    /// From now on flows have this idle time.
+    pub(crate) fn set_idle(&self, idle: Duration) {
+        self.idle.store(idle.as_secs(), Ordering::Relaxed);
+    }
+
+    /// The addresses known now, in the resolver's order of preference; none if the name does not resolve.
+    pub(crate) fn addresses(&self) -> Arc<[IpAddr]> {
+        self.addresses.borrow().clone()
+    }
+
+    /// The addresses, waiting for them if none is known yet.
+    pub(crate) async fn resolved(&self) -> Arc<[IpAddr]> {
+        let mut addresses = self.addresses.subscribe();
+        if addresses.borrow().is_empty() {
+            self.refresh();
+            let known = addresses.wait_for(|known| !known.is_empty());
+            // Without an answer in time, none is known.
+            drop(tokio::time::timeout(RESOLVE_PATIENCE, known).await);
+        }
+        self.addresses()
+    }
+
+    /// Tells when the addresses change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<[IpAddr]>> {
+        self.addresses.subscribe()
+    }
+
+    /// Something leads nowhere: the name is resolved again soon.
+    pub(crate) fn refresh(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// The target's port for a place in the range; `None` if the relay named one that is not there.
+    pub(crate) fn port(&self, index: u16) -> Option<u16> {
+        let ports = self.service.target.ports;
+        (index < ports.count()).then(|| ports.first() + index)
+    }
+}
+
+/// Whether a socket address leads to one of these.
+pub(crate) fn leads_to(address: SocketAddr, known: &[IpAddr]) -> bool {
+    known.contains(&address.ip())
+}
+
+/// Resolves a target's name again and again. A name that stops resolving keeps its last addresses.
+async fn resolve(target: Arc<Target>, name: Box<str>) {
+    loop {
+        if let Ok(found) =
+            tokio::net::lookup_host((&*name, target.service.target.ports.first())).await
+        {
+            let mut found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            found.dedup();
+            target.addresses.send_if_modified(|known| {
+                let changed = **known != *found && !found.is_empty();
+                if changed {
+                    *known = found.into();
+                }
+                changed
+            });
+        }
+        let pause = async {
+            // A name that is asked for all the time is still not resolved more often than this.
+            tokio::time::sleep(RESOLVE_LEAST).await;
+            drop(
+                tokio::time::timeout(RESOLVE_EVERY - RESOLVE_LEAST, target.wanted.notified()).await,
+            );
+        };
+        tokio::select! {
+            () = pause => {}
+            () = target.cancelled.cancelled() => return,
+        }
+    }
+}
+
+/// Names are resolved again every 5 s: a recreated container's players wait no longer, and a local resolver does not
+/// notice.
+const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+/// And at most once in half a second, however many ask.
+const RESOLVE_LEAST: Duration = Duration::from_millis(500);
+/// How long a player's connection waits for a name: below what players wait, above a slow resolver's second try.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);

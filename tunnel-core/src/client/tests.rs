@@ -1,0 +1,310 @@
+//! A relay that was taken over, against a client: it reaches nothing but what the client has configured.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp},
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, UdpSocket},
+    time::timeout,
+};
+
+use super::*;
+use crate::{
+    instance::{RawInstance, RawService},
+    join::TokenId,
+    proto::{
+        datagram::{DatagramHead, FlowId, FlowOpen, Kind},
+        handshake::{Capabilities, SUPPORTED},
+        message::{Message, ServiceDeclaration, ServiceId},
+        session::relay::{RelayEvent, RelaySession},
+        stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
+    },
+    transport::{PskSource, quic},
+    tunnel::{
+        channel::{ChannelRx, ChannelTx, Item},
+        control,
+    },
+};
+
+/// Nothing here takes long; what hangs fails the test.
+const HANG: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Knows(Psk);
+
+impl PskSource for Knows {
+    fn psk(&self, _: &PublicKey, _: Option<TokenId>) -> Option<Psk> {
+        Some(self.0.clone())
+    }
+}
+
+/// A relay that has let a client in and knows what it declared.
+struct Hostile {
+    connection: quinn::Connection,
+    services: Vec<ServiceDeclaration>,
+    _control: control::Control,
+    _endpoint: quinn::Endpoint,
+}
+
+impl Hostile {
+    /// The client `builder` gives, connected to a relay that does as the test wishes.
+    async fn over(instance: Instance) -> (Self, Client) {
+        let (relay_key, secret_key, psk) = (
+            SecretKey::generate().unwrap(),
+            SecretKey::generate().unwrap(),
+            Psk::generate().unwrap(),
+        );
+        let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let identity = quic::RelayIdentity {
+            secret_key: relay_key.clone(),
+            process: ProcessId::from([1; 16]),
+            versions: SUPPORTED,
+            capabilities: Capabilities::SUPPORTED,
+            psks: Arc::new(Knows(psk.clone())),
+        };
+        let endpoint = quic::relay_endpoint(socket, identity, Arc::default()).unwrap();
+        let identity = ClientIdentity {
+            relay: address.into(),
+            relay_public_key: relay_key.public_key(),
+            secret_key,
+            psk,
+        };
+        let client = Client::builder(identity)
+            .instances([instance])
+            .start()
+            .unwrap();
+        let (_, answered) = quic::answer(endpoint.accept().await.unwrap());
+        let connection = answered.unwrap().accepted(HANG).await.unwrap().connection;
+        let (send, recv) = connection.accept_bi().await.unwrap();
+        let mut control = control::over_quic(send, recv);
+        let mut session = RelaySession::new(Instant::now(), 1, HANG, "node-1", None);
+        let services = loop {
+            while let Some(message) = session.poll_message() {
+                control.tx.send(message).await.unwrap();
+            }
+            let message = control.rx.recv().await.unwrap().unwrap();
+            session.handle_message(Instant::now(), message).unwrap();
+            if let Some(RelayEvent::Declare {
+                instance,
+                revision,
+                services,
+            }) = session.poll_event()
+            {
+                control
+                    .tx
+                    .send(Message::Bound { instance, revision })
+                    .await
+                    .unwrap();
+                break services;
+            }
+        };
+        client.bound().await;
+        (
+            Self {
+                connection,
+                services,
+                _control: control,
+                _endpoint: endpoint,
+            },
+            client,
+        )
+    }
+
+    fn id(&self, name: &str) -> ServiceId {
+        self.services
+            .iter()
+            .find(|service| service.name.as_str() == name)
+            .unwrap()
+            .id
+    }
+
+    /// What the client says to a stream that names this.
+    async fn open(&self, service: ServiceId, port_index: u16) -> Item {
+        let (send, recv) = self.connection.open_bi().await.unwrap();
+        let (mut tx, mut rx) = (ChannelTx::quic(send), ChannelRx::quic(recv));
+        let header = StreamHeader {
+            stream: StreamId(1),
+            service,
+            port_index,
+            player: player(),
+            local: player(),
+        };
+        tx.write(Some(Frame::Open(header)), None).await.unwrap();
+        timeout(HANG, rx.read()).await.unwrap().unwrap()
+    }
+
+    fn send(&self, flow: u64, service: ServiceId, port_index: u16, payload: &[u8]) {
+        let mut head = DatagramHead::data(FlowId(flow));
+        head.open = Some(FlowOpen {
+            service,
+            port_index,
+            player: player(),
+        });
+        let mut out = BytesMut::new();
+        head.encode(&mut out);
+        out.extend_from_slice(payload);
+        self.connection.send_datagram(out.freeze()).unwrap();
+    }
+}
+
+fn player() -> SocketAddr {
+    "192.0.2.1:1000".parse().unwrap()
+}
+
+fn service(name: &str, protocol: &str, target: SocketAddr) -> RawService {
+    RawService {
+        name: name.into(),
+        protocol: protocol.into(),
+        target: target.to_string(),
+        ..RawService::default()
+    }
+}
+
+fn is_no_service(item: &Item) -> bool {
+    matches!(
+        item,
+        Item::Frame(Frame::Reset {
+            code: ResetCode::NoService
+        })
+    )
+}
+
+#[tokio::test]
+async fn a_hostile_relay_reaches_no_target_that_is_not_configured() {
+    // The client's own targets, and beside each a port that it has not configured.
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let raw = RawInstance {
+        id: "srv".into(),
+        services: vec![
+            service("stream", "tcp", tcp.local_addr().unwrap()),
+            service("flow", "udp", udp.local_addr().unwrap()),
+        ],
+    };
+    let canary = UdpSocket::bind(tcp.local_addr().unwrap()).await;
+    let (relay, client) = Hostile::over(Instance::try_from(&raw).unwrap()).await;
+    let (stream, flow) = (relay.id("stream"), relay.id("flow"));
+
+    // Services that do not exist, ports outside the range, and the other protocol.
+    for unknown in [0, flow.0 + 1, 999, u32::MAX] {
+        assert!(
+            is_no_service(&relay.open(ServiceId(unknown), 0).await),
+            "{unknown}"
+        );
+    }
+    for index in [1, 2, 1024, u16::MAX] {
+        assert!(is_no_service(&relay.open(stream, index).await), "{index}");
+    }
+    assert!(is_no_service(&relay.open(flow, 0).await));
+    relay.send(1, ServiceId(999), 0, b"unknown service");
+    relay.send(2, flow, 1, b"port outside the range");
+    relay.send(3, stream, 0, b"a service without UDP");
+    relay.send(4, ServiceId(u32::MAX), u16::MAX, b"both");
+
+    // What it may name still works, and comes after all of that.
+    relay.send(5, flow, 0, b"hello");
+    let mut buffer = [0; 64];
+    let (length, _) = timeout(HANG, udp.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&buffer[..length], b"hello");
+    let (opened, _) = tokio::join!(relay.open_and_hold(stream), async {
+        let (mut socket, _) = timeout(HANG, tcp.accept()).await.unwrap().unwrap();
+        let mut one = [0];
+        socket.read_exact(&mut one).await.unwrap();
+        assert_eq!(&one, b"x");
+    });
+    drop(opened);
+    let counters = client.metrics();
+    assert_eq!(counters.stream_no_service, 9);
+    assert_eq!(counters.drop_unknown_service, 4);
+    assert_eq!((counters.streams_opened, counters.flows_opened), (1, 1));
+    assert!(udp.try_recv(&mut buffer).is_err());
+    if let Ok(canary) = canary {
+        assert!(canary.try_recv(&mut buffer).is_err());
+    }
+}
+
+impl Hostile {
+    /// Opens a stream that the client has, and sends a byte on it.
+    async fn open_and_hold(&self, service: ServiceId) -> ChannelTx {
+        let (send, _recv) = self.connection.open_bi().await.unwrap();
+        let mut tx = ChannelTx::quic(send);
+        let header = StreamHeader {
+            stream: StreamId(2),
+            service,
+            port_index: 0,
+            player: player(),
+            local: player(),
+        };
+        tx.write(Some(Frame::Open(header)), Some("x".into()))
+            .await
+            .unwrap();
+        tx
+    }
+}
+
+#[tokio::test]
+async fn what_a_relay_makes_up_ends_one_stream_or_nothing() {
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let raw = RawInstance {
+        id: "srv".into(),
+        services: vec![service("flow", "udp", udp.local_addr().unwrap())],
+    };
+    let (relay, client) = Hostile::over(Instance::try_from(&raw).unwrap()).await;
+    // Streams that begin with anything but OPEN.
+    let mut random = 1_u64;
+    for _ in 0..64 {
+        let (mut send, mut recv) = relay.connection.open_bi().await.unwrap();
+        let bytes: Vec<u8> = (0..40)
+            .map(|_| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (random >> 56) as u8
+            })
+            .collect();
+        // The client may have ended it already.
+        drop(send.write_all(&bytes).await);
+        drop(send.finish());
+        timeout(HANG, recv.read_to_end(4096)).await.unwrap().ok();
+    }
+    // Datagrams of every length and kind that mean nothing, and a known flow without its OPEN.
+    for length in 0..64 {
+        relay
+            .connection
+            .send_datagram(vec![0xff; length].into())
+            .unwrap();
+        relay
+            .connection
+            .send_datagram(vec![length as u8; length].into())
+            .unwrap();
+    }
+    let mut unopened = BytesMut::new();
+    DatagramHead::data(FlowId(77)).encode(&mut unopened);
+    relay.connection.send_datagram(unopened.freeze()).unwrap();
+    let mut close = BytesMut::new();
+    DatagramHead {
+        kind: Kind::Close,
+        ..DatagramHead::data(FlowId(78))
+    }
+    .encode(&mut close);
+    relay.connection.send_datagram(close.freeze()).unwrap();
+    // The client lives.
+    relay.send(5, relay.id("flow"), 0, b"hello");
+    let mut buffer = [0; 64];
+    let (length, _) = timeout(HANG, udp.recv_from(&mut buffer))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&buffer[..length], b"hello");
+    assert_eq!(client.metrics().panics, 0);
+    assert_eq!(client.metrics().flows_opened, 1);
+    assert!(client.metrics().drop_malformed > 0);
+}

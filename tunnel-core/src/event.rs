@@ -1,0 +1,223 @@
+//! What a relay or a client tells those who embed it, as it happens.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::broadcast;
+
+use crate::{instance::InstanceId, proto::message::Code};
+
+/// Something that an operator may want to know. `{}` prints it as one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A tunnel stands.
+    TunnelUp {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// The other side's address, if the transport has one.
+        peer: Option<SocketAddr>,
+        /// `quic`, `lane` or `mem`.
+        transport: &'static str,
+    },
+    /// A tunnel is gone.
+    TunnelDown {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// Why.
+        reason: String,
+    },
+    /// The client tries again after a failure.
+    Reconnecting {
+        /// What failed.
+        reason: String,
+        /// When the next try is.
+        retry_in: Duration,
+    },
+    /// All services of an instance are bound.
+    Bound {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// An instance was refused; it is tried again.
+    Refused {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+        /// When it is tried again (zero on the relay, which does not decide that).
+        retry_in: Duration,
+    },
+    /// The ports of an instance were given back.
+    Unbound {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A client enrolled with a token.
+    Enrolled {
+        /// Its name.
+        client: Arc<str>,
+    },
+    /// A path is suspect (`true`) or good again (`false`).
+    Suspect {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// Whether a heartbeat is overdue.
+        suspect: bool,
+    },
+    /// A task panicked and was started again. Nothing else was touched.
+    Panicked {
+        /// What it did.
+        task: String,
+    },
+    /// A remark about the configuration or the machine.
+    Warning(String),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TunnelUp {
+                client,
+                peer: Some(peer),
+                transport,
+            } => {
+                write!(f, "tunnel of {client} is up over {transport} with {peer}")
+            }
+            Self::TunnelUp {
+                client,
+                peer: None,
+                transport,
+            } => {
+                write!(f, "tunnel of {client} is up over {transport}")
+            }
+            Self::TunnelDown { client, reason } => {
+                write!(f, "tunnel of {client} is down: {reason}")
+            }
+            Self::Reconnecting { reason, retry_in } => {
+                write!(f, "{reason}; next try in {:.1} s", retry_in.as_secs_f64())
+            }
+            Self::Bound { instance } => write!(f, "instance {instance} is bound"),
+            Self::Refused {
+                instance,
+                code,
+                text,
+                retry_in,
+            } if retry_in.is_zero() => {
+                write!(f, "instance {instance} is refused ({code}): {text}")
+            }
+            Self::Refused {
+                instance,
+                code,
+                text,
+                retry_in,
+            } => write!(
+                f,
+                "instance {instance} is refused ({code}): {text}; next try in {:.1} s",
+                retry_in.as_secs_f64()
+            ),
+            Self::Unbound { instance } => write!(f, "instance {instance} is unbound"),
+            Self::Enrolled { client } => write!(f, "client {client} has enrolled"),
+            Self::Suspect {
+                client,
+                suspect: true,
+            } => {
+                write!(f, "tunnel of {client} missed a heartbeat")
+            }
+            Self::Suspect {
+                client,
+                suspect: false,
+            } => write!(f, "tunnel of {client} answers again"),
+            Self::Panicked { task } => write!(f, "{task} panicked and was started again"),
+            Self::Warning(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A stream of [`Event`]s. A reader that falls behind loses the oldest and is told how many.
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Events {
+    /// The next event; `None` once the engine has stopped.
+    pub async fn next(&mut self) -> Option<Result<Event, Lagged>> {
+        match self.0.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(broadcast::error::RecvError::Lagged(n)) => Some(Err(Lagged(n))),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// The reader was too slow: so many events are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} events were lost because they were not read in time")]
+pub struct Lagged(pub u64);
+
+/// Where the engine's tasks report.
+#[derive(Debug, Clone)]
+pub(crate) struct EventSink {
+    sender: broadcast::Sender<Event>,
+    /// What the first subscriber gets: it hears of what happened before it came, too.
+    early: Arc<Mutex<Option<broadcast::Receiver<Event>>>>,
+}
+
+impl EventSink {
+    pub(crate) fn new() -> Self {
+        let (sender, early) = broadcast::channel(QUEUE);
+        Self {
+            sender,
+            early: Arc::new(Mutex::new(Some(early))),
+        }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        // An error says that nobody listens, which is fine.
+        drop(self.sender.send(event));
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        let early = self
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Events(early.unwrap_or_else(|| self.sender.subscribe()))
+    }
+}
+
+/// 1,024 events: a change of all instances of a large node, and 100 KiB.
+const QUEUE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_subscriber_hears_what_came_before_it() {
+        let sink = EventSink::new();
+        sink.emit(Event::Warning("early".into()));
+        let (mut first, mut second) = (sink.subscribe(), sink.subscribe());
+        sink.emit(Event::Warning("late".into()));
+        assert_eq!(first.next().await, Some(Ok(Event::Warning("early".into()))));
+        assert_eq!(second.next().await, Some(Ok(Event::Warning("late".into()))));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_much_it_lost() {
+        let sink = EventSink::new();
+        let mut events = sink.subscribe();
+        for n in 0..QUEUE + 3 {
+            sink.emit(Event::Warning(n.to_string()));
+        }
+        assert_eq!(events.next().await, Some(Err(Lagged(3))));
+        assert_eq!(events.next().await, Some(Ok(Event::Warning("3".into()))));
+        drop(sink);
+    }
+}

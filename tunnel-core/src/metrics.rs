@@ -1,0 +1,237 @@
+//! Counters: what moved, what was dropped and why.
+//!
+//! A counter is one row of the table below: its field, its name for Prometheus, and what it counts. The engine calls
+//! `Metrics`' event methods; whoever embeds it reads a [`Snapshot`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident = $name:literal $([$label:literal])?,)+) => {
+        /// Counters of one relay or client. All are cheap, none takes a lock.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics {
+            $($(#[doc = $doc])+ pub(crate) $field: Counter,)+
+        }
+
+        /// The values of all counters at one moment.
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Snapshot {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+        }
+
+        impl Metrics {
+            pub(crate) fn snapshot(&self) -> Snapshot {
+                Snapshot { $($field: self.$field.get(),)+ }
+            }
+        }
+
+        impl Snapshot {
+            /// Every counter with its Prometheus name, its label if it has one, and its kind.
+            pub fn rows(&self) -> impl Iterator<Item = Row> {
+                [$(Row {
+                    name: $name,
+                    label: counters!(@label $($label)?),
+                    kind: Kind::$kind,
+                    help: concat!($($doc),+),
+                    value: self.$field,
+                },)+].into_iter()
+            }
+        }
+    };
+    (@label $label:literal) => { Some($label) };
+    (@label) => { None };
+}
+
+/// One counter of a [`Snapshot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its Prometheus name, `adit_…`.
+    pub name: &'static str,
+    /// `key="value"`, where several counters share a name.
+    pub label: Option<&'static str>,
+    /// Whether it only rises.
+    pub kind: Kind,
+    /// What it counts.
+    pub help: &'static str,
+    /// Its value.
+    pub value: u64,
+}
+
+/// The kind of a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+}
+
+counters! {
+    /// Tunnels that stand now.
+    tunnels: Gauge = "adit_tunnels",
+    /// Tunnels that were set up.
+    tunnels_opened: Counter = "adit_tunnels_opened_total",
+    /// Lanes that are open now.
+    lanes: Gauge = "adit_lanes",
+    /// Streams (players' TCP connections) that are open now.
+    streams: Gauge = "adit_streams",
+    /// Streams that were opened.
+    streams_opened: Counter = "adit_streams_opened_total",
+    /// Bytes from players to game servers in streams.
+    stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
+    /// Bytes from game servers to players in streams.
+    stream_bytes_out: Counter = "adit_stream_bytes_total" ["direction=\"out\""],
+    /// Flows (players' UDP conversations) that are open now.
+    flows: Gauge = "adit_flows",
+    /// Flows that were opened.
+    flows_opened: Counter = "adit_flows_opened_total",
+    /// Datagrams from players to game servers.
+    datagrams_in: Counter = "adit_datagrams_total" ["direction=\"in\""],
+    /// Datagrams from game servers to players.
+    datagrams_out: Counter = "adit_datagrams_total" ["direction=\"out\""],
+    /// Bytes in datagrams from players to game servers.
+    datagram_bytes_in: Counter = "adit_datagram_bytes_total" ["direction=\"in\""],
+    /// Bytes in datagrams from game servers to players.
+    datagram_bytes_out: Counter = "adit_datagram_bytes_total" ["direction=\"out\""],
+    /// Datagrams dropped because the queue to the tunnel was full.
+    drop_queue_full: Counter = "adit_datagrams_dropped_total" ["reason=\"queue_full\""],
+    /// Datagrams dropped because they had waited too long to be of use.
+    drop_too_old: Counter = "adit_datagrams_dropped_total" ["reason=\"too_old\""],
+    /// Datagrams dropped because no tunnel stood.
+    drop_no_tunnel: Counter = "adit_datagrams_dropped_total" ["reason=\"no_tunnel\""],
+    /// Datagrams dropped because they were larger than fragments can carry.
+    drop_too_large: Counter = "adit_datagrams_dropped_total" ["reason=\"too_large\""],
+    /// Datagrams dropped because their flow is unknown.
+    drop_unknown_flow: Counter = "adit_datagrams_dropped_total" ["reason=\"unknown_flow\""],
+    /// Datagrams dropped because they name a service that the client does not have.
+    drop_unknown_service: Counter = "adit_datagrams_dropped_total" ["reason=\"unknown_service\""],
+    /// Datagrams dropped because they could not be read.
+    drop_malformed: Counter = "adit_datagrams_dropped_total" ["reason=\"malformed\""],
+    /// Datagrams dropped because fragments were missing or contradicted each other.
+    drop_fragments: Counter = "adit_datagrams_dropped_total" ["reason=\"fragments\""],
+    /// Datagrams dropped because the player's address holds too many flows.
+    drop_address_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"address_cap\""],
+    /// Datagrams dropped because the service holds too many flows.
+    drop_service_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"service_cap\""],
+    /// Datagrams dropped because they came twice.
+    drop_duplicate: Counter = "adit_datagrams_dropped_total" ["reason=\"duplicate\""],
+    /// Datagrams that a socket refused: the target's ICMP, a full socket buffer, an unreachable player.
+    drop_socket: Counter = "adit_datagrams_dropped_total" ["reason=\"socket\""],
+    /// Datagrams dropped because no descriptor or socket was to be had for their flow.
+    drop_no_socket: Counter = "adit_datagrams_dropped_total" ["reason=\"no_socket\""],
+    /// Datagrams dropped because the target's name does not resolve.
+    drop_unresolved: Counter = "adit_datagrams_dropped_total" ["reason=\"unresolved\""],
+    /// Flows that made room for others before they were ever answered.
+    flows_evicted: Counter = "adit_flows_evicted_total",
+    /// Streams ended because the target refused the connection.
+    stream_target_refused: Counter = "adit_streams_failed_total" ["reason=\"target_refused\""],
+    /// Streams ended because the target could not be reached.
+    stream_target_unreachable: Counter = "adit_streams_failed_total" ["reason=\"target_unreachable\""],
+    /// Streams ended because the target's name does not resolve.
+    stream_unresolved: Counter = "adit_streams_failed_total" ["reason=\"unresolved\""],
+    /// Streams ended because they name a service that the client does not have.
+    stream_no_service: Counter = "adit_streams_failed_total" ["reason=\"no_service\""],
+    /// Streams ended because no tunnel stood, or none came back in time.
+    stream_no_tunnel: Counter = "adit_streams_failed_total" ["reason=\"no_tunnel\""],
+    /// Streams ended because their channel broke.
+    stream_broken: Counter = "adit_streams_failed_total" ["reason=\"broken\""],
+    /// Streams ended because the peer broke the protocol.
+    stream_misbehaved: Counter = "adit_streams_failed_total" ["reason=\"misbehaved\""],
+    /// Streams ended by a reset of the player or the target.
+    stream_reset: Counter = "adit_streams_failed_total" ["reason=\"reset\""],
+    /// Players refused because a limit of connections was reached.
+    stream_limit: Counter = "adit_streams_failed_total" ["reason=\"limit\""],
+    /// Connections refused because the process had no descriptors left.
+    no_descriptors: Counter = "adit_descriptors_exhausted_total",
+    /// Handshakes that failed or timed out.
+    handshakes_failed: Counter = "adit_handshakes_failed_total",
+    /// First messages not looked at because too many handshakes were under way or had cost too much.
+    handshakes_ignored: Counter = "adit_handshakes_ignored_total",
+    /// First messages answered with Retry.
+    handshakes_retried: Counter = "adit_handshakes_retried_total",
+    /// Packets at the tunnel's socket that no client sent: other QUIC versions, random bytes.
+    strangers: Counter = "adit_stranger_packets_total",
+    /// Instances that were refused.
+    instances_refused: Counter = "adit_instances_refused_total",
+    /// Tasks that ended in a panic and were started again.
+    panics: Counter = "adit_panics_total",
+}
+
+/// One number that many tasks count in.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, n: u64) {
+        // Relaxed: counters order nothing.
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn one(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+}
+
+/// Counts a gauge up for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    metrics: std::sync::Arc<Metrics>,
+    of: fn(&Metrics) -> &Counter,
+}
+
+impl Gauge {
+    pub(crate) fn new(metrics: &std::sync::Arc<Metrics>, of: fn(&Metrics) -> &Counter) -> Self {
+        of(metrics).one();
+        Self {
+            metrics: metrics.clone(),
+            of,
+        }
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        (self.of)(&self.metrics).sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_unique() {
+        let mut seen = HashSet::new();
+        for row in Snapshot::default().rows() {
+            assert!(row.name.starts_with("adit_"));
+            assert_eq!(
+                row.name.ends_with("_total"),
+                row.kind == Kind::Counter,
+                "{}",
+                row.name
+            );
+            assert!(seen.insert((row.name, row.label)), "{row:?}");
+            assert!(!row.help.trim().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_gauge_falls_when_its_guard_is_dropped() {
+        let metrics = Arc::new(Metrics::default());
+        let guard = Gauge::new(&metrics, |m| &m.streams);
+        assert_eq!(metrics.snapshot().streams, 1);
+        drop(guard);
+        assert_eq!(metrics.snapshot().streams, 0);
+    }
+}

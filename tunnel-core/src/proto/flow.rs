@@ -1,0 +1,383 @@
+//! The relay's table of one service's flows: which player is which [`FlowId`], and for how long.
+//!
+//! A packet costs a look-up and touches one entry; nothing is allocated, and no flow has a timer of its own:
+//! entries hang in two lists by the time of their last packet, and only the lists' ends are looked at.
+//!
+//! ```
+//! use std::time::Instant;
+//! use tunnel_core::{
+//!     instance::FlowLimits,
+//!     proto::{datagram::FlowId, flow::{FlowKey, FlowTable}},
+//! };
+//!
+//! let mut next = 0;
+//! let mut table = FlowTable::new(FlowLimits::default());
+//! let key = FlowKey::new("192.0.2.1:50000".parse()?, "198.51.100.1".parse()?, 0);
+//! let now = Instant::now();
+//! let admitted = table.handle_player_packet(now, key, || {
+//!     next += 1;
+//!     FlowId(next)
+//! })?;
+//! assert!(admitted.created && !admitted.flow.open_acknowledged);
+//!
+//! let flow = table.handle_reply(now, FlowId(1)).expect("it is there");
+//! assert!(flow.open_acknowledged);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::{
+    collections::{HashMap, hash_map},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use crate::{instance::FlowLimits, proto::datagram::FlowId};
+
+/// How long a flow lives that nothing ever came back on. 10 s: longer than any game waits for its server's first
+/// packet, and short enough that a flood from forged addresses does not keep what it takes.
+pub const UNANSWERED: Duration = Duration::from_secs(10);
+
+/// How exact the clock of an answered or unanswered flow is: a flow lives up to this much longer, so that a packet
+/// moves its flow in its list at most once a second.
+pub const GRANULARITY: Duration = Duration::from_secs(1);
+
+/// What a player's packets have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    player: SocketAddr,
+    local: IpAddr,
+    port_index: u16,
+}
+
+impl FlowKey {
+    /// A player at one port of the service. IPv4-mapped addresses count as IPv4, and IPv6 flow labels do not count.
+    pub fn new(player: SocketAddr, local: IpAddr, port_index: u16) -> Self {
+        let player = match (player, player.ip().to_canonical()) {
+            (SocketAddr::V6(mut v6), IpAddr::V6(_)) => {
+                v6.set_flowinfo(0);
+                v6.into()
+            }
+            (_, ip) => SocketAddr::new(ip, player.port()),
+        };
+        Self {
+            player,
+            local: local.to_canonical(),
+            port_index,
+        }
+    }
+
+    /// The player: where replies go.
+    pub const fn player(&self) -> SocketAddr {
+        self.player
+    }
+
+    /// The relay's address that the player sent to: where replies come from.
+    pub const fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Which port of the service's range, from 0.
+    pub const fn port_index(&self) -> u16 {
+        self.port_index
+    }
+}
+
+/// A flow of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// What the tunnel calls it.
+    pub id: FlowId,
+    /// Whose it is.
+    pub key: FlowKey,
+    /// A packet came back: the client knows the flow, and OPEN need not be sent any more.
+    pub open_acknowledged: bool,
+}
+
+/// What became of a player's packet that may pass.
+#[derive(Debug)]
+pub struct Admitted<'a> {
+    /// The packet's flow.
+    pub flow: &'a Flow,
+    /// Whether the flow is new.
+    pub created: bool,
+    /// The flow, never answered, whose place the new one took. The client is to be told.
+    pub evicted: Option<Flow>,
+}
+
+/// Why a player's packet may not pass. Drop it and count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowDrop {
+    /// The player's address holds as many flows as one may.
+    #[error("the player's address has too many flows")]
+    AddressFull,
+    /// The service holds as many flows as it may, all of them answered.
+    #[error("the service has too many flows")]
+    ServiceFull,
+}
+
+/// The flows of one service.
+#[derive(Debug)]
+pub struct FlowTable {
+    limits: FlowLimits,
+    by_key: HashMap<FlowKey, usize>,
+    by_id: HashMap<FlowId, usize>,
+    /// Flows by player's address; of IPv6 by /64, which is what one player is given.
+    by_address: HashMap<IpAddr, u32>,
+    nodes: Vec<Node>,
+    /// Nodes that hold no flow.
+    free: Vec<usize>,
+    unanswered: List,
+    answered: List,
+}
+
+impl FlowTable {
+    /// An empty table.
+    pub fn new(limits: FlowLimits) -> Self {
+        Self {
+            limits,
+            by_key: HashMap::new(),
+            by_id: HashMap::new(),
+            by_address: HashMap::new(),
+            nodes: Vec::new(),
+            free: Vec::new(),
+            unanswered: List::default(),
+            answered: List::default(),
+        }
+    }
+
+    /// Other limits from now on. Flows past a lowered cap stay until they end by themselves.
+    pub const fn set_limits(&mut self, limits: FlowLimits) {
+        self.limits = limits;
+    }
+
+    /// A packet came from a player. A flow that is not there yet is made, with an id from `allocate`.
+    ///
+    /// Where the service is full, the flow that was silent for longest of those never answered makes room.
+    pub fn handle_player_packet(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        allocate: impl FnOnce() -> FlowId,
+    ) -> Result<Admitted<'_>, FlowDrop> {
+        let (at, created, evicted) = if let Some(&at) = self.by_key.get(&key) {
+            self.touch(now, at);
+            (at, false, None)
+        } else {
+            let evicted = self.make_room(key)?;
+            (self.insert(now, key, allocate()), true, evicted)
+        };
+        Ok(Admitted {
+            flow: &self.nodes[at].flow,
+            created,
+            evicted,
+        })
+    }
+
+    /// A packet came back on a flow. `None` for a flow that is not there: drop the packet and count it.
+    pub fn handle_reply(&mut self, now: Instant, id: FlowId) -> Option<&Flow> {
+        let at = *self.by_id.get(&id)?;
+        if self.nodes[at].flow.open_acknowledged {
+            self.touch(now, at);
+        } else {
+            self.unlink(at);
+            self.nodes[at].flow.open_acknowledged = true;
+            self.link(now, at);
+        }
+        Some(&self.nodes[at].flow)
+    }
+
+    /// Another process of the client took over: it knows none of the flows, and each has to be opened again.
+    pub fn handle_client_changed(&mut self, now: Instant) {
+        while let Some(at) = self.answered.oldest {
+            self.unlink(at);
+            self.nodes[at].flow.open_acknowledged = false;
+            self.link(now, at);
+        }
+    }
+
+    /// When a flow may have expired: call [`poll_expired`](Self::poll_expired) then.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ends = [&self.unanswered, &self.answered].map(|list| self.expiry(list));
+        ends.into_iter().flatten().min()
+    }
+
+    /// Removes a flow whose time is over; call until `None`. The client is to be told.
+    pub fn poll_expired(&mut self, now: Instant) -> Option<Flow> {
+        let at = [&self.unanswered, &self.answered]
+            .into_iter()
+            .filter(|list| self.expiry(list).is_some_and(|end| end <= now))
+            .find_map(|list| list.oldest)?;
+        Some(self.remove_at(at))
+    }
+
+    /// Removes a flow: the client closed it, or does not know it.
+    pub fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        let at = *self.by_id.get(&id)?;
+        Some(self.remove_at(at))
+    }
+
+    /// The flow of an id.
+    pub fn get(&self, id: FlowId) -> Option<&Flow> {
+        self.by_id.get(&id).map(|at| &self.nodes[*at].flow)
+    }
+
+    /// All flows, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.by_id.values().map(|at| &self.nodes[*at].flow)
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Sees to it that one more flow of this key may be.
+    fn make_room(&mut self, key: FlowKey) -> Result<Option<Flow>, FlowDrop> {
+        let address = by_prefix(key.player.ip());
+        if self.by_address.get(&address).copied().unwrap_or_default() >= self.limits.per_address {
+            return Err(FlowDrop::AddressFull);
+        }
+        if self.by_id.len() < self.limits.per_service as usize {
+            return Ok(None);
+        }
+        let oldest = self.unanswered.oldest.ok_or(FlowDrop::ServiceFull)?;
+        Ok(Some(self.remove_at(oldest)))
+    }
+
+    fn insert(&mut self, now: Instant, key: FlowKey, id: FlowId) -> usize {
+        let node = Node {
+            flow: Flow {
+                id,
+                key,
+                open_acknowledged: false,
+            },
+            touched: now,
+            older: None,
+            newer: None,
+        };
+        let at = match self.free.pop() {
+            Some(at) => {
+                self.nodes[at] = node;
+                at
+            }
+            None => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+        };
+        self.by_key.insert(key, at);
+        self.by_id.insert(id, at);
+        *self
+            .by_address
+            .entry(by_prefix(key.player.ip()))
+            .or_default() += 1;
+        self.link(now, at);
+        at
+    }
+
+    fn remove_at(&mut self, at: usize) -> Flow {
+        self.unlink(at);
+        let flow = self.nodes[at].flow;
+        self.free.push(at);
+        self.by_key.remove(&flow.key);
+        self.by_id.remove(&flow.id);
+        let address = by_prefix(flow.key.player.ip());
+        if let hash_map::Entry::Occupied(mut count) = self.by_address.entry(address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        flow
+    }
+
+    /// The flow is alive. Most packets only read the entry.
+    fn touch(&mut self, now: Instant, at: usize) {
+        if now.saturating_duration_since(self.nodes[at].touched) >= GRANULARITY {
+            self.unlink(at);
+            self.link(now, at);
+        }
+    }
+
+    /// When the list's oldest flow ends: its last packet came less than [`GRANULARITY`] after `touched`.
+    fn expiry(&self, list: &List) -> Option<Instant> {
+        let node = &self.nodes[list.oldest?];
+        let life = if node.flow.open_acknowledged {
+            self.limits.idle
+        } else {
+            UNANSWERED
+        };
+        node.touched.checked_add(life.saturating_add(GRANULARITY))
+    }
+
+    /// Hangs a node in at the young end of its list.
+    fn link(&mut self, now: Instant, at: usize) {
+        let list = if self.nodes[at].flow.open_acknowledged {
+            &mut self.answered
+        } else {
+            &mut self.unanswered
+        };
+        let newest = list.newest.replace(at);
+        if newest.is_none() {
+            list.oldest = Some(at);
+        }
+        if let Some(newest) = newest {
+            self.nodes[newest].newer = Some(at);
+        }
+        let node = &mut self.nodes[at];
+        node.touched = now;
+        node.older = newest;
+        node.newer = None;
+    }
+
+    fn unlink(&mut self, at: usize) {
+        let node = &self.nodes[at];
+        let (older, newer) = (node.older, node.newer);
+        let list = if node.flow.open_acknowledged {
+            &mut self.answered
+        } else {
+            &mut self.unanswered
+        };
+        match older {
+            Some(older) => self.nodes[older].newer = newer,
+            None => list.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.nodes[newer].older = older,
+            None => list.newest = older,
+        }
+    }
+}
+
+/// A flow in its list. Indices are the table's own, never a peer's.
+#[derive(Debug)]
+struct Node {
+    flow: Flow,
+    touched: Instant,
+    older: Option<usize>,
+    newer: Option<usize>,
+}
+
+/// The ends of a list of nodes, by the time of their last packet.
+#[derive(Debug, Default)]
+struct List {
+    oldest: Option<usize>,
+    newest: Option<usize>,
+}
+
+/// An address as flows are counted by.
+fn by_prefix(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

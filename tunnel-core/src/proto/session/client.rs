@@ -1,0 +1,490 @@
+//! The client's side of the control conversation: what should be bound, what is, and what is tried again when.
+//!
+//! It outlives the tunnels: after [`handle_connected`](ClientSession::handle_connected) everything is declared anew.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    instance::{Instance, InstanceId, Service},
+    key::Psk,
+    proto::{
+        backoff::Backoff,
+        message::{Code, Message, Revision, ServiceDeclaration, ServiceId},
+        session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+    },
+};
+
+/// A client's wishes and what became of them.
+#[derive(Debug)]
+pub struct ClientSession {
+    instances: BTreeMap<InstanceId, Entry>,
+    connected: Option<Connected>,
+    next_service: u32,
+    next_revision: u64,
+    messages: VecDeque<Message>,
+    events: VecDeque<ClientEvent>,
+    /// Xorshift state for jitter, seeded by the caller: the session has no randomness of its own.
+    jitter: u64,
+}
+
+#[derive(Debug)]
+struct Connected {
+    heartbeat: Heartbeat,
+    welcomed: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    wanted: Version,
+    /// Older versions that the relay may hold until it has bound `wanted`, oldest first: their players go on.
+    earlier: Vec<Version>,
+    state: InstanceState,
+    backoff: Backoff,
+    retry_at: Option<Instant>,
+}
+
+/// One revision of an instance with the ids of its services, in their order.
+#[derive(Debug, Clone)]
+struct Version {
+    instance: Instance,
+    revision: Revision,
+    ids: Vec<ServiceId>,
+    /// The relay may hold it: it was declared, and not refused since.
+    may_be_held: bool,
+    /// The relay has held it, and may hold it even where it refuses to bind it anew on another tunnel.
+    was_bound: bool,
+}
+
+/// What became of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceState {
+    /// Not declared yet, or not answered.
+    Pending,
+    /// All of its services are bound.
+    Bound,
+    /// The relay refused it; it is tried again.
+    Refused {
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+    },
+}
+
+/// What the client is to do, or may tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientEvent {
+    /// The relay has let the client in.
+    Welcome {
+        /// The client's name at the relay.
+        name: String,
+        /// The lasting PSK, in enrolment.
+        psk: Option<Psk>,
+        /// How long the relay holds the ports of a lost tunnel.
+        lease: Duration,
+    },
+    /// The relay does not let the client in, or ends the tunnel.
+    Ended {
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+    },
+    /// All services of an instance are bound.
+    Bound(InstanceId),
+    /// The relay refused an instance, or had to unbind it; it is tried again.
+    Refused {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+        /// When it is tried again.
+        retry_in: Duration,
+    },
+    /// The relay wants so many idle lanes.
+    LanesWanted(u32),
+    /// The relay takes no new players.
+    Drain,
+    /// Whether the relay answers has changed.
+    Liveness(Liveness),
+    /// Which services exist has changed: [`ClientSession::services`] says how.
+    ServicesChanged,
+}
+
+impl ClientSession {
+    /// A session without instances. `seed` is 64 random bits.
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            instances: BTreeMap::new(),
+            connected: None,
+            next_service: 0,
+            next_revision: 0,
+            messages: VecDeque::new(),
+            events: VecDeque::new(),
+            jitter: seed | 1,
+        }
+    }
+
+    /// Adds an instance, or changes it; nothing happens if it is the same already.
+    pub fn insert(&mut self, instance: Instance) {
+        let id = instance.id().clone();
+        if self
+            .instances
+            .get(&id)
+            .is_some_and(|entry| entry.wanted.instance == instance)
+        {
+            return;
+        }
+        let wanted = self.version(instance);
+        let mut entry = Entry {
+            wanted,
+            earlier: (self.instances.remove(&id)).map_or_else(Vec::new, Entry::into_versions),
+            state: InstanceState::Pending,
+            backoff: Backoff::new(RETRY_LEAST, RETRY_MOST),
+            retry_at: None,
+        };
+        if self.is_welcome() {
+            self.messages.push_back(entry.wanted.declare());
+        }
+        self.instances.insert(id, entry);
+        self.events.push_back(ClientEvent::ServicesChanged);
+    }
+
+    /// Removes an instance. Returns whether it was there.
+    pub fn remove(&mut self, id: &InstanceId) -> bool {
+        if self.instances.remove(id).is_none() {
+            return false;
+        }
+        let revision = self.revision();
+        if self.is_welcome() {
+            self.messages.push_back(Message::Withdraw {
+                instance: id.clone(),
+                revision,
+            });
+        }
+        self.events.push_back(ClientEvent::ServicesChanged);
+        true
+    }
+
+    /// The instances and what became of them.
+    pub fn instances(&self) -> impl Iterator<Item = (&Instance, &InstanceState)> {
+        self.instances
+            .values()
+            .map(|entry| (&entry.wanted.instance, &entry.state))
+    }
+
+    /// Every service that the relay may name: those wanted, and those still bound.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceId, &InstanceId, &Service)> {
+        self.instances
+            .values()
+            .flat_map(|entry| std::iter::once(&entry.wanted).chain(&entry.earlier))
+            .flat_map(|version| {
+                let id = version.instance.id();
+                version
+                    .ids
+                    .iter()
+                    .zip(version.instance.services())
+                    .map(move |(n, s)| (*n, id, s))
+            })
+    }
+
+    /// Whether every instance is bound.
+    pub fn is_all_bound(&self) -> bool {
+        self.is_welcome()
+            && self
+                .instances
+                .values()
+                .all(|entry| entry.state == InstanceState::Bound)
+    }
+
+    /// A tunnel stands; the relay's WELCOME is awaited.
+    pub fn handle_connected(&mut self, now: Instant) {
+        self.messages.clear();
+        self.connected = Some(Connected {
+            heartbeat: Heartbeat::new(now, HEARTBEAT),
+            welcomed: false,
+        });
+        // A QUIC stream exists for the relay only once something was said on it.
+        self.messages.push_back(Message::Ping { number: 0 });
+    }
+
+    /// The tunnel is gone. What was bound may still be held by the relay, but is pending until it says so.
+    pub fn handle_disconnected(&mut self) {
+        self.connected = None;
+        self.messages.clear();
+        for entry in self.instances.values_mut() {
+            if entry.state == InstanceState::Bound {
+                entry.state = InstanceState::Pending;
+            }
+            entry.retry_at = None;
+        }
+    }
+
+    /// A message came from the relay.
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+    ) -> Result<(), SessionMisbehaved> {
+        let Some(connected) = &mut self.connected else {
+            return Ok(());
+        };
+        if connected.heartbeat.handle_heard(now) {
+            self.events
+                .push_back(ClientEvent::Liveness(Liveness::Alive));
+        }
+        match message {
+            Message::Welcome {
+                psk, client, lease, ..
+            } => {
+                if std::mem::replace(&mut connected.welcomed, true) {
+                    return Err(SessionMisbehaved::WelcomeTwice);
+                }
+                self.messages.extend(
+                    self.instances
+                        .values_mut()
+                        .map(|entry| entry.wanted.declare()),
+                );
+                self.events.push_back(ClientEvent::Welcome {
+                    name: client.as_str().into(),
+                    psk,
+                    lease,
+                });
+            }
+            Message::Reject { code, text } | Message::Goodbye { code, text } => {
+                self.events.push_back(ClientEvent::Ended {
+                    code,
+                    text: text.as_str().into(),
+                });
+            }
+            Message::Bound { instance, revision } => self.handle_bound(instance, revision),
+            Message::Refused {
+                instance,
+                revision,
+                code,
+                text,
+                ..
+            } => self.handle_refused(now, instance, revision, code, text.as_str().into()),
+            Message::Unbound {
+                instance,
+                revision,
+                code,
+                text,
+            } => {
+                if let Some(version) =
+                    (self.instances.get_mut(&instance)).and_then(|entry| entry.version(revision))
+                {
+                    version.was_bound = false;
+                }
+                self.handle_refused(now, instance, revision, code, text.as_str().into());
+            }
+            Message::Ping { number } => self.messages.push_back(Message::Pong { number }),
+            Message::Pong { number } => connected.heartbeat.handle_pong(now, number),
+            Message::Lanes { idle } => self
+                .events
+                .push_back(ClientEvent::LanesWanted(idle.count().into())),
+            Message::Drain { .. } => self.events.push_back(ClientEvent::Drain),
+            other => return Err(SessionMisbehaved::WrongDirection(other.name())),
+        }
+        Ok(())
+    }
+
+    /// The time that [`poll_timeout`](Self::poll_timeout) named has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let Some(connected) = &mut self.connected else {
+            return;
+        };
+        let (ping, liveness) = connected.heartbeat.handle_timeout(now);
+        self.messages.extend(ping);
+        self.events.extend(liveness.map(ClientEvent::Liveness));
+        for entry in self.instances.values_mut() {
+            if entry.retry_at.is_some_and(|at| at <= now) {
+                entry.retry_at = None;
+                self.messages.push_back(entry.wanted.declare());
+            }
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due; `None` without a tunnel.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let heartbeat = self.connected.as_ref()?.heartbeat.poll_timeout();
+        let retries = self.instances.values().filter_map(|entry| entry.retry_at);
+        Some(retries.fold(heartbeat, Instant::min))
+    }
+
+    /// Sends a message.
+    pub fn send(&mut self, message: Message) {
+        if self.connected.is_some() {
+            self.messages.push_back(message);
+        }
+    }
+
+    /// The next message to send.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        self.messages.pop_front()
+    }
+
+    /// The next thing to do.
+    pub fn poll_event(&mut self) -> Option<ClientEvent> {
+        self.events.pop_front()
+    }
+
+    /// The control stream's last round trip.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.connected.as_ref()?.heartbeat.rtt()
+    }
+
+    fn handle_bound(&mut self, instance: InstanceId, revision: Revision) {
+        // An answer to an instance removed meanwhile says nothing.
+        let Some(entry) = self.instances.get_mut(&instance) else {
+            return;
+        };
+        // What the relay has bound takes the place of all before it.
+        if entry.forget(|version| version.revision < revision) {
+            self.events.push_back(ClientEvent::ServicesChanged);
+        }
+        if let Some(version) = entry.version(revision) {
+            version.was_bound = true;
+        }
+        if entry.wanted.revision != revision {
+            return;
+        }
+        entry.state = InstanceState::Bound;
+        entry.backoff.reset();
+        entry.retry_at = None;
+        self.events.push_back(ClientEvent::Bound(instance));
+    }
+
+    fn handle_refused(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        revision: Revision,
+        code: Code,
+        text: String,
+    ) {
+        let random = self.random();
+        let Some(entry) = self.instances.get_mut(&instance) else {
+            return;
+        };
+        if let Some(version) = entry.version(revision) {
+            version.may_be_held = version.was_bound;
+        }
+        if entry.forget(|version| !version.may_be_held) {
+            self.events.push_back(ClientEvent::ServicesChanged);
+        }
+        if entry.wanted.revision != revision {
+            return;
+        }
+        let retry_in = entry.backoff.next(random);
+        entry.retry_at = Some(now + retry_in);
+        entry.state = InstanceState::Refused {
+            code,
+            text: text.clone(),
+        };
+        self.events.push_back(ClientEvent::Refused {
+            instance,
+            code,
+            text,
+            retry_in,
+        });
+    }
+
+    fn is_welcome(&self) -> bool {
+        self.connected
+            .as_ref()
+            .is_some_and(|connected| connected.welcomed)
+    }
+
+    fn version(&mut self, instance: Instance) -> Version {
+        let ids = instance
+            .services()
+            .iter()
+            .map(|_| {
+                self.next_service = self.next_service.wrapping_add(1);
+                ServiceId(self.next_service)
+            })
+            .collect();
+        Version {
+            instance,
+            revision: self.revision(),
+            ids,
+            may_be_held: false,
+            was_bound: false,
+        }
+    }
+
+    const fn revision(&mut self) -> Revision {
+        self.next_revision += 1;
+        Revision(self.next_revision)
+    }
+
+    const fn random(&mut self) -> u64 {
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        self.jitter
+    }
+}
+
+impl Entry {
+    /// The versions that the relay may hold, oldest first.
+    fn into_versions(self) -> Vec<Version> {
+        let mut versions = self.earlier;
+        versions.push(self.wanted);
+        versions.retain(|version| version.may_be_held);
+        if versions.len() > EARLIER_MAX {
+            // The oldest is what the relay has bound for certain.
+            versions.remove(1);
+        }
+        versions
+    }
+
+    fn version(&mut self, revision: Revision) -> Option<&mut Version> {
+        let versions = std::iter::once(&mut self.wanted).chain(&mut self.earlier);
+        versions.into_iter().find(|it| it.revision == revision)
+    }
+
+    /// Forgets earlier versions. Returns whether there were any.
+    fn forget(&mut self, is_gone: impl Fn(&Version) -> bool) -> bool {
+        let before = self.earlier.len();
+        self.earlier.retain(|version| !is_gone(version));
+        self.earlier.len() != before
+    }
+}
+
+impl Version {
+    fn declare(&mut self) -> Message {
+        self.may_be_held = true;
+        let services = self
+            .ids
+            .iter()
+            .zip(self.instance.services())
+            .map(|(id, service)| ServiceDeclaration {
+                id: *id,
+                name: service.name.clone(),
+                protocol: service.protocol,
+                public: service.public,
+                optimize: service.optimize,
+                flows: service.flows,
+            });
+        Message::Declare {
+            instance: self.instance.id().clone(),
+            revision: self.revision,
+            services: services.collect(),
+        }
+    }
+}
+
+/// First wait before a refused instance is declared again: a port that another process just gave up is soon free.
+const RETRY_LEAST: Duration = Duration::from_millis(500);
+/// Versions of one instance that are kept until the relay answers: 4 changes within one round trip.
+const EARLIER_MAX: usize = 4;
+/// Longest wait: half a minute after the reason went away, the instance is bound.
+const RETRY_MOST: Duration = Duration::from_secs(30);

@@ -1,0 +1,898 @@
+use std::collections::HashSet;
+
+use super::{
+    client::{ClientEvent, ClientSession, InstanceState},
+    relay::{RelayEvent, RelaySession},
+    *,
+};
+use crate::{
+    instance::{Instance, InstanceId, RawInstance, RawService},
+    key::Psk,
+    proto::message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// An instance with a service for each of these public ports, all of them led to port 1000 of `target`.
+fn instance(id: &str, target: &str, ports: &[u16]) -> Instance {
+    let service = |port: &u16| RawService {
+        name: format!("s{port}"),
+        protocol: "both".into(),
+        public_port: Some(port.to_string()),
+        target: format!("{target}:1000"),
+        ..RawService::default()
+    };
+    let raw = RawInstance {
+        id: id.into(),
+        services: ports.iter().map(service).collect(),
+    };
+    Instance::try_from(&raw).unwrap()
+}
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn welcome() -> Message {
+    Message::Welcome {
+        version: 1,
+        heartbeat: HEARTBEAT,
+        lease: LEASE,
+        psk: None,
+        client: Text::new("node-1"),
+        software: Text::new("adit/0"),
+    }
+}
+
+fn bound(instance: &str, revision: Revision) -> Message {
+    Message::Bound {
+        instance: id(instance),
+        revision,
+    }
+}
+
+fn refused(instance: &str, revision: Revision) -> Message {
+    Message::Refused {
+        instance: id(instance),
+        revision,
+        code: Code::PortInUse,
+        text: Text::new("port 7777 is in use"),
+        port: Some(7777),
+    }
+}
+
+/// A client's session and the clock that it is told.
+struct Client {
+    session: ClientSession,
+    now: Instant,
+}
+
+/// A declaration as the relay sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Declared {
+    instance: String,
+    revision: Revision,
+    ids: Vec<ServiceId>,
+}
+
+impl Client {
+    fn new() -> Self {
+        Self {
+            session: ClientSession::new(7),
+            now: Instant::now(),
+        }
+    }
+
+    /// A client whose tunnel stands.
+    fn welcomed() -> Self {
+        let mut client = Self::new();
+        client.connect();
+        client
+    }
+
+    fn connect(&mut self) {
+        self.session.handle_connected(self.now);
+        self.hear(welcome());
+    }
+
+    fn hear(&mut self, message: Message) {
+        self.session.handle_message(self.now, message).unwrap();
+    }
+
+    /// Lets time pass until the session wants to be woken, and wakes it.
+    fn sleep(&mut self) {
+        self.now = self.session.poll_timeout().unwrap();
+        self.session.handle_timeout(self.now);
+    }
+
+    fn sent(&mut self) -> Vec<Message> {
+        std::iter::from_fn(|| self.session.poll_message()).collect()
+    }
+
+    fn events(&mut self) -> Vec<ClientEvent> {
+        std::iter::from_fn(|| self.session.poll_event()).collect()
+    }
+
+    /// What was declared since the last look, whatever else was said.
+    fn declared(&mut self) -> Vec<Declared> {
+        let declared = |message| match message {
+            Message::Declare {
+                instance,
+                revision,
+                services,
+            } => Some(Declared {
+                instance: instance.as_str().into(),
+                revision,
+                ids: services.iter().map(|service| service.id).collect(),
+            }),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(declared).collect()
+    }
+
+    /// Declares an instance and has it bound.
+    fn bind(&mut self, instance: Instance) -> Declared {
+        let name = instance.id().as_str().to_owned();
+        self.session.insert(instance);
+        let declared = self.declared().pop().unwrap();
+        self.hear(bound(&name, declared.revision));
+        self.events();
+        declared
+    }
+
+    /// The services that the relay may name, with the hosts they lead to.
+    fn services(&self) -> Vec<(ServiceId, String)> {
+        let service = |(id, _, service): (ServiceId, _, &crate::instance::Service)| {
+            (id, service.target.host.to_string())
+        };
+        self.session.services().map(service).collect()
+    }
+
+    fn state(&self, instance: &str) -> InstanceState {
+        let found = self
+            .session
+            .instances()
+            .find(|(it, _)| it.id().as_str() == instance);
+        found.unwrap().1.clone()
+    }
+}
+
+#[test]
+fn a_client_speaks_first_and_declares_nothing_before_it_is_welcome() {
+    let mut client = Client::new();
+    client.session.insert(instance("a", "old", &[7777]));
+    assert_eq!(client.sent(), []);
+    client.session.handle_connected(client.now);
+    assert_eq!(client.sent(), [Message::Ping { number: 0 }]);
+    client.session.insert(instance("b", "old", &[8888]));
+    assert_eq!(client.sent(), []);
+
+    client.hear(welcome());
+    let instances: Vec<_> = client.declared().into_iter().map(|d| d.instance).collect();
+    assert_eq!(instances, ["a", "b"]);
+    let events = client.events();
+    assert!(
+        events.contains(&ClientEvent::Welcome {
+            name: "node-1".into(),
+            psk: None,
+            lease: LEASE
+        }),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn an_instance_is_pending_until_the_relay_has_bound_it() {
+    let mut client = Client::welcomed();
+    client.sent();
+    client.session.insert(instance("a", "old", &[7777]));
+    let declared = client.declared().pop().unwrap();
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    assert!(!client.session.is_all_bound());
+
+    client.events();
+    client.hear(bound("a", declared.revision));
+    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.session.is_all_bound());
+    assert_eq!(client.events(), [ClientEvent::Bound(id("a"))]);
+}
+
+#[test]
+fn nothing_is_bound_before_the_client_is_welcome_even_without_instances() {
+    let mut client = Client::new();
+    assert!(!client.session.is_all_bound());
+    client.session.handle_connected(client.now);
+    assert!(
+        !client.session.is_all_bound(),
+        "the relay may yet reject us"
+    );
+    client.hear(welcome());
+    assert!(client.session.is_all_bound());
+    client.session.handle_disconnected();
+    assert!(!client.session.is_all_bound());
+}
+
+#[test]
+fn inserting_the_same_instance_again_does_nothing() {
+    let mut client = Client::welcomed();
+    client.bind(instance("a", "old", &[7777]));
+    client.session.insert(instance("a", "old", &[7777]));
+    assert_eq!(client.sent(), []);
+    assert_eq!(client.events(), []);
+    assert_eq!(client.state("a"), InstanceState::Bound);
+}
+
+#[test]
+fn a_refused_instance_is_declared_again_after_a_wait_that_grows() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    let first = client.declared().pop().unwrap();
+    client.events();
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        client.hear(refused("a", first.revision));
+        assert!(matches!(
+            client.state("a"),
+            InstanceState::Refused { code: Code::PortInUse, text } if text == "port 7777 is in use"
+        ));
+        let events = client.events();
+        let [
+            ClientEvent::Refused {
+                instance, retry_in, ..
+            },
+        ] = &events[..]
+        else {
+            panic!("{events:?}");
+        };
+        assert_eq!(instance, &id("a"));
+        waits.push(*retry_in);
+        let due = client.now + *retry_in;
+        let again = loop {
+            assert_eq!(client.declared(), [], "before its time");
+            client.sleep();
+            // The relay answers heartbeats meanwhile.
+            client.hear(Message::Ping { number: 1 });
+            client.events();
+            if client.now >= due {
+                break client.declared();
+            }
+        };
+        assert_eq!(
+            again,
+            std::slice::from_ref(&first),
+            "the same revision, the same ids"
+        );
+    }
+    assert!(waits[0] >= Duration::from_millis(250) && waits[0] <= Duration::from_millis(500));
+    assert!(waits[3] >= Duration::from_secs(2), "{waits:?}");
+    let longest = waits.iter().max().unwrap();
+    assert!(*longest <= Duration::from_secs(30), "{waits:?}");
+    assert!(waits[11] >= Duration::from_secs(15), "{waits:?}");
+}
+
+#[test]
+fn being_bound_makes_the_next_wait_short_again() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    let revision = client.declared().pop().unwrap().revision;
+    for _ in 0..8 {
+        client.hear(refused("a", revision));
+    }
+    client.hear(bound("a", revision));
+    assert_eq!(client.state("a"), InstanceState::Bound);
+    client.events();
+    client.hear(Message::Unbound {
+        instance: id("a"),
+        revision,
+        code: Code::NotPermitted,
+        text: Text::new("taken back"),
+    });
+    let events = client.events();
+    let [
+        ClientEvent::Refused {
+            code: Code::NotPermitted,
+            retry_in,
+            ..
+        },
+    ] = &events[..]
+    else {
+        panic!("{events:?}");
+    };
+    assert!(*retry_in <= Duration::from_millis(500));
+    assert!(!client.session.is_all_bound());
+}
+
+#[test]
+fn one_refused_instance_keeps_no_other_from_being_bound() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    client.session.insert(instance("b", "old", &[8888]));
+    let declared = client.declared();
+    client.hear(refused("a", declared[0].revision));
+    client.hear(bound("b", declared[1].revision));
+    assert!(matches!(client.state("a"), InstanceState::Refused { .. }));
+    assert_eq!(client.state("b"), InstanceState::Bound);
+}
+
+#[test]
+fn a_bound_instance_is_not_declared_again_by_an_old_retry() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    let revision = client.declared().pop().unwrap().revision;
+    client.hear(refused("a", revision));
+    client.hear(bound("a", revision));
+    for _ in 0..4 {
+        client.sleep();
+        assert_eq!(client.declared(), []);
+    }
+}
+
+#[test]
+fn a_change_keeps_the_old_services_until_it_is_bound() {
+    let mut client = Client::welcomed();
+    let old = client.bind(instance("a", "old", &[7777]));
+    client.session.insert(instance("a", "new", &[7777]));
+    let new = client.declared().pop().unwrap();
+    assert!(new.revision.0 > old.revision.0);
+    assert!(!new.ids.contains(&old.ids[0]), "an id is used once");
+    let both = [(new.ids[0], "new".into()), (old.ids[0], "old".into())];
+    assert_eq!(client.services(), both);
+    assert_eq!(client.events(), [ClientEvent::ServicesChanged]);
+
+    client.hear(refused("a", new.revision));
+    assert_eq!(client.services(), both, "the relay keeps the old one");
+    client.hear(bound("a", new.revision));
+    assert_eq!(client.services(), [(new.ids[0], "new".into())]);
+    assert!(client.events().contains(&ClientEvent::ServicesChanged));
+}
+
+#[test]
+fn what_the_relay_bound_before_a_second_change_stays_until_that_is_bound() {
+    let mut client = Client::welcomed();
+    client.bind(instance("a", "first", &[7777]));
+    client.session.insert(instance("a", "second", &[7777]));
+    let second = client.declared().pop().unwrap();
+    client.session.insert(instance("a", "third", &[7777]));
+    let third = client.declared().pop().unwrap();
+    client.events();
+
+    // The relay takes the second one and, say, cannot open the ports of the third.
+    client.hear(bound("a", second.revision));
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    client.hear(refused("a", third.revision));
+    let hosts: HashSet<String> = client
+        .services()
+        .into_iter()
+        .map(|(_, host)| host)
+        .collect();
+    assert!(
+        hosts.contains("second"),
+        "the relay's players go there: {hosts:?}"
+    );
+    assert!(!hosts.contains("first"), "nobody goes there: {hosts:?}");
+
+    client.hear(bound("a", third.revision));
+    assert_eq!(client.services(), [(third.ids[0], "third".into())]);
+}
+
+#[test]
+fn changes_faster_than_the_relay_answers_do_not_pile_up() {
+    let mut client = Client::welcomed();
+    client.bind(instance("a", "first", &[7777]));
+    for n in 0..1000 {
+        client
+            .session
+            .insert(instance("a", &format!("host-{n}"), &[7777]));
+    }
+    assert!(client.session.services().count() <= 8);
+    let last = client.declared().pop().unwrap();
+    client.hear(bound("a", last.revision));
+    assert_eq!(client.services(), [(last.ids[0], "host-999".into())]);
+}
+
+#[test]
+fn a_change_while_the_tunnel_is_down_keeps_what_the_relay_still_holds() {
+    let mut client = Client::welcomed();
+    let old = client.bind(instance("a", "old", &[7777]));
+    client.session.handle_disconnected();
+    client.session.insert(instance("a", "new", &[7777]));
+    assert!(
+        client.services().contains(&(old.ids[0], "old".into())),
+        "until the relay has bound the new one, it sends players to the old"
+    );
+    client.connect();
+    let new = client.declared().pop().unwrap();
+    client.hear(bound("a", new.revision));
+    assert_eq!(client.services(), [(new.ids[0], "new".into())]);
+}
+
+#[test]
+fn what_the_relay_refuses_to_bind_anew_it_may_still_hold() {
+    let mut client = Client::welcomed();
+    let old = client.bind(instance("a", "old", &[7777]));
+    client.session.handle_disconnected();
+    client.connect();
+    client.hear(refused("a", old.revision));
+    client.session.insert(instance("a", "new", &[7777]));
+    assert!(client.services().contains(&(old.ids[0], "old".into())));
+
+    // What it has unbound it does not hold.
+    client.hear(Message::Unbound {
+        instance: id("a"),
+        revision: old.revision,
+        code: Code::NotPermitted,
+        text: Text::new(""),
+    });
+    assert_eq!(client.services().len(), 1);
+}
+
+#[test]
+fn a_removed_instance_is_withdrawn_and_its_services_are_gone() {
+    let mut client = Client::welcomed();
+    let declared = client.bind(instance("a", "old", &[7777]));
+    assert!(client.session.remove(&id("a")));
+    let sent = client.sent();
+    let [Message::Withdraw { instance, revision }] = &sent[..] else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(instance, &id("a"));
+    assert!(revision.0 > declared.revision.0);
+    assert_eq!(client.services(), []);
+    assert_eq!(client.events(), [ClientEvent::ServicesChanged]);
+    assert!(!client.session.remove(&id("a")), "it is gone already");
+    assert_eq!(client.sent(), []);
+
+    // Answers that were under way say nothing about what is there now.
+    client.hear(bound("a", declared.revision));
+    client.hear(refused("a", declared.revision));
+    assert_eq!(client.events(), []);
+    assert_eq!(client.session.instances().count(), 0);
+}
+
+#[test]
+fn an_instance_added_again_after_its_removal_has_new_ids_and_a_higher_revision() {
+    let mut client = Client::welcomed();
+    let first = client.bind(instance("a", "old", &[7777]));
+    client.session.remove(&id("a"));
+    client.sent();
+    client.session.insert(instance("a", "old", &[7777]));
+    let second = client.declared().pop().unwrap();
+    assert!(second.revision.0 > first.revision.0);
+    assert_ne!(second.ids, first.ids);
+    client.hear(bound("a", first.revision));
+    assert_eq!(
+        client.state("a"),
+        InstanceState::Pending,
+        "that was the first"
+    );
+}
+
+#[test]
+fn answers_to_older_revisions_say_nothing() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    let old = client.declared().pop().unwrap().revision;
+    client.session.insert(instance("a", "new", &[7777]));
+    let new = client.declared().pop().unwrap().revision;
+    client.events();
+
+    client.hear(bound("a", old));
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    client.hear(refused("a", old));
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    client.hear(Message::Unbound {
+        instance: id("a"),
+        revision: old,
+        code: Code::Removed,
+        text: Text::new(""),
+    });
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    let told: Vec<_> = client.events();
+    assert!(
+        told.iter().all(|e| *e == ClientEvent::ServicesChanged),
+        "{told:?}"
+    );
+    client.hear(bound("a", new));
+    assert_eq!(client.state("a"), InstanceState::Bound);
+}
+
+#[test]
+fn after_a_reconnect_everything_is_declared_anew_with_the_same_ids() {
+    let mut client = Client::welcomed();
+    let a = client.bind(instance("a", "old", &[7777, 7778]));
+    let b = client.bind(instance("b", "old", &[8888]));
+    client.session.insert(instance("c", "old", &[9999]));
+    let c = client.declared().pop().unwrap();
+    client.hear(refused("c", c.revision));
+    client.events();
+
+    client.session.handle_disconnected();
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    assert!(matches!(client.state("c"), InstanceState::Refused { .. }));
+    assert_eq!(
+        client.session.poll_timeout(),
+        None,
+        "there is nobody to wait for"
+    );
+    client
+        .session
+        .handle_timeout(client.now + Duration::from_secs(60));
+    assert_eq!(client.sent(), []);
+    assert_eq!(
+        client.services().len(),
+        4,
+        "players of the old tunnel go on"
+    );
+
+    client.session.handle_connected(client.now);
+    assert_eq!(client.declared(), [], "not before the relay says so");
+    client.hear(welcome());
+    assert_eq!(client.declared(), [a.clone(), b, c]);
+    client.hear(bound("a", a.revision));
+    assert_eq!(client.state("a"), InstanceState::Bound);
+}
+
+#[test]
+fn what_was_not_sent_on_the_old_tunnel_is_not_sent_on_the_new_one() {
+    let mut client = Client::welcomed();
+    client.sent();
+    client.session.insert(instance("a", "old", &[7777]));
+    client.hear(Message::Ping { number: 9 });
+    client.session.handle_disconnected();
+    client.session.send(Message::Drain { grace: LEASE });
+    assert_eq!(client.sent(), []);
+    client.session.handle_connected(client.now);
+    assert_eq!(client.sent(), [Message::Ping { number: 0 }]);
+}
+
+#[test]
+fn messages_of_a_tunnel_that_is_gone_say_nothing() {
+    let mut client = Client::welcomed();
+    client.session.insert(instance("a", "old", &[7777]));
+    let revision = client.declared().pop().unwrap().revision;
+    client.session.handle_disconnected();
+    client.events();
+    client.hear(bound("a", revision));
+    assert_eq!(client.state("a"), InstanceState::Pending);
+    assert_eq!(client.events(), []);
+}
+
+#[test]
+fn a_client_accuses_a_relay_that_sends_what_only_clients_may() {
+    let services = vec![declaration(1)];
+    let instance = id("a");
+    let revision = Revision(1);
+    for message in [
+        Message::Declare {
+            instance: instance.clone(),
+            revision,
+            services,
+        },
+        Message::Withdraw { instance, revision },
+    ] {
+        let mut client = Client::welcomed();
+        let name = message.name();
+        assert_eq!(
+            client.session.handle_message(client.now, message),
+            Err(SessionMisbehaved::WrongDirection(name))
+        );
+    }
+}
+
+#[test]
+fn a_second_welcome_accuses_the_relay() {
+    let mut client = Client::welcomed();
+    assert_eq!(
+        client.session.handle_message(client.now, welcome()),
+        Err(SessionMisbehaved::WelcomeTwice)
+    );
+    // On another tunnel it is the first.
+    let mut client = Client::welcomed();
+    client.session.handle_disconnected();
+    client.connect();
+}
+
+#[test]
+fn a_client_is_told_why_the_relay_ends_it() {
+    let text = Text::new("another process has connected");
+    for message in [
+        Message::Reject {
+            code: Code::Superseded,
+            text: text.clone(),
+        },
+        Message::Goodbye {
+            code: Code::Superseded,
+            text,
+        },
+    ] {
+        let mut client = Client::new();
+        client.session.handle_connected(client.now);
+        client.hear(message);
+        assert_eq!(
+            client.events(),
+            [ClientEvent::Ended {
+                code: Code::Superseded,
+                text: "another process has connected".into()
+            }]
+        );
+    }
+}
+
+#[test]
+fn a_client_hands_on_what_else_the_relay_wishes() {
+    let mut client = Client::welcomed();
+    client.events();
+    client.sent();
+    client.hear(Message::Lanes {
+        idle: IdleLanes::new(4),
+    });
+    client.hear(Message::Drain { grace: LEASE });
+    assert_eq!(
+        client.events(),
+        [ClientEvent::LanesWanted(4), ClientEvent::Drain]
+    );
+    client.hear(Message::Ping { number: 77 });
+    assert_eq!(client.sent(), [Message::Pong { number: 77 }]);
+}
+
+#[test]
+fn in_enrolment_the_client_is_given_its_lasting_key() {
+    let psk = Psk::from([9; 32]);
+    let now = Instant::now();
+    let mut relay = RelaySession::new(now, 1, LEASE, "node-1", Some(psk.clone()));
+    let mut client = Client::new();
+    client.session.handle_connected(now);
+    client.hear(relay.poll_message().unwrap());
+    assert_eq!(
+        client.events(),
+        [ClientEvent::Welcome {
+            name: "node-1".into(),
+            psk: Some(psk),
+            lease: LEASE
+        }]
+    );
+}
+
+#[test]
+fn a_client_notices_a_silent_relay_and_one_that_answers_again() {
+    let mut client = Client::welcomed();
+    client.events();
+    let start = client.now;
+    while client.events() != [ClientEvent::Liveness(Liveness::Suspect)] {
+        client.sleep();
+        assert!(client.now <= start + HEARTBEAT + SUSPECT_GRACE);
+    }
+    assert_eq!(client.now, start + HEARTBEAT + SUSPECT_GRACE);
+    client.hear(Message::Pong { number: 1 });
+    assert_eq!(client.events(), [ClientEvent::Liveness(Liveness::Alive)]);
+
+    let heard = client.now;
+    let mut seen = Vec::new();
+    while !seen.contains(&ClientEvent::Liveness(Liveness::Dead)) {
+        client.sleep();
+        seen.extend(client.events());
+        assert!(client.now <= heard + DEAD_AFTER);
+    }
+    assert_eq!(client.now, heard + DEAD_AFTER);
+    assert_eq!(
+        seen,
+        [
+            ClientEvent::Liveness(Liveness::Suspect),
+            ClientEvent::Liveness(Liveness::Dead)
+        ]
+    );
+}
+
+#[test]
+fn heartbeats_go_out_at_their_interval_and_measure_the_round_trip() {
+    let mut client = Client::welcomed();
+    client.sent();
+    let start = client.now;
+    let mut pings = Vec::new();
+    while client.now < start + 5 * HEARTBEAT {
+        client.sleep();
+        for message in client.sent() {
+            let Message::Ping { number } = message else {
+                panic!("{message:?}");
+            };
+            pings.push(client.now - start);
+            client.now += Duration::from_millis(30);
+            client.hear(Message::Pong { number: number + 1 });
+            assert_eq!(pings.len() > 1, client.session.rtt().is_some());
+            client.hear(Message::Pong { number });
+            assert_eq!(client.session.rtt(), Some(Duration::from_millis(30)));
+        }
+    }
+    let expected: Vec<_> = (1..=5).map(|n| n * HEARTBEAT).collect();
+    assert_eq!(pings, expected);
+    client.session.handle_disconnected();
+    assert_eq!(client.session.rtt(), None);
+}
+
+/// A relay's side that has greeted.
+fn relay() -> (RelaySession, Instant) {
+    let now = Instant::now();
+    let mut relay = RelaySession::new(now, 1, LEASE, "node-1", None);
+    assert!(matches!(
+        relay.poll_message(),
+        Some(Message::Welcome { .. })
+    ));
+    assert_eq!(relay.poll_message(), None);
+    (relay, now)
+}
+
+fn declaration(service: u32) -> ServiceDeclaration {
+    ServiceDeclaration {
+        id: ServiceId(service),
+        name: format!("s{service}").parse().unwrap(),
+        protocol: crate::instance::Protocol::Tcp,
+        public: crate::instance::PortRange::new(7777, 7777).unwrap(),
+        optimize: crate::instance::Optimize::Auto,
+        flows: crate::instance::FlowLimits::default(),
+    }
+}
+
+#[test]
+fn a_relay_greets_with_version_heartbeat_lease_and_name() {
+    let now = Instant::now();
+    let mut relay = RelaySession::new(now, 3, LEASE, "node-1", None);
+    let greeting = relay.poll_message();
+    let Some(Message::Welcome {
+        version,
+        heartbeat,
+        lease,
+        psk,
+        client,
+        ..
+    }) = greeting
+    else {
+        panic!("{greeting:?}");
+    };
+    assert_eq!(
+        (version, heartbeat, lease, psk),
+        (3, HEARTBEAT, LEASE, None)
+    );
+    assert_eq!(client.as_str(), "node-1");
+}
+
+#[test]
+fn a_relay_hands_on_what_the_client_wants() {
+    let (mut relay, now) = relay();
+    let services = vec![declaration(1), declaration(2)];
+    let instance = id("a");
+    let revision = Revision(5);
+    for message in [
+        Message::Declare {
+            instance: instance.clone(),
+            revision,
+            services: services.clone(),
+        },
+        Message::Withdraw {
+            instance: instance.clone(),
+            revision,
+        },
+        Message::Drain { grace: LEASE },
+        Message::Goodbye {
+            code: Code::Shutdown,
+            text: Text::new(""),
+        },
+    ] {
+        relay.handle_message(now, message).unwrap();
+    }
+    let events: Vec<_> = std::iter::from_fn(|| relay.poll_event()).collect();
+    assert_eq!(
+        events,
+        [
+            RelayEvent::Declare {
+                instance: instance.clone(),
+                revision,
+                services
+            },
+            RelayEvent::Withdraw { instance, revision },
+            RelayEvent::Drain { grace: LEASE },
+            RelayEvent::Goodbye {
+                code: Code::Shutdown
+            },
+        ]
+    );
+}
+
+#[test]
+fn two_services_of_one_id_accuse_the_client() {
+    let (mut relay, now) = relay();
+    let twice = Message::Declare {
+        instance: id("a"),
+        revision: Revision(1),
+        services: vec![declaration(1), declaration(2), declaration(1)],
+    };
+    assert_eq!(
+        relay.handle_message(now, twice),
+        Err(SessionMisbehaved::ServiceIdTwice)
+    );
+    assert_eq!(relay.poll_event(), None);
+}
+
+#[test]
+fn a_relay_accuses_a_client_that_sends_what_only_relays_may() {
+    let (instance, revision) = (id("a"), Revision(1));
+    let (code, text) = (Code::Removed, Text::new(""));
+    for message in [
+        welcome(),
+        Message::Reject {
+            code,
+            text: text.clone(),
+        },
+        Message::Bound {
+            instance: instance.clone(),
+            revision,
+        },
+        refused("a", revision),
+        Message::Lanes {
+            idle: IdleLanes::new(1),
+        },
+        Message::Unbound {
+            instance,
+            revision,
+            code,
+            text,
+        },
+    ] {
+        let (mut relay, now) = relay();
+        let name = message.name();
+        assert_eq!(
+            relay.handle_message(now, message),
+            Err(SessionMisbehaved::WrongDirection(name))
+        );
+    }
+}
+
+#[test]
+fn a_relay_notices_a_silent_client_and_one_that_answers_again() {
+    let (mut relay, start) = relay();
+    let mut now = start;
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        now = relay.poll_timeout();
+        relay.handle_timeout(now);
+        seen.extend(std::iter::from_fn(|| relay.poll_event()));
+    }
+    assert_eq!(seen, [RelayEvent::Liveness(Liveness::Suspect)]);
+    assert_eq!(now, start + HEARTBEAT + SUSPECT_GRACE);
+    relay
+        .handle_message(now, Message::Pong { number: 1 })
+        .unwrap();
+    assert_eq!(relay.rtt(), Some(SUSPECT_GRACE));
+    assert_eq!(
+        relay.poll_event(),
+        Some(RelayEvent::Liveness(Liveness::Alive))
+    );
+
+    let heard = now;
+    while now < heard + DEAD_AFTER {
+        now = relay.poll_timeout();
+        relay.handle_timeout(now);
+    }
+    assert_eq!(now, heard + DEAD_AFTER);
+    let seen: Vec<_> = std::iter::from_fn(|| relay.poll_event()).collect();
+    assert_eq!(
+        seen,
+        [
+            RelayEvent::Liveness(Liveness::Suspect),
+            RelayEvent::Liveness(Liveness::Dead)
+        ]
+    );
+}
+
+#[test]
+fn a_silent_peer_is_suspect_and_then_dead() {
+    let start = Instant::now();
+    let mut heartbeat = Heartbeat::new(start, HEARTBEAT);
+    assert_eq!(heartbeat.poll_timeout(), start + HEARTBEAT);
+    let (ping, changed) = heartbeat.handle_timeout(start + HEARTBEAT);
+    assert_eq!((ping, changed), (Some(Message::Ping { number: 1 }), None));
+    let (_, changed) = heartbeat.handle_timeout(start + HEARTBEAT + SUSPECT_GRACE);
+    assert_eq!(changed, Some(Liveness::Suspect));
+    assert!(heartbeat.handle_heard(start + Duration::from_secs(4)));
+    let (_, changed) = heartbeat.handle_timeout(start + Duration::from_secs(34));
+    assert_eq!(changed, Some(Liveness::Dead));
+}

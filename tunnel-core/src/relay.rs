@@ -1,0 +1,421 @@
+//! The public side: accepts players, owns public ports, and sends everything through its clients' tunnels.
+
+mod accept;
+mod authority;
+mod further;
+mod ingress;
+mod registry;
+mod session;
+mod supervisor;
+mod tunnel;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use authority::{Admission, Authority, Denial, StaticAuthority};
+
+use crate::{
+    event::{Event, EventSink, Events},
+    instance::{InstanceId, PortSet},
+    key::{self, KeyError, PublicKey, SecretKey},
+    metrics::{Metrics, Snapshot},
+    proto::{handshake::ProcessId, message::ServiceDeclaration, stream::frame::ResetCode},
+    socket,
+    transport::{mem, quic},
+    tunnel::{datagrams::lock, lanes::Granted, pump::StreamEnd, supervise::Reporter},
+};
+use further::FurtherLanes;
+use ingress::udp::Directory;
+use supervisor::{Command, Supervisor};
+
+/// A relay that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tunnel_core::{key::{Psk, SecretKey}, relay::{Relay, StaticAuthority}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let node = SecretKey::generate()?.public_key();
+/// let authority = StaticAuthority::new().client("node-1", node, Psk::generate()?, "7777".parse()?);
+/// let relay = Relay::builder(SecretKey::generate()?, Arc::new(authority))
+///     .listen("127.0.0.1:0".parse()?)
+///     .start()
+///     .await?;
+/// println!("listening on {:?}", relay.local_addr());
+/// relay.shutdown(std::time::Duration::ZERO).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Relay {
+    shared: Arc<Shared>,
+    local_addr: Option<SocketAddr>,
+    public_key: PublicKey,
+}
+
+/// How a relay is set up; from [`Relay::builder`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is started"]
+pub struct RelayBuilder {
+    secret_key: SecretKey,
+    authority: Arc<dyn Authority>,
+    listen: Option<SocketAddr>,
+    mem: Option<mem::Network>,
+    config: Config,
+}
+
+/// Bounds of a relay, each with the reason for its default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayLimits {
+    /// How long the ports of a lost tunnel are held. 30 s: a reboot of a router; longer, and a dead node blocks its
+    /// replacement's ports.
+    pub lease: Duration,
+    /// Players' TCP connections at once. 16,384: each takes a descriptor and up to 20 KiB.
+    pub streams: usize,
+    /// Instances of one client. 256: as many game servers as a large node runs.
+    pub instances_per_client: usize,
+    /// Handshakes under way at once, of QUIC and lanes each. 256: a restarted relay sees all of its clients at once.
+    pub handshakes: usize,
+    /// How long a handshake may take. 10 s: several losses on a path of 600 ms.
+    pub handshake_time: Duration,
+    /// Lanes of one tunnel. 4,096: one for each bulk stream, and an attacker with a stolen key gets no more.
+    pub lanes_per_tunnel: usize,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            streams: 16_384,
+            instances_per_client: 256,
+            handshakes: 256,
+            handshake_time: Duration::from_secs(10),
+            lanes_per_tunnel: 4096,
+        }
+    }
+}
+
+impl Relay {
+    /// A relay with this identity, whose clients and their rights `authority` knows.
+    pub fn builder(secret_key: SecretKey, authority: Arc<dyn Authority>) -> RelayBuilder {
+        RelayBuilder {
+            secret_key,
+            authority,
+            listen: None,
+            mem: None,
+            config: Config {
+                public_bind: Ipv4Addr::UNSPECIFIED.into(),
+                ports: PortSet::all(),
+                limits: RelayLimits::default(),
+            },
+        }
+    }
+
+    /// Where it listens for clients, on UDP and TCP alike; `None` if it runs in memory only.
+    pub const fn local_addr(&self) -> Option<SocketAddr> {
+        self.local_addr
+    }
+
+    /// Who it is: what its clients need to know.
+    pub const fn public_key(&self) -> PublicKey {
+        self.public_key
+    }
+
+    /// What happens from now on; the first to ask also hears what has happened since the start.
+    pub fn events(&self) -> Events {
+        self.shared.events.subscribe()
+    }
+
+    /// The counters at this moment.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// Who is connected, and what is bound.
+    pub async fn status(&self) -> RelayStatus {
+        let (reply, status) = oneshot::channel();
+        self.send(Command::Status(reply)).await;
+        status.await.unwrap_or_default()
+    }
+
+    /// Asks the authority again about every client: the revoked are ended, changed permissions take effect.
+    pub async fn recheck(&self) {
+        let (done, checked) = oneshot::channel();
+        self.send(Command::Recheck(done)).await;
+        // The relay has ended: nobody is connected any more.
+        drop(checked.await);
+    }
+
+    /// Changes which ports the relay gives out. What is bound outside of them is unbound.
+    pub async fn set_ports(&self, ports: PortSet) {
+        self.send(Command::SetPorts(ports)).await;
+    }
+
+    /// Takes no new players, waits at most `grace` for those who are there, says goodbye to the clients and ends.
+    pub async fn shutdown(self, grace: Duration) {
+        let (done, ended) = oneshot::channel();
+        self.send(Command::Shutdown { grace, done }).await;
+        drop(ended.await);
+        self.shared.stopped.cancel();
+        // The goodbyes and the closes behind them leave while somebody still runs the sockets.
+        tokio::time::sleep(LINGER).await;
+    }
+
+    async fn send(&self, command: Command) {
+        // The supervisor has ended: so has the relay.
+        drop(self.shared.commands.send(command).await);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.stopped.cancel();
+    }
+}
+
+impl RelayBuilder {
+    /// Listens for clients here: QUIC on UDP and lanes on TCP, the same number.
+    pub const fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Listens for clients on a network in memory; for tests.
+    pub fn mem(mut self, network: &mem::Network) -> Self {
+        self.mem = Some(network.clone());
+        self
+    }
+
+    /// The address on which public ports are opened; every IPv4 address by default, `::` for both families.
+    pub const fn public_bind(mut self, address: IpAddr) -> Self {
+        self.config.public_bind = address;
+        self
+    }
+
+    /// The ports that clients may be given at all; every port by default.
+    pub fn ports(mut self, ports: PortSet) -> Self {
+        self.config.ports = ports;
+        self
+    }
+
+    /// Other bounds than the default ones.
+    pub const fn limits(mut self, limits: RelayLimits) -> Self {
+        self.config.limits = limits;
+        self
+    }
+
+    /// Opens the sockets and runs. Needs a tokio runtime with I/O and time.
+    pub async fn start(self) -> Result<Relay, RelayStartError> {
+        let public_key = self.secret_key.public_key();
+        let (commands, received) = mpsc::channel(COMMANDS);
+        let process = ProcessId::from(key::random::<16>()?);
+        let shared = Arc::new(Shared {
+            stream_permits: Arc::new(Semaphore::new(
+                self.config.limits.streams.min(Semaphore::MAX_PERMITS),
+            )),
+            config: self.config,
+            authority: self.authority,
+            secret_key: self.secret_key,
+            process,
+            metrics: Arc::default(),
+            events: EventSink::new(),
+            spare: socket::Spare::new(),
+            granted: Granted::default(),
+            further: Arc::default(),
+            strangers: Arc::default(),
+            directories: Mutex::default(),
+            next_flow: AtomicU64::new(1),
+            next_stream: Arc::new(AtomicU64::new(1)),
+            next_tunnel: AtomicU64::new(1),
+            commands,
+            stopped: CancellationToken::new(),
+        });
+        let local_addr = match self.listen {
+            Some(address) => Some(accept::listen(&shared, address)?),
+            None => None,
+        };
+        if let Some(network) = self.mem {
+            let accept = network
+                .listen()
+                .map_err(|_| RelayStartError::NetworkInUse)?;
+            accept::listen_mem(shared.clone(), accept);
+        }
+        tokio::spawn(Supervisor::new(shared.clone()).run(received));
+        Ok(Relay {
+            shared,
+            local_addr,
+            public_key,
+        })
+    }
+}
+
+/// Who is connected to a relay, and what is bound.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RelayStatus {
+    /// Clients that are connected, or whose ports are held.
+    pub clients: Vec<ClientStatus>,
+    /// The counters.
+    pub counters: Snapshot,
+    /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.
+    pub lane_congestion: Option<String>,
+}
+
+/// One client, seen from its relay.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub key: PublicKey,
+    /// Where it connects from, if it is connected over a network.
+    pub peer: Option<SocketAddr>,
+    /// `quic`, `lane` or `mem`; `None` while its tunnel is lost and its ports are held.
+    pub transport: Option<&'static str>,
+    /// Round trip of its QUIC connection.
+    pub rtt: Option<Duration>,
+    /// What is bound for it.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One bound instance, seen from the relay.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InstanceStatus {
+    /// Which.
+    pub id: InstanceId,
+    /// Its services, all of them bound.
+    pub services: Vec<ServiceDeclaration>,
+}
+
+/// Why a relay did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelayStartError {
+    /// A socket for clients could not be opened.
+    #[error("cannot listen on {protocol} {address}: {error}")]
+    Listen {
+        /// `UDP` or `TCP`.
+        protocol: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// Another relay has that network in memory.
+    #[error("another relay has this network in memory")]
+    NetworkInUse,
+    /// No randomness was to be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// What the relay's tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) secret_key: SecretKey,
+    pub(crate) process: ProcessId,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: EventSink,
+    pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) spare: socket::Spare,
+    pub(crate) further: Arc<FurtherLanes>,
+    /// What the tunnel's socket dropped unread.
+    pub(crate) strangers: Arc<quic::Drops>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// What the kernel granted lanes.
+    pub(crate) granted: Granted,
+    /// Ends everything.
+    pub(crate) stopped: CancellationToken,
+    directories: Mutex<HashMap<PublicKey, Arc<Directory>>>,
+    next_flow: AtomicU64,
+    next_stream: Arc<AtomicU64>,
+    next_tunnel: AtomicU64,
+}
+
+/// How a relay is set up.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) public_bind: IpAddr,
+    pub(crate) ports: PortSet,
+    pub(crate) limits: RelayLimits,
+}
+
+impl Shared {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            strangers: self.strangers.total(),
+            ..self.metrics.snapshot()
+        }
+    }
+
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter {
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// Where replies to a client's flows are looked up. It outlives the client's tunnels, as its flows do.
+    pub(crate) fn directory(&self, client: PublicKey) -> Arc<Directory> {
+        lock(&self.directories).entry(client).or_default().clone()
+    }
+
+    /// A flow id that no flow of this relay ever had.
+    pub(crate) fn next_flow(&self) -> u64 {
+        self.next_flow.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells the tunnels of this relay apart.
+    pub(crate) fn next_tunnel(&self) -> u64 {
+        self.next_tunnel.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where stream ids come from: none is used twice.
+    pub(crate) fn next_stream(&self) -> Arc<AtomicU64> {
+        self.next_stream.clone()
+    }
+
+    /// Counts why a client reset a stream.
+    pub(crate) fn count_reset(&self, end: &StreamEnd) {
+        let StreamEnd::PeerReset(code) = end else {
+            return;
+        };
+        match code {
+            ResetCode::Refused => self.metrics.stream_target_refused.one(),
+            ResetCode::Unreachable | ResetCode::Timeout => {
+                self.metrics.stream_target_unreachable.one()
+            }
+            ResetCode::Unresolved => self.metrics.stream_unresolved.one(),
+            ResetCode::NoService => self.metrics.stream_no_service.one(),
+            ResetCode::Limit => self.metrics.stream_limit.one(),
+            _ => self.metrics.stream_reset.one(),
+        }
+    }
+}
+
+/// 256 commands: every instance of a large node declared at once.
+const COMMANDS: usize = 256;
+/// How long a relay that shuts down keeps its sockets after the goodbyes.
+const LINGER: Duration = Duration::from_millis(700);

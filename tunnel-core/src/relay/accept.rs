@@ -1,0 +1,536 @@
+//! Where clients come in: handshakes outside the accept loops, bounded in number, time and share of a core.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use tokio::{
+    io::DuplexStream,
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
+
+use crate::{
+    event::Event,
+    join::TokenId,
+    key::{Psk, PublicKey},
+    metrics::Gauge,
+    proto::{
+        handshake::{Answer, Capabilities, Hello, SUPPORTED, Secret, Suite},
+        message::{Code, Message, Text},
+        record::RecordType,
+        session::relay::RelaySession,
+    },
+    relay::{
+        Admission, Denial, RelayStartError, Shared,
+        ingress::udp::Replies,
+        session,
+        supervisor::Command,
+        tunnel::{Parts, RelayTunnel},
+    },
+    socket,
+    transport::{
+        PskSource,
+        admission::{Admission as Handshakes, AdmissionLimits, Verdict},
+        lane::{self, Io, Opening, RelaySide},
+        quic,
+    },
+    tunnel::{
+        control::{self, Control},
+        datagrams::{DatagramSender, LaneQueues, lock},
+        lanes::{DatagramHandler, Lane, Watched, carry, probe, read_quic_datagrams},
+        supervise::supervise,
+    },
+};
+
+/// A client that has proved itself, and how it came.
+struct Proven {
+    peer: PublicKey,
+    hello: Hello,
+    suite: Suite,
+    exporter: Secret,
+    address: Option<SocketAddr>,
+    transport: Transport,
+}
+
+enum Transport {
+    Quic(quinn::Connection),
+    Lane(Lane, &'static str),
+}
+
+/// Listens on UDP and TCP. Returns the address, which matters if the port was left to the system.
+pub(crate) fn listen(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+) -> Result<SocketAddr, RelayStartError> {
+    let failed = |protocol| {
+        move |error| RelayStartError::Listen {
+            protocol,
+            address,
+            error,
+        }
+    };
+    let (udp, tcp, address) = bind(address)?;
+    let granted = socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
+    if granted < socket::TUNNEL_BUFFER {
+        shared.emit(Event::Warning(format!(
+            "the system caps the tunnel's socket buffer at {} KiB: raise net.core.rmem_max and net.core.wmem_max to {}",
+            granted / 1024,
+            socket::TUNNEL_BUFFER
+        )));
+    }
+    let tcp = Arc::new(TcpListener::from_std(tcp).map_err(failed("TCP"))?);
+    let identity = quic::RelayIdentity {
+        secret_key: shared.secret_key.clone(),
+        process: shared.process,
+        versions: SUPPORTED,
+        capabilities: Capabilities::SUPPORTED,
+        psks: Arc::new(Psks(shared.clone())),
+    };
+    let endpoint =
+        quic::relay_endpoint(udp, identity, shared.strangers.clone()).map_err(failed("UDP"))?;
+    let quic = shared.clone();
+    supervise(
+        shared.reporter(),
+        shared.stopped.clone(),
+        "accepting QUIC".into(),
+        move || accept_quic(quic.clone(), endpoint.clone()),
+    );
+    let lanes = shared.clone();
+    supervise(
+        shared.reporter(),
+        shared.stopped.clone(),
+        "accepting lanes".into(),
+        move || accept_lanes(lanes.clone(), tcp.clone()),
+    );
+    Ok(address)
+}
+
+/// Both sockets on one number. A port that is left to the system is drawn for UDP; where TCP has it taken, another
+/// is drawn.
+fn bind(
+    wanted: SocketAddr,
+) -> Result<(std::net::UdpSocket, std::net::TcpListener, SocketAddr), RelayStartError> {
+    let failed = |protocol| {
+        move |error| RelayStartError::Listen {
+            protocol,
+            address: wanted,
+            error,
+        }
+    };
+    let mut draws = if wanted.port() == 0 { PORT_DRAWS } else { 1 };
+    loop {
+        let udp = socket::bind_udp(wanted).map_err(failed("UDP"))?;
+        let address = udp.local_addr().map_err(failed("UDP"))?;
+        draws -= 1;
+        match socket::listen_tcp(address) {
+            Ok(tcp) => return Ok((udp, tcp, address)),
+            Err(error) if draws == 0 => return Err(failed("TCP")(error)),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Listens on a network in memory.
+pub(crate) fn listen_mem(shared: Arc<Shared>, mut accept: mpsc::Receiver<DuplexStream>) {
+    tokio::spawn(async move {
+        let side = Arc::new(relay_side(&shared));
+        loop {
+            let io = tokio::select! {
+                io = accept.recv() => io,
+                () = shared.stopped.cancelled() => return,
+            };
+            let Some(io) = io else { return };
+            tokio::spawn(open_lane(
+                shared.clone(),
+                side.clone(),
+                Io::Mem(io),
+                None,
+                "mem",
+                None,
+            ));
+        }
+    });
+}
+
+async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
+    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes));
+    let limits = AdmissionLimits {
+        in_flight: shared.config.limits.handshakes,
+        ..AdmissionLimits::default()
+    };
+    let budget = Mutex::new(Handshakes::new(limits, Instant::now()));
+    while let Some(incoming) = endpoint.accept().await {
+        let in_flight = shared.config.limits.handshakes - handshakes.available_permits();
+        let validated = incoming.remote_address_validated();
+        let verdict = lock(&budget).decide(Instant::now(), validated, in_flight);
+        let permit = match verdict {
+            Verdict::Accept => handshakes.clone().try_acquire_owned().ok(),
+            Verdict::Retry => {
+                shared.metrics.handshakes_retried.one();
+                // Only an address that has been validated cannot be retried, and this one has not.
+                drop(incoming.retry());
+                continue;
+            }
+            Verdict::Ignore => None,
+        };
+        let Some(permit) = permit else {
+            shared.metrics.handshakes_ignored.one();
+            incoming.ignore();
+            continue;
+        };
+        let address = incoming.remote_address();
+        let (cost, answered) = quic::answer(incoming);
+        lock(&budget).charge(Instant::now(), cost);
+        match answered {
+            Ok(answered) => drop(tokio::spawn(finish_quic(
+                shared.clone(),
+                answered,
+                address,
+                permit,
+            ))),
+            Err(error) => failed(&shared, address, &error),
+        }
+    }
+}
+
+async fn finish_quic(
+    shared: Arc<Shared>,
+    answered: quic::Answered,
+    address: SocketAddr,
+    permit: OwnedSemaphorePermit,
+) {
+    let accepted = match answered.accepted(shared.config.limits.handshake_time).await {
+        Ok(accepted) => accepted,
+        Err(error) => return failed(&shared, address, &error),
+    };
+    drop(permit);
+    let proven = Proven {
+        peer: accepted.peer,
+        hello: accepted.hello,
+        suite: accepted.suite,
+        exporter: quic::lane_secret(&accepted.connection),
+        address: Some(address),
+        transport: Transport::Quic(accepted.connection),
+    };
+    serve(shared, proven).await;
+}
+
+async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>) {
+    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes));
+    let side = Arc::new(relay_side(&shared));
+    loop {
+        match listener.accept().await {
+            Ok((tcp, address)) => {
+                // Strangers who keep all places do so for a bounded time; who comes meanwhile is closed, not kept.
+                let Ok(permit) = handshakes.clone().try_acquire_owned() else {
+                    shared.metrics.handshakes_ignored.one();
+                    continue;
+                };
+                if let Some(remark) = shared.granted.note(lane::tune(&tcp)) {
+                    shared.emit(Event::Warning(remark));
+                }
+                let io = Io::Tcp(tcp);
+                tokio::spawn(open_lane(
+                    shared.clone(),
+                    side.clone(),
+                    io,
+                    Some(address),
+                    "lane",
+                    Some(permit),
+                ));
+            }
+            Err(error) if socket::is_exhausted(&error) => {
+                shared.metrics.no_descriptors.one();
+                shared.spare.refuse(&listener).await;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn open_lane(
+    shared: Arc<Shared>,
+    side: Arc<RelaySide>,
+    io: Io,
+    address: Option<SocketAddr>,
+    name: &'static str,
+    permit: Option<OwnedSemaphorePermit>,
+) {
+    let opened =
+        tokio::time::timeout(shared.config.limits.handshake_time, lane::accept(io, &side)).await;
+    drop(permit);
+    match opened {
+        Ok(Ok(Opening::First(first))) => {
+            let proven = Proven {
+                peer: first.peer,
+                hello: first.hello,
+                suite: first.suite,
+                exporter: first.exporter,
+                address,
+                transport: Transport::Lane(Box::new(first.halves), name),
+            };
+            serve(shared, proven).await;
+        }
+        Ok(Ok(Opening::Further(further))) => {
+            if let Some(tunnel) = shared.further.tunnel(&further.tunnel) {
+                tracing::trace!(client = %tunnel.name, number = further.number, "lane opened");
+                shared.keep_lane(tunnel, Box::new(further.halves));
+            }
+        }
+        Ok(Err(error)) => failed(&shared, address.unwrap_or(NOWHERE), &error),
+        Err(_) => failed(
+            &shared,
+            address.unwrap_or(NOWHERE),
+            &io::Error::from(io::ErrorKind::TimedOut),
+        ),
+    }
+}
+
+fn failed(shared: &Shared, address: SocketAddr, error: &dyn std::error::Error) {
+    shared.metrics.handshakes_failed.one();
+    tracing::debug!(%address, "handshake failed: {error}");
+}
+
+/// Admits a client and serves its tunnel to the end.
+async fn serve(shared: Arc<Shared>, proven: Proven) {
+    let Ok(version) = SUPPORTED.agreed(&proven.hello.versions) else {
+        return reject(
+            &shared,
+            proven.transport,
+            Code::Incompatible,
+            "no protocol version in common",
+        )
+        .await;
+    };
+    let token: Option<TokenId> = proven.hello.token;
+    let admission = {
+        let (shared, peer) = (shared.clone(), proven.peer);
+        tokio::task::spawn_blocking(move || shared.authority.admit(&peer, token)).await
+    };
+    let admission = match admission {
+        Ok(Ok(admission)) => admission,
+        Ok(Err(denial)) => {
+            let code = match denial {
+                Denial::Revoked => Code::Revoked,
+                Denial::TokenExpired => Code::TokenExpired,
+                Denial::TokenUsed => Code::TokenUsed,
+                Denial::Unavailable(_) => Code::Internal,
+            };
+            return reject(&shared, proven.transport, code, &denial.to_string()).await;
+        }
+        Err(_) => {
+            return reject(
+                &shared,
+                proven.transport,
+                Code::Internal,
+                "the authority failed",
+            )
+            .await;
+        }
+    };
+    if admission.psk.is_some() {
+        shared.emit(Event::Enrolled {
+            client: admission.name.as_str().into(),
+        });
+    }
+    establish(shared, proven, version, admission).await;
+}
+
+async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission: Admission) {
+    let (messages, from_supervisor) = mpsc::channel(MESSAGES);
+    let queues = Arc::new(LaneQueues::default());
+    let metrics = &shared.metrics;
+    let (quic, name, datagrams) = match &proven.transport {
+        Transport::Quic(connection) => {
+            let sender = DatagramSender::quic(connection.clone(), metrics.clone());
+            (Some(connection.clone()), "quic", sender)
+        }
+        Transport::Lane(_, name) => (
+            None,
+            *name,
+            DatagramSender::lanes(queues.clone(), metrics.clone()),
+        ),
+    };
+    let parts = Parts {
+        serial: shared.next_tunnel(),
+        client: proven.peer,
+        process: proven.hello.process,
+        name: admission.name.as_str().into(),
+        peer: proven.address,
+        transport: name,
+        quic,
+        datagrams,
+        queues: queues.clone(),
+        flows: shared.directory(proven.peer),
+        messages,
+        next_stream: shared.next_stream(),
+    };
+    metrics.tunnels_opened.one();
+    let tunnel = Arc::new(RelayTunnel::new(parts, Gauge::new(metrics, |m| &m.tunnels)));
+    let Some(control) = start_transport(&shared, &tunnel, proven.transport, queues).await else {
+        return;
+    };
+    let _further = shared.further.join(&tunnel, proven.suite, proven.exporter);
+    let lease = shared.config.limits.lease;
+    let greeting = RelaySession::new(
+        Instant::now(),
+        version,
+        lease,
+        &admission.name,
+        admission.psk.clone(),
+    );
+    let up = Command::Up {
+        tunnel: tunnel.clone(),
+        admission,
+    };
+    if shared.commands.send(up).await.is_ok() {
+        session::drive(shared, tunnel, control, greeting, from_supervisor).await;
+    }
+}
+
+/// Starts what carries control and datagrams.
+async fn start_transport(
+    shared: &Arc<Shared>,
+    tunnel: &Arc<RelayTunnel>,
+    transport: Transport,
+    queues: Arc<LaneQueues>,
+) -> Option<Control> {
+    let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+    match transport {
+        Transport::Quic(connection) => {
+            let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
+            let Ok(Ok((send, recv))) = accepted else {
+                connection.close(quinn::VarInt::from_u32(7), b"no control stream");
+                return None;
+            };
+            let closed = tunnel.closed.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = read_quic_datagrams(connection, &mut replies) => {}
+                    () = closed.cancelled() => {}
+                }
+            });
+            Some(control::over_quic(send, recv))
+        }
+        Transport::Lane(lane, _) => {
+            let (control, carrier) = control::pair();
+            let closed = tunnel.closed.clone();
+            let queue = queues.add(shared.metrics.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = carry(lane, Some(carrier), queue, &mut replies) => {}
+                    () = closed.cancelled() => {}
+                }
+            });
+            Some(control)
+        }
+    }
+}
+
+/// Tells a client that has proved itself why it is not let in.
+async fn reject(shared: &Arc<Shared>, transport: Transport, code: Code, text: &str) {
+    shared.metrics.handshakes_failed.one();
+    let message = Message::Reject {
+        code,
+        text: Text::new(text),
+    };
+    let mut encoded = BytesMut::new();
+    message.encode(&mut encoded);
+    let told = async {
+        match transport {
+            Transport::Quic(connection) => {
+                let Ok((mut send, _recv)) = connection.accept_bi().await else {
+                    return;
+                };
+                if send.write_all(&encoded).await.is_ok() {
+                    drop(send.finish());
+                    // The client closes when it has read it.
+                    connection.closed().await;
+                }
+            }
+            Transport::Lane(mut lane, _) => {
+                if lane
+                    .writer
+                    .write_frame(RecordType::Control, &encoded)
+                    .await
+                    .is_ok()
+                {
+                    while let Ok(Some(_)) = lane.reader.read().await {}
+                }
+            }
+        }
+    };
+    drop(tokio::time::timeout(CONTROL_PATIENCE, told).await);
+}
+
+impl Shared {
+    /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
+    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
+        if tunnel.lanes.count() >= self.config.limits.lanes_per_tunnel {
+            return;
+        }
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+            let watched = tokio::select! {
+                watched = tunnel.lanes.watch(lane) => watched,
+                () = tunnel.retired.cancelled() => return,
+                () = tunnel.closed.cancelled() => return,
+            };
+            if let Watched::Datagrams(mut lane, first) = watched {
+                let agreed = (lane.writer)
+                    .write_frame(RecordType::Datagram, &probe())
+                    .await;
+                if agreed.is_err() {
+                    return;
+                }
+                let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+                replies.handle(first);
+                let queue = tunnel.queues.add(shared.metrics.clone());
+                tokio::select! {
+                    _ = carry(lane, None, queue, &mut replies) => {}
+                    () = tunnel.closed.cancelled() => {}
+                }
+            }
+        });
+    }
+}
+
+/// The authority, as handshakes see it.
+#[derive(Debug)]
+struct Psks(Arc<Shared>);
+
+impl PskSource for Psks {
+    fn psk(&self, client: &PublicKey, token: Option<TokenId>) -> Option<Psk> {
+        self.0.authority.psk(client, token)
+    }
+}
+
+fn relay_side(shared: &Arc<Shared>) -> RelaySide {
+    RelaySide {
+        key: shared.secret_key.clone(),
+        psks: Arc::new(Psks(shared.clone())),
+        lanes: shared.further.clone(),
+        answer: Answer {
+            versions: SUPPORTED,
+            capabilities: Capabilities::SUPPORTED,
+            process: shared.process,
+            transport_parameters: None,
+        },
+    }
+}
+
+/// How often a port is drawn before giving up: with a tenth of all ports taken, 16 draws fail once in 10^16.
+const PORT_DRAWS: u32 = 16;
+/// Stands for the address of a client in memory, in logs.
+const NOWHERE: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+/// How long a proven client may take to open its control stream, and to read why it is rejected.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
+/// Messages of the supervisor that wait for one client: every instance of a large node answered at once.
+const MESSAGES: usize = 512;

@@ -1,0 +1,178 @@
+//! Public ports: where players come in.
+
+pub(crate) mod tcp;
+pub(crate) mod udp;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    proto::message::{Code, ServiceDeclaration},
+    relay::{Shared, registry::Binding, tunnel::RelayTunnel},
+    socket,
+    tunnel::supervise::supervise,
+};
+
+/// A service whose public ports are open.
+#[derive(Debug)]
+pub(crate) struct PublicService {
+    pub(crate) binding: Binding,
+    /// Where players go: the tunnel and the declaration in force. `None` while no tunnel stands.
+    pub(crate) route: watch::Sender<Option<Arc<Route>>>,
+    /// Ends the ports and all of their players.
+    pub(crate) cancelled: CancellationToken,
+    /// Comes when the last socket is closed: then the ports can be opened again.
+    pub(crate) closed: CancellationToken,
+}
+
+/// A listener of a service, and word of its closing.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) io: tokio::net::TcpListener,
+    _open: Arc<DropGuard>,
+}
+
+/// Where a service's players go.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) tunnel: Arc<RelayTunnel>,
+    pub(crate) service: ServiceDeclaration,
+}
+
+/// The sockets of a service, open but not served yet: an instance is bound all or nothing.
+#[derive(Debug)]
+pub(crate) struct OpenPorts {
+    tcp: Vec<std::net::TcpListener>,
+    udp: Vec<std::net::UdpSocket>,
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{protocol} port {port}: {error}")]
+pub(crate) struct OpenError {
+    pub(crate) port: u16,
+    protocol: &'static str,
+    #[source]
+    error: io::Error,
+}
+
+impl OpenError {
+    /// The code that the client is told.
+    pub(crate) fn code(&self) -> Code {
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => Code::PortInUse,
+            io::ErrorKind::PermissionDenied => Code::PrivilegedPort,
+            _ if socket::is_exhausted(&self.error) => Code::Limit,
+            _ => Code::Internal,
+        }
+    }
+}
+
+impl OpenPorts {
+    /// Opens every port of a binding, or none.
+    pub(crate) fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
+        let mut open = Self {
+            tcp: Vec::new(),
+            udp: Vec::new(),
+        };
+        for port in binding.public.ports() {
+            let address = SocketAddr::new(shared.config.public_bind, port);
+            if binding.tcp {
+                let listener = socket::listen_tcp(address).map_err(|error| OpenError {
+                    port,
+                    protocol: "TCP",
+                    error,
+                })?;
+                open.tcp.push(listener);
+            }
+            if binding.udp {
+                let udp = socket::bind_udp(address).map_err(|error| OpenError {
+                    port,
+                    protocol: "UDP",
+                    error,
+                })?;
+                socket::grow_buffers(&udp, socket::PUBLIC_BUFFER);
+                open.udp.push(udp);
+            }
+        }
+        Ok(open)
+    }
+
+    /// Serves the ports until the service is cancelled.
+    pub(crate) fn serve(
+        self,
+        shared: &Arc<Shared>,
+        binding: Binding,
+        route: Arc<Route>,
+    ) -> io::Result<Arc<PublicService>> {
+        let name = format!("instance {} port {}", binding.instance, binding.public);
+        let limits = route.service.flows;
+        let service = Arc::new(PublicService {
+            binding,
+            route: watch::Sender::new(Some(route)),
+            cancelled: CancellationToken::new(),
+            closed: CancellationToken::new(),
+        });
+        let open = Arc::new(service.closed.clone().drop_guard());
+        for (index, listener) in self.tcp.into_iter().enumerate() {
+            let listener = Arc::new(Listener {
+                io: tokio::net::TcpListener::from_std(listener)?,
+                _open: open.clone(),
+            });
+            let (shared, service) = (shared.clone(), service.clone());
+            supervise(
+                shared.reporter(),
+                service.cancelled.clone(),
+                format!("TCP of {name}"),
+                move || {
+                    tcp::serve(
+                        shared.clone(),
+                        service.clone(),
+                        listener.clone(),
+                        index as u16,
+                    )
+                },
+            );
+        }
+        if !self.udp.is_empty() {
+            let udp = Arc::new(udp::UdpService::new(
+                shared.clone(),
+                service.clone(),
+                self.udp,
+                limits,
+                open,
+            )?);
+            for index in 0..udp.ports() {
+                let udp = udp.clone();
+                supervise(
+                    shared.reporter(),
+                    service.cancelled.clone(),
+                    format!("UDP of {name}"),
+                    move || udp.clone().serve(index),
+                );
+            }
+            let expiry = udp.clone();
+            supervise(
+                shared.reporter(),
+                service.cancelled.clone(),
+                format!("flow expiry of {name}"),
+                move || expiry.clone().expire(),
+            );
+            let cancelled = service.cancelled.clone();
+            tokio::spawn(async move {
+                cancelled.cancelled().await;
+                udp.end();
+            });
+        }
+        Ok(service)
+    }
+}
+
+impl PublicService {
+    /// The route in force, if a tunnel stands.
+    pub(crate) fn route(&self) -> Option<Arc<Route>> {
+        self.route.borrow().clone()
+    }
+}

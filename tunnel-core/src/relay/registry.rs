@@ -1,0 +1,417 @@
+//! Who owns which public port. Pure: a change goes in, what is to be done comes out, nothing else happens.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    instance::{InstanceId, PortRange, PortSet},
+    key::PublicKey,
+    proto::message::{Code, Revision, ServiceDeclaration},
+};
+
+/// All instances that the relay holds, of all clients.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    ports: PortSet,
+    lease: Duration,
+    per_client: usize,
+    instances: BTreeMap<InstanceId, Held>,
+    /// What stood before a declaration that the supervisor has not carried out yet.
+    before: HashMap<InstanceId, Option<Held>>,
+    /// When what an owner has not declared since its tunnel was lost or replaced is released.
+    leases: HashMap<PublicKey, Instant>,
+}
+
+#[derive(Debug)]
+struct Held {
+    owner: PublicKey,
+    /// The tunnel that stands has declared it. What was not is held for the lease: the client may have lost it from
+    /// its configuration while no tunnel could carry the word.
+    is_confirmed: bool,
+    revision: Revision,
+    services: Vec<ServiceDeclaration>,
+}
+
+/// What names a bound service: an instance's public ports with their protocol. Name, id and options may change
+/// while it stays bound.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Binding {
+    pub(crate) instance: InstanceId,
+    pub(crate) public: PortRange,
+    pub(crate) tcp: bool,
+    pub(crate) udp: bool,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// A client wants an instance bound, or changed to this. `permitted` is what this client may have.
+    Declare {
+        owner: PublicKey,
+        permitted: PortSet,
+        instance: InstanceId,
+        revision: Revision,
+        services: Vec<ServiceDeclaration>,
+    },
+    /// A client wants an instance gone.
+    Withdraw {
+        owner: PublicKey,
+        instance: InstanceId,
+    },
+    /// The supervisor has carried out a declaration.
+    Done { instance: InstanceId },
+    /// The supervisor could not carry out a declaration and has undone its part: what stood before stands again.
+    Undone { instance: InstanceId },
+    /// The supervisor could neither carry out a declaration nor undo it: the instance is gone as a whole.
+    Failed { instance: InstanceId },
+    /// A client's tunnel is lost; its ports are held for the lease.
+    Lost { owner: PublicKey },
+    /// A client's tunnel stands, again or another one: what it does not declare anew is released after the lease.
+    Returned { owner: PublicKey },
+    /// A client said goodbye, was removed or revoked: everything is released at once.
+    Released { owner: PublicKey },
+}
+
+/// What the supervisor is to do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Open the ports of a service.
+    Bind {
+        binding: Binding,
+        service: ServiceDeclaration,
+    },
+    /// The ports are open already: new players go by this declaration.
+    Route {
+        binding: Binding,
+        service: ServiceDeclaration,
+    },
+    /// Close the ports of a service and end its players.
+    Unbind { binding: Binding },
+}
+
+/// Why an instance is not bound.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Refusal {
+    #[error("port {0} is outside what this client may use")]
+    NotPermitted(PortRange),
+    #[error("port {0} is outside what the relay gives out")]
+    OutsideRelay(PortRange),
+    #[error("port {port} is in use by instance {instance}")]
+    PortInUse {
+        port: PortRange,
+        instance: InstanceId,
+    },
+    #[error("instance id {0} is in use by another client")]
+    IdInUse(InstanceId),
+    #[error("the client has {0} instances already")]
+    TooMany(usize),
+    #[error("the instance has no service")]
+    Empty,
+    #[error("two services of the instance use port {0}")]
+    PortTwice(PortRange),
+}
+
+impl Refusal {
+    /// The code that the client is told.
+    pub(crate) const fn code(&self) -> Code {
+        match self {
+            Self::NotPermitted(_) | Self::OutsideRelay(_) => Code::NotPermitted,
+            Self::PortInUse { .. } => Code::PortInUse,
+            Self::IdInUse(_) => Code::IdInUse,
+            Self::TooMany(_) => Code::Limit,
+            Self::Empty | Self::PortTwice(_) => Code::ProtocolError,
+        }
+    }
+
+    /// The port that is meant, if one is.
+    pub(crate) const fn port(&self) -> Option<u16> {
+        match self {
+            Self::NotPermitted(port)
+            | Self::OutsideRelay(port)
+            | Self::PortTwice(port)
+            | Self::PortInUse { port, .. } => Some(port.first()),
+            Self::IdInUse(_) | Self::TooMany(_) | Self::Empty => None,
+        }
+    }
+}
+
+impl Registry {
+    /// An empty registry of a relay that gives out `ports`, holds them for `lease` when a tunnel is lost, and
+    /// grants each client at most `per_client` instances.
+    pub(crate) fn new(ports: PortSet, lease: Duration, per_client: usize) -> Self {
+        Self {
+            ports,
+            // What a WELCOME can say at most, and a clock can add.
+            lease: lease.min(Duration::from_millis(u32::MAX.into())),
+            per_client,
+            instances: BTreeMap::new(),
+            before: HashMap::new(),
+            leases: HashMap::new(),
+        }
+    }
+
+    /// Takes a change. On a refusal nothing has changed.
+    pub(crate) fn apply(&mut self, now: Instant, change: Change) -> Result<Vec<Action>, Refusal> {
+        match change {
+            Change::Declare {
+                owner,
+                permitted,
+                instance,
+                revision,
+                services,
+            } => {
+                if let Some(held) = self.instances.get_mut(&instance)
+                    && held.owner == owner
+                {
+                    // Also where this change is refused: what stood before stands.
+                    held.is_confirmed = true;
+                }
+                self.check(&owner, &permitted, &instance, &services)?;
+                Ok(self.declare(owner, instance, revision, services))
+            }
+            Change::Withdraw { owner, instance } => {
+                let owned = self
+                    .instances
+                    .get(&instance)
+                    .is_some_and(|held| held.owner == owner);
+                Ok(if owned {
+                    self.remove(&instance)
+                } else {
+                    Vec::new()
+                })
+            }
+            Change::Done { instance } => {
+                self.before.remove(&instance);
+                Ok(Vec::new())
+            }
+            Change::Undone { instance } => {
+                if let Some(before) = self.before.remove(&instance) {
+                    match before {
+                        Some(held) => self.instances.insert(instance, held),
+                        None => self.instances.remove(&instance),
+                    };
+                }
+                Ok(Vec::new())
+            }
+            Change::Failed { instance } => Ok(self.remove(&instance)),
+            Change::Lost { owner } => {
+                self.hold(owner, now + self.lease);
+                Ok(Vec::new())
+            }
+            Change::Returned { owner } => {
+                self.hold(owner, now + self.lease.max(DECLARE_TIME));
+                Ok(Vec::new())
+            }
+            Change::Released { owner } => Ok(self.release(&owner)),
+        }
+    }
+
+    /// Changes what the relay gives out at all. What is bound stays bound.
+    pub(crate) fn set_ports(&mut self, ports: PortSet) {
+        self.ports = ports;
+    }
+
+    /// Whether the relay gives out these ports at all.
+    pub(crate) fn gives_out(&self, ports: PortRange) -> bool {
+        self.ports.covers(ports)
+    }
+
+    /// When the next lease ends.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.leases.values().min().copied()
+    }
+
+    /// Releases what lost tunnels held and no tunnel has declared since, where the lease has ended.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Action> {
+        let ended: Vec<_> = self
+            .leases
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(key, _)| *key)
+            .collect();
+        let mut actions = Vec::new();
+        for owner in ended {
+            self.leases.remove(&owner);
+            actions.extend(self.remove_of(&owner, |held| !held.is_confirmed));
+        }
+        actions
+    }
+
+    /// Ids and owners of the instances held, sorted by id.
+    pub(crate) fn instances(
+        &self,
+    ) -> impl Iterator<Item = (&InstanceId, &PublicKey, &[ServiceDeclaration])> {
+        self.instances
+            .iter()
+            .map(|(id, held)| (id, &held.owner, held.services.as_slice()))
+    }
+
+    /// The revision in force of an instance.
+    pub(crate) fn revision(&self, instance: &InstanceId) -> Option<Revision> {
+        self.instances.get(instance).map(|held| held.revision)
+    }
+
+    fn check(
+        &self,
+        owner: &PublicKey,
+        permitted: &PortSet,
+        instance: &InstanceId,
+        services: &[ServiceDeclaration],
+    ) -> Result<(), Refusal> {
+        if services.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        match self.instances.get(instance) {
+            Some(held) if held.owner != *owner => return Err(Refusal::IdInUse(instance.clone())),
+            Some(_) => {}
+            None => {
+                let own = self
+                    .instances
+                    .values()
+                    .filter(|held| held.owner == *owner)
+                    .count();
+                if own >= self.per_client {
+                    return Err(Refusal::TooMany(own));
+                }
+            }
+        }
+        for (i, service) in services.iter().enumerate() {
+            let clash = |other: &ServiceDeclaration| {
+                other.protocol.overlaps(service.protocol) && other.public.overlaps(service.public)
+            };
+            if !self.ports.covers(service.public) {
+                return Err(Refusal::OutsideRelay(service.public));
+            }
+            if !permitted.covers(service.public) {
+                return Err(Refusal::NotPermitted(service.public));
+            }
+            if services[..i].iter().any(clash) {
+                return Err(Refusal::PortTwice(service.public));
+            }
+            let taken = self
+                .instances
+                .iter()
+                .find(|(id, held)| *id != instance && held.services.iter().any(clash));
+            if let Some((id, _)) = taken {
+                return Err(Refusal::PortInUse {
+                    port: service.public,
+                    instance: id.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn declare(
+        &mut self,
+        owner: PublicKey,
+        instance: InstanceId,
+        revision: Revision,
+        services: Vec<ServiceDeclaration>,
+    ) -> Vec<Action> {
+        let bound: Vec<Binding> = self
+            .instances
+            .get(&instance)
+            .map(|held| {
+                held.services
+                    .iter()
+                    .map(|s| Binding::new(&instance, s))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let wanted: Vec<Binding> = services
+            .iter()
+            .map(|s| Binding::new(&instance, s))
+            .collect();
+        let gone = bound.iter().filter(|binding| !wanted.contains(binding));
+        // What goes makes room before anything new is bound: the two may share a port.
+        let mut actions: Vec<Action> = gone
+            .map(|binding| Action::Unbind {
+                binding: binding.clone(),
+            })
+            .collect();
+        for (binding, service) in wanted.into_iter().zip(&services) {
+            let service = service.clone();
+            actions.push(if bound.contains(&binding) {
+                Action::Route { binding, service }
+            } else {
+                Action::Bind { binding, service }
+            });
+        }
+        let before = self.instances.insert(
+            instance.clone(),
+            Held {
+                owner,
+                is_confirmed: true,
+                revision,
+                services,
+            },
+        );
+        self.before.insert(instance, before);
+        actions
+    }
+
+    fn remove(&mut self, instance: &InstanceId) -> Vec<Action> {
+        self.before.remove(instance);
+        let Some(held) = self.instances.remove(instance) else {
+            return Vec::new();
+        };
+        held.services
+            .iter()
+            .map(|service| Action::Unbind {
+                binding: Binding::new(instance, service),
+            })
+            .collect()
+    }
+
+    fn release(&mut self, owner: &PublicKey) -> Vec<Action> {
+        self.leases.remove(owner);
+        self.remove_of(owner, |_| true)
+    }
+
+    /// Holds what an owner has until then, or until it declares it again.
+    fn hold(&mut self, owner: PublicKey, until: Instant) {
+        self.leases.insert(owner, until);
+        for held in self.instances.values_mut() {
+            if held.owner == owner {
+                held.is_confirmed = false;
+            }
+        }
+    }
+
+    fn remove_of(&mut self, owner: &PublicKey, which: impl Fn(&Held) -> bool) -> Vec<Action> {
+        let own: Vec<_> = self
+            .instances
+            .iter()
+            .filter(|(_, held)| held.owner == *owner && which(held))
+            .map(|(id, _)| id.clone())
+            .collect();
+        own.iter().flat_map(|id| self.remove(id)).collect()
+    }
+}
+
+/// How long a client whose tunnel stands again has for declaring its instances, where the lease is shorter: 10 s, the
+/// time of a handshake.
+const DECLARE_TIME: Duration = Duration::from_secs(10);
+
+impl Binding {
+    /// Whether the two cannot be open at once.
+    pub(crate) const fn clashes(&self, other: &Self) -> bool {
+        self.public.overlaps(other.public) && ((self.tcp && other.tcp) || (self.udp && other.udp))
+    }
+
+    fn new(instance: &InstanceId, service: &ServiceDeclaration) -> Self {
+        Self {
+            instance: instance.clone(),
+            public: service.public,
+            tcp: service.protocol.tcp(),
+            udp: service.protocol.udp(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,679 @@
+//! The one place where the registry's decisions are carried out: opens and closes public ports, routes players.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    event::Event,
+    instance::{InstanceId, PortSet},
+    key::PublicKey,
+    proto::{
+        message::{Code, Message, Revision, ServiceDeclaration, Text},
+        session::relay::RelayEvent,
+    },
+    relay::{
+        Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
+        ingress::{OpenError, OpenPorts, PublicService, Route},
+        registry::{Action, Binding, Change, Refusal, Registry},
+        tunnel::RelayTunnel,
+    },
+};
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A client has proved itself and was admitted.
+    Up {
+        tunnel: Arc<RelayTunnel>,
+        admission: Admission,
+    },
+    /// A client said something.
+    Said {
+        tunnel: Arc<RelayTunnel>,
+        event: RelayEvent,
+    },
+    /// A tunnel is gone.
+    Down {
+        tunnel: Arc<RelayTunnel>,
+        reason: String,
+    },
+    /// Ask the authority again about everybody.
+    Recheck(oneshot::Sender<()>),
+    /// What the relay gives out has changed.
+    SetPorts(PortSet),
+    /// What is there?
+    Status(oneshot::Sender<RelayStatus>),
+    /// No new players; after the grace, goodbye.
+    Shutdown {
+        grace: Duration,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// State of the supervisor's task.
+pub(crate) struct Supervisor {
+    shared: Arc<Shared>,
+    registry: Registry,
+    services: HashMap<Binding, Arc<PublicService>>,
+    /// Services that were ended and whose sockets may still be open, with word of their closing.
+    closing: Vec<(Binding, CancellationToken)>,
+    clients: HashMap<PublicKey, Client>,
+}
+
+struct Client {
+    admission: Admission,
+    tunnel: Option<Arc<RelayTunnel>>,
+}
+
+impl Supervisor {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let limits = &shared.config.limits;
+        let registry = Registry::new(
+            shared.config.ports.clone(),
+            limits.lease,
+            limits.instances_per_client,
+        );
+        Self {
+            shared,
+            registry,
+            services: HashMap::new(),
+            closing: Vec::new(),
+            clients: HashMap::new(),
+        }
+    }
+
+    /// Runs until shutdown.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let lease = self.registry.poll_timeout();
+            let command = tokio::select! {
+                command = commands.recv() => command,
+                () = self.shared.stopped.cancelled() => None,
+                () = crate::tunnel::sleep_until(lease), if lease.is_some() => {
+                    let actions = self.registry.handle_timeout(Instant::now());
+                    self.release(actions);
+                    self.clients.retain(|key, client| {
+                        client.tunnel.is_some() || self.registry.instances().any(|(_, owner, _)| owner == key)
+                    });
+                    continue;
+                }
+            };
+            match command {
+                Some(Command::Up { tunnel, admission }) => self.handle_up(tunnel, admission),
+                Some(Command::Said { tunnel, event }) => self.handle_said(&tunnel, event).await,
+                Some(Command::Down { tunnel, reason }) => self.handle_down(&tunnel, reason),
+                Some(Command::Recheck(done)) => {
+                    self.recheck();
+                    // Nobody waits for it any more.
+                    _ = done.send(());
+                }
+                Some(Command::SetPorts(ports)) => {
+                    self.registry.set_ports(ports);
+                    self.unbind_forbidden();
+                }
+                Some(Command::Status(reply)) => drop(reply.send(self.status())),
+                Some(Command::Shutdown { grace, done }) => {
+                    self.shutdown(grace).await;
+                    _ = done.send(());
+                    return;
+                }
+                None => return self.close(),
+            }
+        }
+    }
+
+    fn handle_up(&mut self, tunnel: Arc<RelayTunnel>, admission: Admission) {
+        let key = tunnel.client;
+        // Between its admission and now the client may have been revoked, or its rights changed.
+        let known = self.shared.authority.psk(&key, None).is_some();
+        let admission = match self.shared.authority.readmit(&key) {
+            Ok(now) if known => now,
+            Err(super::Denial::Unavailable(_)) => admission,
+            // A client that has just enrolled may not be known to handshakes yet.
+            _ if admission.psk.is_some() => admission,
+            _ => {
+                return end(
+                    tunnel,
+                    Code::Revoked,
+                    "the relay's operator has revoked this client",
+                );
+            }
+        };
+        self.apply(Change::Returned { owner: key });
+        let before = self
+            .clients
+            .get_mut(&key)
+            .and_then(|client| client.tunnel.take());
+        if let Some(before) = before {
+            if before.process == tunnel.process {
+                // The same process has found a better path: its streams go on where they are.
+                self.reroute(&before, Some(&tunnel));
+                before.retired.cancel();
+            } else {
+                self.reroute(&before, None);
+                end(
+                    before,
+                    Code::Superseded,
+                    "another process with the same key has connected",
+                );
+            }
+        }
+        self.shared.emit(Event::TunnelUp {
+            client: tunnel.name.clone(),
+            peer: tunnel.peer,
+            transport: tunnel.transport,
+        });
+        self.clients.insert(
+            key,
+            Client {
+                admission,
+                tunnel: Some(tunnel),
+            },
+        );
+    }
+
+    fn handle_down(&mut self, tunnel: &Arc<RelayTunnel>, reason: String) {
+        let Some(client) = self.clients.get_mut(&tunnel.client) else {
+            return;
+        };
+        if client
+            .tunnel
+            .as_ref()
+            .is_none_or(|current| current.serial != tunnel.serial)
+        {
+            return;
+        }
+        client.tunnel = None;
+        self.reroute(tunnel, None);
+        self.apply(Change::Lost {
+            owner: tunnel.client,
+        });
+        self.shared.emit(Event::TunnelDown {
+            client: tunnel.name.clone(),
+            reason,
+        });
+    }
+
+    async fn handle_said(&mut self, tunnel: &Arc<RelayTunnel>, event: RelayEvent) {
+        let current = self
+            .clients
+            .get(&tunnel.client)
+            .and_then(|client| client.tunnel.as_ref());
+        // A tunnel that was taken over has no say any more.
+        if current.is_none_or(|current| current.serial != tunnel.serial) {
+            return;
+        }
+        match event {
+            RelayEvent::Declare {
+                instance,
+                revision,
+                services,
+            } => {
+                let answer = match self.declare(tunnel, &instance, revision, services).await {
+                    Ok(()) => {
+                        self.shared.emit(Event::Bound {
+                            instance: instance.clone(),
+                        });
+                        Message::Bound { instance, revision }
+                    }
+                    Err(refused) => self.refusal(instance, revision, refused),
+                };
+                tell(tunnel, answer);
+            }
+            RelayEvent::Withdraw { instance, .. } => {
+                let actions = self.apply(Change::Withdraw {
+                    owner: tunnel.client,
+                    instance: instance.clone(),
+                });
+                if !actions.is_empty() {
+                    self.release(actions);
+                }
+            }
+            RelayEvent::Goodbye { code } => {
+                let actions = self.apply(Change::Released {
+                    owner: tunnel.client,
+                });
+                self.release(actions);
+                self.clients.remove(&tunnel.client);
+                self.shared.emit(Event::TunnelDown {
+                    client: tunnel.name.clone(),
+                    reason: format!("the client said goodbye ({code})"),
+                });
+                tunnel.closed.cancel();
+            }
+            RelayEvent::Drain { .. } => self.reroute(tunnel, None),
+            RelayEvent::Liveness(_) => {}
+        }
+    }
+
+    /// Carries out a declaration, all or nothing.
+    async fn declare(
+        &mut self,
+        tunnel: &Arc<RelayTunnel>,
+        instance: &InstanceId,
+        revision: Revision,
+        services: Vec<ServiceDeclaration>,
+    ) -> Result<(), Refused> {
+        let Some(client) = self.clients.get(&tunnel.client) else {
+            return Ok(());
+        };
+        for service in &services {
+            let allowed =
+                self.shared
+                    .authority
+                    .may_bind(&tunnel.client, &client.admission, service);
+            allowed.map_err(|text| Refused {
+                code: Code::NotPermitted,
+                text,
+                port: None,
+            })?;
+        }
+        let change = Change::Declare {
+            owner: tunnel.client,
+            permitted: client.admission.ports.clone(),
+            instance: instance.clone(),
+            revision,
+            services,
+        };
+        let actions = self.registry.apply(Instant::now(), change)?;
+        self.carry_out(tunnel, instance, actions).await
+    }
+
+    async fn carry_out(
+        &mut self,
+        tunnel: &Arc<RelayTunnel>,
+        instance: &InstanceId,
+        actions: Vec<Action>,
+    ) -> Result<(), Refused> {
+        // First what can fail without harm: new ports that no port to be closed stands in the way of.
+        let mut opened = HashMap::new();
+        for action in &actions {
+            let Action::Bind { binding, .. } = action else {
+                continue;
+            };
+            let in_the_way = actions.iter().any(
+                |other| matches!(other, Action::Unbind { binding: gone } if gone.clashes(binding)),
+            );
+            if in_the_way {
+                continue;
+            }
+            match self.open(binding).await {
+                Ok(ports) => drop(opened.insert(binding.clone(), ports)),
+                Err(error) => {
+                    self.apply(Change::Undone {
+                        instance: instance.clone(),
+                    });
+                    return Err(error.into());
+                }
+            }
+        }
+        for action in actions {
+            if let Err(refused) = self.execute(tunnel, action, &mut opened).await {
+                let actions = self.apply(Change::Failed {
+                    instance: instance.clone(),
+                });
+                self.release(actions);
+                return Err(refused);
+            }
+        }
+        self.apply(Change::Done {
+            instance: instance.clone(),
+        });
+        Ok(())
+    }
+
+    async fn execute(
+        &mut self,
+        tunnel: &Arc<RelayTunnel>,
+        action: Action,
+        opened: &mut HashMap<Binding, OpenPorts>,
+    ) -> Result<(), Refused> {
+        match action {
+            Action::Bind { binding, service } => {
+                let ports = match opened.remove(&binding) {
+                    Some(ports) => ports,
+                    None => self.open(&binding).await?,
+                };
+                let route = Arc::new(Route {
+                    tunnel: tunnel.clone(),
+                    service,
+                });
+                warm(&route);
+                let served = ports.serve(&self.shared, binding.clone(), route);
+                let served = served.map_err(|error| Refused {
+                    code: Code::Internal,
+                    text: error.to_string(),
+                    port: Some(binding.public.first()),
+                })?;
+                self.services.insert(binding, served);
+            }
+            Action::Route { binding, service } => {
+                let route = Arc::new(Route {
+                    tunnel: tunnel.clone(),
+                    service,
+                });
+                warm(&route);
+                if let Some(served) = self.services.get(&binding) {
+                    served.route.send_replace(Some(route));
+                }
+            }
+            Action::Unbind { binding } => self.unbind(&binding),
+        }
+        Ok(())
+    }
+
+    /// Points the services of one tunnel at another of the same process, or at none.
+    fn reroute(&self, from: &Arc<RelayTunnel>, to: Option<&Arc<RelayTunnel>>) {
+        for service in self.services.values() {
+            let Some(route) = service.route() else {
+                continue;
+            };
+            if route.tunnel.serial != from.serial {
+                continue;
+            }
+            let route = to.map(|tunnel| {
+                Arc::new(Route {
+                    tunnel: tunnel.clone(),
+                    service: route.service.clone(),
+                })
+            });
+            if let Some(route) = &route {
+                warm(route);
+            }
+            service.route.send_replace(route);
+        }
+    }
+
+    fn recheck(&mut self) {
+        let mut gone = Vec::new();
+        for (key, client) in &mut self.clients {
+            if self.shared.authority.psk(key, None).is_none() {
+                gone.push(*key);
+                continue;
+            }
+            match self.shared.authority.readmit(key) {
+                Ok(admission) => client.admission = admission,
+                // It could not be found out now: what was granted stays.
+                Err(super::Denial::Unavailable(_)) => {}
+                Err(_) => gone.push(*key),
+            }
+        }
+        for key in gone {
+            let actions = self.apply(Change::Released { owner: key });
+            self.release(actions);
+            if let Some(tunnel) = self.clients.remove(&key).and_then(|client| client.tunnel) {
+                self.shared.emit(Event::TunnelDown {
+                    client: tunnel.name.clone(),
+                    reason: "the client was revoked".into(),
+                });
+                end(
+                    tunnel,
+                    Code::Revoked,
+                    "the relay's operator has revoked this client",
+                );
+            }
+        }
+        self.unbind_forbidden();
+    }
+
+    /// Unbinds what a client may not have any more, and tells it.
+    fn unbind_forbidden(&mut self) {
+        let forbidden: Vec<(InstanceId, PublicKey)> = self
+            .registry
+            .instances()
+            .filter(|(_, owner, services)| {
+                let own = self
+                    .clients
+                    .get(owner)
+                    .map(|client| &client.admission.ports);
+                services.iter().any(|service| {
+                    !self.registry.gives_out(service.public)
+                        || own.is_some_and(|ports| !ports.covers(service.public))
+                })
+            })
+            .map(|(id, owner, _)| (id.clone(), *owner))
+            .collect();
+        for (instance, owner) in forbidden {
+            let Some(revision) = self.registry.revision(&instance) else {
+                continue;
+            };
+            let actions = self.apply(Change::Withdraw {
+                owner,
+                instance: instance.clone(),
+            });
+            self.release(actions);
+            if let Some(tunnel) = self
+                .clients
+                .get(&owner)
+                .and_then(|client| client.tunnel.as_ref())
+            {
+                let text = Text::new("the relay's operator has taken the permission back");
+                tell(
+                    tunnel,
+                    Message::Unbound {
+                        instance,
+                        revision,
+                        code: Code::NotPermitted,
+                        text,
+                    },
+                );
+            }
+        }
+    }
+
+    async fn shutdown(&mut self, grace: Duration) {
+        for tunnel in self
+            .clients
+            .values()
+            .filter_map(|client| client.tunnel.as_ref())
+        {
+            tell(tunnel, Message::Drain { grace });
+            tunnel.streams.close();
+        }
+        for service in self.services.values() {
+            service.route.send_replace(None);
+        }
+        let ended = async {
+            for tunnel in self
+                .clients
+                .values()
+                .filter_map(|client| client.tunnel.as_ref())
+            {
+                tunnel.streams.wait().await;
+            }
+        };
+        // After the grace, players who are still there are reset.
+        drop(tokio::time::timeout(grace, ended).await);
+        for service in self.services.values() {
+            service.cancelled.cancel();
+        }
+        let closed = async {
+            for service in self.services.values() {
+                service.closed.cancelled().await;
+            }
+        };
+        drop(tokio::time::timeout(CLOSE_TIME, closed).await);
+        for client in self.clients.values_mut() {
+            if let Some(tunnel) = client.tunnel.take() {
+                end(tunnel, Code::Shutdown, "the relay shuts down");
+            }
+        }
+    }
+
+    /// Closes every port and tunnel at once.
+    fn close(&mut self) {
+        for service in self.services.values() {
+            service.cancelled.cancel();
+        }
+        for tunnel in self
+            .clients
+            .values()
+            .filter_map(|client| client.tunnel.as_ref())
+        {
+            tunnel.closed.cancel();
+        }
+    }
+
+    fn status(&self) -> RelayStatus {
+        let clients = self.clients.iter().map(|(key, client)| {
+            let owned = self
+                .registry
+                .instances()
+                .filter(|(_, owner, _)| *owner == key);
+            ClientStatus {
+                name: client.admission.name.clone(),
+                key: *key,
+                peer: client.tunnel.as_ref().and_then(|tunnel| tunnel.peer),
+                transport: client.tunnel.as_ref().map(|tunnel| tunnel.transport),
+                rtt: client
+                    .tunnel
+                    .as_ref()
+                    .and_then(|t| t.quic.as_ref())
+                    .map(quinn::Connection::rtt),
+                instances: owned
+                    .map(|(id, _, services)| InstanceStatus {
+                        id: id.clone(),
+                        services: services.to_vec(),
+                    })
+                    .collect(),
+            }
+        });
+        RelayStatus {
+            clients: clients.collect(),
+            counters: self.shared.snapshot(),
+            lane_congestion: self.shared.granted.congestion(),
+        }
+    }
+
+    /// Applies a change that cannot be refused.
+    fn apply(&mut self, change: Change) -> Vec<Action> {
+        self.registry
+            .apply(Instant::now(), change)
+            .unwrap_or_default()
+    }
+
+    /// Closes ports, and says which instances are gone.
+    fn release(&mut self, actions: Vec<Action>) {
+        let mut last: Option<InstanceId> = None;
+        for action in actions {
+            let Action::Unbind { binding } = action else {
+                continue;
+            };
+            self.unbind(&binding);
+            if last.as_ref() != Some(&binding.instance) {
+                self.shared.emit(Event::Unbound {
+                    instance: binding.instance.clone(),
+                });
+                last = Some(binding.instance);
+            }
+        }
+    }
+
+    fn unbind(&mut self, binding: &Binding) {
+        if let Some(service) = self.services.remove(binding) {
+            service.cancelled.cancel();
+            self.closing.retain(|(_, closed)| !closed.is_cancelled());
+            self.closing.push((binding.clone(), service.closed.clone()));
+        }
+    }
+
+    /// Opens ports. Where a service that was just ended had them, its tasks first let go of their sockets.
+    async fn open(&self, binding: &Binding) -> Result<OpenPorts, OpenError> {
+        let last = self
+            .closing
+            .iter()
+            .filter(|(gone, _)| gone.clashes(binding));
+        let closed = async {
+            for (_, closed) in last {
+                closed.cancelled().await;
+            }
+        };
+        // If it takes this long, the system says that the port is in use.
+        drop(tokio::time::timeout(CLOSE_TIME, closed).await);
+        OpenPorts::open(&self.shared, binding)
+    }
+
+    fn refusal(&self, instance: InstanceId, revision: Revision, refused: Refused) -> Message {
+        let Refused { code, text, port } = refused;
+        self.shared.metrics.instances_refused.one();
+        self.shared.emit(Event::Refused {
+            instance: instance.clone(),
+            code,
+            text: text.clone(),
+            retry_in: Duration::ZERO,
+        });
+        Message::Refused {
+            instance,
+            revision,
+            code,
+            text: Text::new(&text),
+            port,
+        }
+    }
+}
+
+/// Why a declaration was not carried out.
+struct Refused {
+    code: Code,
+    text: String,
+    port: Option<u16>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            code: refusal.code(),
+            text: refusal.to_string(),
+            port: refusal.port(),
+        }
+    }
+}
+
+impl From<OpenError> for Refused {
+    fn from(error: OpenError) -> Self {
+        Self {
+            code: error.code(),
+            text: error.to_string(),
+            port: Some(error.port),
+        }
+    }
+}
+
+/// Has lanes ready where the next player will want one.
+fn warm(route: &Route) {
+    let throughput = route.service.optimize == crate::instance::Optimize::Throughput;
+    if route.service.protocol.tcp() && (throughput || route.tunnel.quic.is_none()) {
+        route.tunnel.want_lanes(super::tunnel::LANES_WARM);
+    }
+}
+
+/// Sends a message to a client; one that does not read its control stream has lost it.
+fn tell(tunnel: &Arc<RelayTunnel>, message: Message) {
+    if tunnel.messages.try_send(message).is_err() {
+        tunnel.closed.cancel();
+    }
+}
+
+/// Says goodbye and ends a tunnel with everything on it, once the goodbye had time to leave.
+fn end(tunnel: Arc<RelayTunnel>, code: Code, text: &str) {
+    drop(tunnel.messages.try_send(Message::Goodbye {
+        code,
+        text: Text::new(text),
+    }));
+    let closed: CancellationToken = tunnel.closed.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(GOODBYE_TIME).await;
+        closed.cancel();
+    });
+}
+
+/// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// How long a goodbye may take to leave before the tunnel is closed.
+const GOODBYE_TIME: Duration = Duration::from_millis(500);

@@ -1,0 +1,159 @@
+//! Sockets: what the engine asks of the operating system beyond the standard library.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
+
+/// A UDP socket bound to an address, with large buffers. Not shared: a port that another process has is an error.
+pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    only_v6(&socket, address)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Grows a socket's buffers. Returns the smaller of what the system granted, in bytes: it may cap them
+/// (`net.core.rmem_max`, `net.core.wmem_max`) without an error.
+pub(crate) fn grow_buffers(socket: &UdpSocket, bytes: usize) -> usize {
+    let socket = SockRef::from(socket);
+    // A refusal leaves the default, which the return value shows.
+    drop(socket.set_recv_buffer_size(bytes));
+    drop(socket.set_send_buffer_size(bytes));
+    let received = socket.recv_buffer_size().unwrap_or(0);
+    received.min(socket.send_buffer_size().unwrap_or(0))
+}
+
+/// Lets the system cut what is larger than the next link: a player's path is not the tunnel's, and a large answer
+/// arrives in IP fragments as it would without Adit. (quinn-udp forbids that, as QUIC must.)
+pub(crate) fn allow_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::net::sockopt::{
+            Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+        };
+        if is_v6 {
+            set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?;
+        }
+        // On a socket for both families this is what its IPv4 players need; on one for IPv6 alone it is refused.
+        let v4 = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
+        if !is_v6 {
+            v4?;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, is_v6);
+    Ok(())
+}
+
+/// A listening TCP socket. Addresses in TIME_WAIT do not block it; another listener does.
+pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    only_v6(&socket, address)?;
+    // On Windows the option would let another process take the port over.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Options of a player's or a target's connection: no delay, and keepalive that notices a dead peer in two minutes.
+pub(crate) fn tune_player(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE_INTERVAL);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Makes the drop of a connection a reset, never a clean end.
+pub(crate) fn reset_on_drop(stream: &TcpStream) {
+    // If it fails, the connection is gone already.
+    drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+}
+
+/// A descriptor kept for the moment when none is left: with it a waiting connection can be taken and refused, where
+/// it would otherwise hang and wake the listener for ever.
+#[derive(Debug)]
+pub(crate) struct Spare(Mutex<Option<UdpSocket>>);
+
+impl Spare {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(spare_descriptor()))
+    }
+
+    /// Refuses one waiting connection, then pauses: whoever runs out of descriptors must not spin.
+    pub(crate) async fn refuse(&self, listener: &tokio::net::TcpListener) {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if spare.is_some() {
+            drop(spare);
+            let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+            if let Ok(Ok((player, _))) = accepted {
+                reset_on_drop(&player);
+            }
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = spare_descriptor();
+        }
+        tokio::time::sleep(EXHAUSTED_PAUSE).await;
+    }
+}
+
+fn spare_descriptor() -> Option<UdpSocket> {
+    UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).ok()
+}
+
+/// Whether an error of `accept` or `socket` says that descriptors or memory have run out.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        // EMFILE 24, ENFILE 23, ENOBUFS 105, ENOMEM 12 on Linux.
+        matches!(error.raw_os_error(), Some(24 | 23 | 105 | 12))
+    }
+    #[cfg(not(unix))]
+    {
+        // WSAEMFILE, WSAENOBUFS.
+        matches!(error.raw_os_error(), Some(10_024 | 10_055))
+    }
+}
+
+/// The address of any interface, of the same family as `ip`.
+pub(crate) const fn unspecified(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// `::` takes IPv4 too, as mapped addresses; any other IPv6 address is IPv6 only.
+fn only_v6(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V6(v6) => socket.set_only_v6(!v6.ip().is_unspecified()),
+        SocketAddr::V4(_) => Ok(()),
+    }
+}
+
+/// Buffers of the tunnel's own UDP socket: 4 MiB hold 80 ms at 400 Mbit/s while the process does something else.
+pub(crate) const TUNNEL_BUFFER: usize = 4 << 20;
+/// Buffers of a public UDP port: 2 MiB hold 1,000 packets of 1,400 bytes with the kernel's own overhead.
+pub(crate) const PUBLIC_BUFFER: usize = 2 << 20;
+/// Connections that wait to be accepted; the system may cap it (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// 20 ms: out of descriptors, a listener refuses 50 connections a second and costs nothing.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);

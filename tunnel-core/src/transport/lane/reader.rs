@@ -1,0 +1,119 @@
+//! The receiving half of a lane.
+
+use std::{future::poll_fn, task::Poll};
+
+use bytes::Bytes;
+
+use super::{LaneError, conn::ReadHalf};
+use crate::proto::record::{Deframer, RECORD_BODY_MAX, RECORD_OVERHEAD, RecordError, RecordType};
+
+/// Reads records from a lane.
+///
+/// While the peer is silent it holds no buffer. When data flows, it reads up to 256 KiB at a time.
+#[derive(Debug)]
+pub(crate) struct LaneReader {
+    io: ReadHalf,
+    deframer: Deframer,
+    /// How much the next read makes room for.
+    want: usize,
+    /// A record that was read to look at it and is still to be handed out.
+    kept: Option<(RecordType, Bytes)>,
+}
+
+impl LaneReader {
+    /// Reads what `opener` opens from `io`.
+    pub(super) const fn new(io: ReadHalf, deframer: Deframer) -> Self {
+        Self {
+            io,
+            deframer,
+            want: READ_MIN,
+            kept: None,
+        }
+    }
+
+    /// The next record: its type, and its head and body. `None` is a TCP end between two records, which anyone on
+    /// the path can forge: it says that the channel is gone, never that a stream ended.
+    ///
+    /// Cancel-safe: no record is lost when the future is dropped. A body keeps the buffer that it came in alive
+    /// (up to 256 KiB, when data flows), so what is kept for long should be copied.
+    pub(crate) async fn read(&mut self) -> Result<Option<(RecordType, Bytes)>, LaneError> {
+        loop {
+            if let Some(record) = self.read_ready()? {
+                return Ok(Some(record));
+            }
+            if self.fill().await? == 0 {
+                return if self.deframer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(LaneError::Truncated)
+                };
+            }
+        }
+    }
+
+    /// The next record, if it has already come: what a reader gathers into one write of its own.
+    pub(crate) fn read_ready(&mut self) -> Result<Option<(RecordType, Bytes)>, RecordError> {
+        match self.kept.take() {
+            Some(record) => Ok(Some(record)),
+            None => self.deframer.poll_record(),
+        }
+    }
+
+    /// Hands `record` out again as the next one.
+    pub(super) fn keep(&mut self, record: (RecordType, Bytes)) {
+        self.kept = Some(record);
+    }
+
+    /// Memory held by the buffer, in bytes.
+    #[cfg(test)]
+    pub(super) fn held(&mut self) -> usize {
+        self.deframer.buffer_mut().capacity()
+    }
+
+    /// Reads once, as much as is there and `want` allows.
+    async fn fill(&mut self) -> Result<usize, LaneError> {
+        let Self {
+            io, deframer, want, ..
+        } = self;
+        // A whole record must have room, or it would never become one.
+        let missing = deframer.missing()?;
+        poll_fn(|cx| {
+            if io.poll_readable(cx)?.is_pending() {
+                deframer.release();
+                return Poll::Pending;
+            }
+            let buffer = deframer.buffer_mut();
+            buffer.reserve(want.saturating_sub(buffer.len()).max(missing));
+            let room = buffer.capacity() - buffer.len();
+            match io.poll_read_buf(cx, buffer)? {
+                Poll::Pending => {
+                    deframer.release();
+                    Poll::Pending
+                }
+                Poll::Ready(read) => {
+                    *want = next_want(*want, read, room);
+                    Poll::Ready(Ok(read))
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// How much to make room for after a read that filled `read` of `room`: fourfold while rooms are filled, half when
+/// an eighth would have done, so that a bulk phase is at full size after three reads and game traffic never is.
+fn next_want(want: usize, read: usize, room: usize) -> usize {
+    if read == room {
+        (want * 4).min(READ_MAX)
+    } else if read < want / 8 {
+        (want / 2).max(READ_MIN)
+    } else {
+        want
+    }
+}
+
+/// Reads start with a page: some thirty datagrams of a game, or all of the control stream's usual messages.
+const READ_MIN: usize = 4 * 1024;
+/// 16 full records, as a bulk writer writes at once: a reader that is behind ends its reads between records, so that
+/// no partial one has to be moved to the next buffer.
+const READ_MAX: usize = 16 * (RECORD_BODY_MAX + RECORD_OVERHEAD);

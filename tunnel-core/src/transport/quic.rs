@@ -1,0 +1,266 @@
+//! The QUIC transport: quinn, with the handshake of `proto::handshake` in the place of TLS (docs/protocol.md §3).
+//!
+//! Who has not the relay's public key gets no answer. Where quinn would give one, it is stopped as follows:
+//!
+//! | quinn's answer | its cause | stopped by |
+//! |---|---|---|
+//! | version negotiation | a long header of a foreign version, in 1,200 bytes or more | [`filter`]: foreign versions |
+//! | close, protocol violation | an Initial to an id shorter than 8 bytes | [`filter`]: not sealed for this relay |
+//! | close, invalid token | an Initial with a Retry token that is old or of another address | the same |
+//! | close, handshake failed | message 1 is wrong | the same: its author has the public key |
+//! | Retry | ours, under load, before the Initial is opened | the same |
+//! | close, refused | a dropped or refused `Incoming`, or a closing endpoint | the same; we ignore, never refuse |
+//! | stateless reset | a short header with an id that could be ours | [`cid`]: 6 bytes of HMAC in every id |
+//! | stateless reset | an Initial to a client's socket | [`filter`]: an id that the client did not issue |
+//!
+//! What is left needs packets seen on the wire. A recorded id of this relay, in a packet of an ended connection, gets
+//! a stateless reset, smaller than the packet, as after a restart. In an Initial that was not sealed for us it gets
+//! Retry when there is load; with a recorded token beside it, a close of 60 bytes. A recorded Initial, replayed,
+//! gets message 2, up to three times what was sent, and nothing else comes of it.
+
+mod cid;
+mod config;
+pub(crate) mod congestion;
+mod crypto;
+mod filter;
+mod keys;
+mod socket;
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use quinn::{ConnectionError, Endpoint, VarInt};
+
+pub(crate) use self::socket::Drops;
+use self::{cid::CidKey, filter::Filter, keys::RelayKeys};
+use crate::{
+    join::TokenId,
+    key::{self, Psk, PublicKey, SecretKey},
+    proto::handshake::{
+        Answer, Capabilities, Hello, ProcessId, Suite, VersionMismatch, VersionRange, keys::Secret,
+    },
+    transport::PskSource,
+};
+
+/// Who a relay is, and what it says to every client.
+#[derive(Debug)]
+pub(crate) struct RelayIdentity {
+    /// Its static key.
+    pub(crate) secret_key: SecretKey,
+    /// Its process.
+    pub(crate) process: ProcessId,
+    /// The protocol versions it speaks.
+    pub(crate) versions: VersionRange,
+    /// What it can do.
+    pub(crate) capabilities: Capabilities,
+    /// Its clients' pre-shared keys.
+    pub(crate) psks: Arc<dyn PskSource>,
+}
+
+/// Who a client is, and which relay it wants.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientIdentity {
+    /// Its static key.
+    pub(crate) secret_key: SecretKey,
+    /// The relay's static key.
+    pub(crate) relay: PublicKey,
+    /// The pre-shared key, or the token's secret.
+    pub(crate) psk: Psk,
+    /// Its process.
+    pub(crate) process: ProcessId,
+    /// The protocol versions it speaks.
+    pub(crate) versions: VersionRange,
+    /// What it can do.
+    pub(crate) capabilities: Capabilities,
+    /// The token whose secret is the pre-shared key, in enrolment only.
+    pub(crate) token: Option<TokenId>,
+    /// The cipher: [`Suite::fastest`] unless told otherwise.
+    pub(crate) suite: Suite,
+}
+
+/// A relay's endpoint on `socket`. What the socket drops is counted in `drops`.
+pub(crate) fn relay_endpoint(
+    socket: UdpSocket,
+    identity: RelayIdentity,
+    drops: Arc<Drops>,
+) -> io::Result<Endpoint> {
+    let suites = keys::Suites::load()?;
+    let keys = RelayKeys::derive(&identity.secret_key);
+    let filter = Filter::relay(identity.secret_key.public_key(), suites, keys.cid.clone());
+    let endpoint_config = config::endpoint(keys.cid, &keys.reset);
+    let crypto = crypto::RelayCrypto::new(identity, suites);
+    let server_config = config::server(Arc::new(crypto), &keys.retry_token);
+    Endpoint::new_with_abstract_socket(
+        endpoint_config,
+        Some(server_config),
+        socket::wrap(socket, filter, drops)?,
+        Arc::new(quinn::TokioRuntime),
+    )
+}
+
+/// A client's endpoint on `socket`: it connects, and answers nobody.
+pub(crate) fn client_endpoint(socket: UdpSocket, drops: Arc<Drops>) -> io::Result<Endpoint> {
+    let random = || key::random().map(Secret::from).map_err(io::Error::other);
+    let cid_key = CidKey::new(random()?);
+    let filter = Filter::client(cid_key.clone());
+    Endpoint::new_with_abstract_socket(
+        config::endpoint(cid_key, &random()?),
+        None,
+        socket::wrap(socket, filter, drops)?,
+        Arc::new(quinn::TokioRuntime),
+    )
+}
+
+/// Connects to the relay at `address` and proves both identities. It ends at the latest with quinn's idle timeout.
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    identity: &ClientIdentity,
+) -> Result<(quinn::Connection, Answer), QuicConnectError> {
+    let crypto = crypto::ClientCrypto::new(identity)?;
+    let config = config::client(Arc::new(crypto), identity.suite);
+    let connection = endpoint
+        .connect_with(config, address, SERVER_NAME)
+        .map_err(|error| match error {
+            quinn::ConnectError::InvalidServerName(_) => QuicConnectError::RelayKey,
+            error => QuicConnectError::Start(error),
+        })?
+        .await
+        .map_err(|error| match error {
+            ConnectionError::TransportError(error) if error.code == crypto::handshake_failure() => {
+                QuicConnectError::NotAdmitted
+            }
+            error => QuicConnectError::Connection(error),
+        })?;
+    let answer = connection
+        .handshake_data()
+        .and_then(|data| data.downcast::<Answer>().ok())
+        .ok_or(QuicConnectError::NotAdmitted)?;
+    if let Err(mismatch) = identity.versions.agreed(&answer.versions) {
+        connection.close(INCOMPATIBLE, mismatch.to_string().as_bytes());
+        return Err(QuicConnectError::Incompatible(mismatch));
+    }
+    Ok((connection, *answer))
+}
+
+/// Why a client got no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum QuicConnectError {
+    /// There was nothing to start with.
+    #[error("cannot start a connection: {0}")]
+    Start(#[source] quinn::ConnectError),
+    /// The relay's public key is a point of low order, or there is no randomness for an ephemeral one.
+    #[error("cannot start a handshake: the relay's public key is none, or there is no randomness")]
+    RelayKey,
+    /// rustls was built without QUIC.
+    #[error("cannot start a handshake: {0}")]
+    NoQuic(String),
+    /// The relay answered, but with another secret: it does not know this client, or no longer.
+    #[error(
+        "the relay does not admit this client: its key is unknown or revoked, or its secret is wrong"
+    )]
+    NotAdmitted,
+    /// The two sides have no protocol version in common.
+    #[error(transparent)]
+    Incompatible(VersionMismatch),
+    /// The path or the peer failed. A timeout may also mean another relay key than the relay's.
+    #[error("no connection to the relay: {0}")]
+    Connection(#[source] ConnectionError),
+}
+
+/// A client that has proved itself.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// The connection.
+    pub(crate) connection: quinn::Connection,
+    /// The client's static key.
+    pub(crate) peer: PublicKey,
+    /// What it said.
+    pub(crate) hello: Hello,
+    /// The cipher it picked.
+    pub(crate) suite: Suite,
+}
+
+/// A handshake that has been answered and awaits the client's proof.
+#[derive(Debug)]
+pub(crate) struct Answered(quinn::Connecting);
+
+/// Reads message 1 and answers it: at once, in this thread and under the endpoint's lock. Returns how long that
+/// took too, which is what admission is charged with.
+pub(crate) fn answer(incoming: quinn::Incoming) -> (Duration, Result<Answered, QuicAcceptError>) {
+    let started = Instant::now();
+    let connecting = incoming.accept();
+    let cost = started.elapsed();
+    let answered = connecting
+        .map(Answered)
+        .map_err(QuicAcceptError::Connection);
+    (cost, answered)
+}
+
+impl Answered {
+    /// Waits for the client's finished. Until it is there nothing has been proved, and nothing may change.
+    pub(crate) async fn accepted(self, timeout: Duration) -> Result<Accepted, QuicAcceptError> {
+        let connection = tokio::time::timeout(timeout, self.0)
+            .await
+            .map_err(|_| QuicAcceptError::Timeout)?
+            .map_err(QuicAcceptError::Connection)?;
+        let client = connection
+            .handshake_data()
+            .and_then(|data| data.downcast::<crypto::Client>().ok())
+            .ok_or(QuicAcceptError::Timeout)?;
+        let crypto::Client {
+            key,
+            hello,
+            suite,
+            relay_versions,
+        } = *client;
+        if let Err(mismatch) = relay_versions.agreed(&hello.versions) {
+            connection.close(INCOMPATIBLE, mismatch.to_string().as_bytes());
+            return Err(QuicAcceptError::Incompatible(key, mismatch));
+        }
+        Ok(Accepted {
+            connection,
+            peer: key,
+            hello,
+            suite,
+        })
+    }
+}
+
+/// Why a relay did not get a client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum QuicAcceptError {
+    /// The client did not prove itself in time; a client with a wrong secret cannot.
+    #[error("the client did not finish its handshake in time")]
+    Timeout,
+    /// The two sides have no protocol version in common.
+    #[error("client {0}: {1}")]
+    Incompatible(PublicKey, #[source] VersionMismatch),
+    /// Message 1 was wrong, or the client went away.
+    #[error("the client's handshake failed: {0}")]
+    Connection(#[source] ConnectionError),
+}
+
+/// `export("adit lanes", "", 32)`: the root of a tunnel's further lanes, the same on both ends.
+pub(crate) fn lane_secret(connection: &quinn::Connection) -> Secret {
+    let mut out = [0; 32];
+    // A connection that has been accepted or connected has an exporter, and 32 bytes are never too many.
+    let exported = connection.export_keying_material(&mut out, b"adit lanes", b"");
+    debug_assert!(exported.is_ok());
+    Secret::from(out)
+}
+
+/// The close code INCOMPATIBLE (docs/protocol.md §5.2).
+const INCOMPATIBLE: VarInt = VarInt::from_u32(4);
+
+/// quinn wants one; nothing here looks at it.
+const SERVER_NAME: &str = "relay";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! What acknowledgements, and their absence, add up to.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+/// What a round trip's acknowledgements add up to.
+#[derive(Debug, Clone)]
+pub(super) struct Round {
+    /// A packet sent from here on ends the round when it is acknowledged.
+    pub(super) start: Instant,
+    /// Lowest round trip: the standing queue, without bursts.
+    pub(super) rtt: Duration,
+    pub(super) acked: u64,
+    /// Bytes acknowledged while the window or the pacer held data back.
+    pub(super) limited: u64,
+    /// Most bytes in flight.
+    pub(super) peak: u64,
+}
+
+impl Round {
+    pub(super) fn new(start: Instant) -> Self {
+        Self {
+            start,
+            rtt: Duration::MAX,
+            acked: 0,
+            limited: 0,
+            peak: 0,
+        }
+    }
+
+    pub(super) fn handle_batch(&mut self, batch: &Batch, peak: u64) {
+        self.rtt = self.rtt.min(batch.rtt);
+        self.acked += batch.acked;
+        self.limited += batch.limited;
+        self.peak = self.peak.max(peak);
+    }
+
+    pub(super) fn app_limited(&self) -> bool {
+        self.limited * 2 < self.acked
+    }
+}
+
+/// The packets of one acknowledgement.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    /// The newest packet's, which waited least for the acknowledgement.
+    pub(super) rtt: Duration,
+    pub(super) newest: Option<Instant>,
+    pub(super) acked: u64,
+    pub(super) limited: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            rtt: Duration::MAX,
+            newest: None,
+            acked: 0,
+            limited: 0,
+        }
+    }
+}
+
+/// The lowest of every [`RECENT`] samples.
+#[derive(Debug, Clone)]
+pub(super) struct Recent {
+    rtt: Duration,
+    samples: u8,
+}
+
+impl Recent {
+    /// Returns the lowest once there are enough.
+    pub(super) fn handle_sample(&mut self, rtt: Duration) -> Option<Duration> {
+        self.rtt = self.rtt.min(rtt);
+        self.samples += 1;
+        (self.samples >= RECENT).then(|| mem::take(self).rtt)
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            rtt: Duration::MAX,
+            samples: 0,
+        }
+    }
+}
+
+/// Since when nothing has been heard although something was sent.
+#[derive(Debug, Clone)]
+pub(super) struct Silence {
+    pub(super) since: Instant,
+    /// When the last packet left that should be acknowledged.
+    asked: Instant,
+}
+
+impl Silence {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            asked: now,
+        }
+    }
+
+    pub(super) fn handle_sent(&mut self, now: Instant, bytes: u64, patience: Duration) {
+        if bytes < MIN_ASKING {
+            return;
+        }
+        // After a pause nobody owes an answer from before it.
+        if now.saturating_duration_since(self.asked) > patience {
+            self.since = now;
+        }
+        self.asked = now;
+    }
+
+    pub(super) fn handle_ack(&mut self, now: Instant) {
+        self.since = now;
+    }
+}
+
+/// Batches that a search looks at: enough to pass over a stray sample, few enough to see the queue
+/// of a quick doubling within its round (HyStart++, RFC 9406, uses the same number).
+const RECENT: u8 = 8;
+
+/// Bytes of the smallest transmission taken to ask for an acknowledgement. A bare acknowledgement
+/// is smaller and is itself never answered, so it must not start a silence.
+const MIN_ASKING: u64 = 80;

@@ -1,0 +1,18 @@
+//! Where the protocol meets transports and the clock: what both roles share.
+
+pub(crate) mod budget;
+pub(crate) mod channel;
+pub(crate) mod control;
+pub(crate) mod datagrams;
+pub(crate) mod inbound;
+pub(crate) mod lanes;
+pub(crate) mod pump;
+pub(crate) mod supervise;
+
+/// Sleeps until then; for ever without a time.
+pub(crate) async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

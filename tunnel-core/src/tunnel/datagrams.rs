@@ -1,0 +1,296 @@
+//! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::{Notify, mpsc};
+
+use crate::{
+    metrics::Metrics,
+    proto::{
+        datagram::{DatagramHead, FragmentHead},
+        fragment,
+    },
+};
+
+/// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
+#[derive(Debug)]
+pub(crate) struct DatagramSender {
+    way: Way,
+    metrics: Arc<Metrics>,
+    next_packet: AtomicU16,
+}
+
+#[derive(Debug)]
+enum Way {
+    Quic(Arc<QuicQueue>),
+    Lanes(Arc<LaneQueues>),
+}
+
+impl DatagramSender {
+    /// Datagrams go over QUIC. The task that empties the queue ends with the connection.
+    pub(crate) fn quic(connection: quinn::Connection, metrics: Arc<Metrics>) -> Self {
+        let queue = Arc::new(QuicQueue {
+            connection,
+            waiting: Mutex::default(),
+            is_waiting: AtomicBool::new(false),
+            added: Notify::new(),
+        });
+        tokio::spawn(drain(queue.clone(), metrics.clone()));
+        Self {
+            way: Way::Quic(queue),
+            metrics,
+            next_packet: AtomicU16::new(0),
+        }
+    }
+
+    /// Datagrams go over lanes, which are added as they open.
+    pub(crate) fn lanes(lanes: Arc<LaneQueues>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            way: Way::Lanes(lanes),
+            metrics,
+            next_packet: AtomicU16::new(0),
+        }
+    }
+
+    /// Sends one datagram, or counts why not. Never waits.
+    ///
+    /// `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
+    /// allocation of its own.
+    pub(crate) fn send(&self, mut head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+        let room = self.room();
+        let whole = head.encoded_len() + payload.len();
+        if whole <= room {
+            self.send_one(head, payload, scratch);
+            return;
+        }
+        // The fragment header's place is part of each piece's room.
+        head.fragment = Some(FragmentHead {
+            packet: 0,
+            index: 0,
+            count: 2,
+        });
+        let pieces = room
+            .checked_sub(head.encoded_len())
+            .and_then(|room| fragment::split(payload.len(), room));
+        let Some(pieces) = pieces else {
+            self.metrics.drop_too_large.one();
+            return;
+        };
+        let packet = self.next_packet.fetch_add(1, Ordering::Relaxed);
+        let count = pieces.parts();
+        for (index, range) in pieces.enumerate() {
+            head.fragment = Some(FragmentHead {
+                packet,
+                index: index as u8,
+                count,
+            });
+            self.send_one(head, &payload[range], scratch);
+        }
+    }
+
+    fn room(&self) -> usize {
+        match &self.way {
+            Way::Quic(queue) => queue.connection.max_datagram_size().unwrap_or(0),
+            Way::Lanes(_) => LANE_DATAGRAM_MAX,
+        }
+    }
+
+    fn send_one(&self, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+        let length = head.encoded_len() + payload.len();
+        if scratch.capacity() < length {
+            // One allocation serves many packets: `split` leaves the rest of it to the next.
+            scratch.reserve(SCRATCH.max(length));
+        }
+        head.encode(scratch);
+        scratch.put_slice(payload);
+        let datagram = scratch.split().freeze();
+        match &self.way {
+            Way::Quic(queue) => queue.send(datagram, &self.metrics),
+            Way::Lanes(lanes) => lanes.send(head.flow.0, datagram, &self.metrics),
+        }
+    }
+}
+
+/// The queue before QUIC's own: QUIC drops its oldest silently, so it is never given more than it has room for.
+#[derive(Debug)]
+struct QuicQueue {
+    connection: quinn::Connection,
+    waiting: Mutex<VecDeque<(Instant, Bytes)>>,
+    /// Whether anything waits, read without the lock: the usual case is that nothing does.
+    is_waiting: AtomicBool,
+    added: Notify,
+}
+
+impl QuicQueue {
+    fn send(&self, datagram: Bytes, metrics: &Metrics) {
+        if !self.is_waiting.load(Ordering::Acquire)
+            && self.connection.datagram_send_buffer_space() >= datagram.len()
+        {
+            self.send_now(datagram, metrics);
+            return;
+        }
+        let mut waiting = lock(&self.waiting);
+        if waiting.len() >= QUEUE {
+            // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
+            waiting.pop_front();
+            metrics.drop_queue_full.one();
+        }
+        waiting.push_back((Instant::now(), datagram));
+        self.is_waiting.store(true, Ordering::Release);
+        drop(waiting);
+        self.added.notify_one();
+    }
+
+    fn send_now(&self, datagram: Bytes, metrics: &Metrics) {
+        match self.connection.send_datagram(datagram) {
+            Ok(()) => {}
+            // The path's size fell between the look and the sending.
+            Err(quinn::SendDatagramError::TooLarge) => metrics.drop_too_large.one(),
+            Err(_) => metrics.drop_no_tunnel.one(),
+        }
+    }
+}
+
+/// Feeds what waits to QUIC as it makes room, and drops what has grown too old.
+async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
+    loop {
+        tokio::select! {
+            () = queue.added.notified() => {}
+            _ = queue.connection.closed() => return,
+        }
+        loop {
+            let next = {
+                let mut waiting = lock(&queue.waiting);
+                let next = waiting.pop_front();
+                if next.is_none() {
+                    queue.is_waiting.store(false, Ordering::Release);
+                }
+                next
+            };
+            let Some((since, datagram)) = next else { break };
+            if since.elapsed() > AGE_MAX {
+                metrics.drop_too_old.one();
+                continue;
+            }
+            let sent = tokio::time::timeout(
+                AGE_MAX.saturating_sub(since.elapsed()),
+                queue.connection.send_datagram_wait(datagram),
+            );
+            match sent.await {
+                Ok(Ok(())) => {}
+                Ok(Err(quinn::SendDatagramError::TooLarge)) => metrics.drop_too_large.one(),
+                Ok(Err(_)) => return,
+                Err(_) => metrics.drop_too_old.one(),
+            }
+        }
+    }
+}
+
+/// Queues of the lanes that carry datagrams. A flow keeps to one lane, so that a lost segment stalls only its share.
+#[derive(Debug, Default)]
+pub(crate) struct LaneQueues {
+    lanes: Mutex<Vec<mpsc::Sender<(Instant, Bytes)>>>,
+}
+
+/// What one lane is to send.
+#[derive(Debug)]
+pub(crate) struct LaneQueue {
+    waiting: mpsc::Receiver<(Instant, Bytes)>,
+    metrics: Arc<Metrics>,
+}
+
+impl LaneQueues {
+    /// A lane takes part from now on.
+    pub(crate) fn add(&self, metrics: Arc<Metrics>) -> LaneQueue {
+        let (sender, waiting) = mpsc::channel(LANE_QUEUE);
+        lock(&self.lanes).push(sender);
+        LaneQueue { waiting, metrics }
+    }
+
+    fn send(&self, flow: u64, datagram: Bytes, metrics: &Metrics) {
+        let mut lanes = lock(&self.lanes);
+        lanes.retain(|lane| !lane.is_closed());
+        let Some(place) = flow.checked_rem(lanes.len() as u64) else {
+            metrics.drop_no_tunnel.one();
+            return;
+        };
+        if lanes[place as usize]
+            .try_send((Instant::now(), datagram))
+            .is_err()
+        {
+            metrics.drop_queue_full.one();
+        }
+    }
+}
+
+impl LaneQueue {
+    /// The next datagram that is still of use. `None` when nobody will send any more. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let (since, datagram) = self.waiting.recv().await?;
+            if since.elapsed() <= AGE_MAX {
+                return Some(datagram);
+            }
+            // Dropping is safe: datagrams are never retransmitted.
+            self.metrics.drop_too_old.one();
+        }
+    }
+}
+
+/// A poisoned lock guards queues and tables that are whole between operations: it is taken all the same.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Age at which a datagram that waits is dropped: 100 ms, two or three of a game's ticks; later ones replace it.
+const AGE_MAX: Duration = Duration::from_millis(100);
+/// Datagrams that wait at most: 1,024 = 100 ms of a node's 10,000 packets/s.
+const QUEUE: usize = 1024;
+/// Datagrams that wait for one lane at most: 256 = 100 ms of 2,500 packets/s on each of four lanes.
+const LANE_QUEUE: usize = 256;
+/// Largest datagram on a lane: a record's body with room for the head.
+const LANE_DATAGRAM_MAX: usize = 16 * 1024;
+/// Size of the buffer from which datagrams are cut: one allocation for 40 packets of 1,500 bytes.
+const SCRATCH: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let queues = LaneQueues::default();
+        let mut queue = queues.add(metrics.clone());
+        let sender = lock(&queues.lanes)[0].clone();
+        let old = Instant::now() - 2 * AGE_MAX;
+        sender.try_send((old, Bytes::from_static(b"old"))).unwrap();
+        queues.send(1, Bytes::from_static(b"new"), &metrics);
+        assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
+        assert_eq!(metrics.snapshot().drop_too_old, 1);
+    }
+
+    #[test]
+    fn a_lane_that_does_not_move_bounds_its_queue_and_counts() {
+        let metrics = Arc::new(Metrics::default());
+        let queues = LaneQueues::default();
+        let queue = queues.add(metrics.clone());
+        for _ in 0..LANE_QUEUE + 5 {
+            queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+        }
+        assert_eq!(metrics.snapshot().drop_queue_full, 5);
+        drop(queue);
+        queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+        assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
+    }
+}

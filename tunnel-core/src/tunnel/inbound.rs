@@ -1,0 +1,158 @@
+//! Datagrams out of the tunnel: read, put together again, and counted where that fails.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+
+use crate::{
+    metrics::Metrics,
+    proto::{
+        datagram::{DatagramHead, FlowId, Kind},
+        fragment::{Reassembler, ReassemblyLimits},
+        redundancy::Dedup,
+    },
+};
+
+/// Reads the datagrams of one transport.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    reassembler: Reassembler,
+    /// Flows whose datagrams come with sequence numbers, so that copies can be told.
+    seen: HashMap<FlowId, Dedup>,
+    metrics: Arc<Metrics>,
+}
+
+/// A datagram as a player or a target sent it.
+#[derive(Debug)]
+pub(crate) struct Reassembled {
+    pub(crate) head: DatagramHead,
+    pub(crate) payload: Bytes,
+}
+
+impl Inbound {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            reassembler: Reassembler::new(ReassemblyLimits::default()),
+            seen: HashMap::new(),
+            metrics,
+        }
+    }
+
+    /// Takes a datagram; yields one that is whole.
+    pub(crate) fn handle(&mut self, datagram: Bytes) -> Option<Reassembled> {
+        let Ok((head, payload)) = DatagramHead::decode(datagram) else {
+            self.metrics.drop_malformed.one();
+            return None;
+        };
+        if head.kind == Kind::Close {
+            self.seen.remove(&head.flow);
+        }
+        if self.is_duplicate(&head) {
+            self.metrics.drop_duplicate.one();
+            return None;
+        }
+        let Some(fragment) = head.fragment else {
+            return Some(Reassembled { head, payload });
+        };
+        let whole = self
+            .reassembler
+            .handle_fragment(Instant::now(), head.flow, fragment, payload);
+        // Refused fragments are in the reassembler's own counts.
+        let payload = whole.ok().flatten()?;
+        Some(Reassembled { head, payload })
+    }
+
+    /// Whether this datagram has come before. Copies are told before fragments are put together: each fragment has a
+    /// number of its own.
+    fn is_duplicate(&mut self, head: &DatagramHead) -> bool {
+        let Some(redundancy) = head.redundancy else {
+            return false;
+        };
+        if self.seen.len() >= SEEN_MAX && !self.seen.contains_key(&head.flow) {
+            // Copies that come right now may pass once; a game takes that, unbounded memory it would not.
+            self.seen.clear();
+        }
+        !self
+            .seen
+            .entry(head.flow)
+            .or_default()
+            .accept(redundancy.sequence)
+    }
+
+    /// Forgets packets whose fragments did not come in time, and counts what was discarded.
+    pub(crate) fn handle_timeout(&mut self) {
+        let now = Instant::now();
+        if self
+            .reassembler
+            .poll_timeout()
+            .is_some_and(|due| due <= now)
+        {
+            self.reassembler.handle_timeout(now);
+        }
+        let discarded = self.reassembler.drain_discarded();
+        let lost =
+            discarded.timeout + discarded.evicted + discarded.contradictory + discarded.too_large;
+        self.metrics.drop_fragments.add(lost);
+    }
+}
+
+/// Flows whose sequence numbers are remembered: 65,536, as many as a client may have; 3 MiB.
+const SEEN_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::proto::datagram::{FragmentHead, RedundancyHead, Scheme};
+
+    fn datagram(sequence: u32, fragment: Option<FragmentHead>, payload: &[u8]) -> Bytes {
+        let mut head = DatagramHead::data(FlowId(7));
+        head.redundancy = Some(RedundancyHead {
+            sequence,
+            scheme: Scheme::Duplicate,
+        });
+        head.fragment = fragment;
+        let mut out = BytesMut::new();
+        head.encode(&mut out);
+        out.extend_from_slice(payload);
+        out.freeze()
+    }
+
+    #[test]
+    fn a_copy_is_handed_on_once() {
+        let metrics = Arc::new(Metrics::default());
+        let mut inbound = Inbound::new(metrics.clone());
+        let copy = datagram(1, None, b"move");
+        assert_eq!(inbound.handle(copy.clone()).unwrap().payload, &b"move"[..]);
+        assert!(inbound.handle(copy).is_none());
+        assert_eq!(metrics.snapshot().drop_duplicate, 1);
+    }
+
+    #[test]
+    fn copies_of_fragments_do_not_make_a_packet_twice() {
+        let mut inbound = Inbound::new(Arc::default());
+        let part = |index| {
+            Some(FragmentHead {
+                packet: 3,
+                index,
+                count: 2,
+            })
+        };
+        let (first, second) = (datagram(1, part(0), b"ab"), datagram(2, part(1), b"c"));
+        assert!(inbound.handle(first.clone()).is_none());
+        assert!(inbound.handle(first.clone()).is_none());
+        assert_eq!(inbound.handle(second.clone()).unwrap().payload, &b"abc"[..]);
+        assert!(inbound.handle(first).is_none());
+        assert!(inbound.handle(second).is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_counted() {
+        let metrics = Arc::new(Metrics::default());
+        let mut inbound = Inbound::new(metrics.clone());
+        assert!(inbound.handle(Bytes::from_static(&[0x1f])).is_none());
+        assert!(inbound.handle(Bytes::new()).is_none());
+        assert_eq!(metrics.snapshot().drop_malformed, 2);
+    }
+}

@@ -1,0 +1,283 @@
+//! Lanes at work: the relay's pool of idle ones, and those that carry control and datagrams where there is no QUIC.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::pin,
+    sync::{Mutex, OnceLock},
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{
+    proto::{
+        datagram::{DatagramHead, FlowId, Kind},
+        message::Message,
+        record::RecordType,
+    },
+    transport::lane::{LaneError, LaneHalves, LaneReader, LaneTuning, LaneWriter},
+    tunnel::{
+        control::{ControlCarrier, ControlInput},
+        datagrams::{LaneQueue, lock},
+    },
+};
+
+/// An open lane as it is handed around: both halves in one place on the heap.
+pub(crate) type Lane = Box<LaneHalves>;
+
+/// What takes datagrams out of a tunnel.
+pub(crate) trait DatagramHandler: Send {
+    /// One datagram came. Never waits.
+    fn handle(&mut self, datagram: Bytes);
+    /// No more are ready at the moment: what was gathered may go.
+    fn flush(&mut self);
+}
+
+/// The relay's idle lanes. Each is watched by a task that gives it away when asked.
+#[derive(Debug, Default)]
+pub(crate) struct IdleLanes {
+    idle: Mutex<VecDeque<oneshot::Sender<oneshot::Sender<Lane>>>>,
+    added: Notify,
+}
+
+/// What became of an idle lane.
+#[derive(Debug)]
+pub(crate) enum Watched {
+    /// A stream has it.
+    Taken,
+    /// The client uses it for datagrams: this was the first.
+    Datagrams(Lane, Bytes),
+    /// It is gone.
+    Closed,
+}
+
+impl IdleLanes {
+    /// Keeps a lane until it is taken, used for datagrams or closed.
+    pub(crate) async fn watch(&self, mut lane: Lane) -> Watched {
+        let (ask, asked) = oneshot::channel();
+        lock(&self.idle).push_back(ask);
+        self.added.notify_one();
+        let mut asked = pin!(asked);
+        loop {
+            tokio::select! {
+                biased;
+                asked = &mut asked => {
+                    // If the asker is gone meanwhile, the lane goes with it: the client opens another.
+                    return match asked.map(|reply| reply.send(lane)) {
+                        Ok(Ok(())) => Watched::Taken,
+                        _ => Watched::Closed,
+                    };
+                }
+                record = lane.reader.read() => match record {
+                    Ok(Some((RecordType::Datagram, first))) => return Watched::Datagrams(lane, first),
+                    Ok(Some((RecordType::Ping, body))) => {
+                        if lane.writer.write_frame(RecordType::Pong, &body).await.is_err() {
+                            return Watched::Closed;
+                        }
+                    }
+                    Ok(Some((RecordType::Pong, _))) => {}
+                    Ok(Some(_) | None) | Err(_) => return Watched::Closed,
+                },
+            }
+        }
+    }
+
+    /// Takes an idle lane, waiting for one at most so long.
+    pub(crate) async fn take(&self, patience: Duration) -> Option<Lane> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let added = self.added.notified();
+            while let Some(ask) = self.pop() {
+                let (reply, lane) = oneshot::channel();
+                if ask.send(reply).is_err() {
+                    continue;
+                }
+                // A lane whose watcher does not answer at once is stuck: the next one serves.
+                if let Ok(Ok(lane)) = tokio::time::timeout(HAND_OVER, lane).await {
+                    // One wake-up may have stood for several lanes.
+                    if !lock(&self.idle).is_empty() {
+                        self.added.notify_one();
+                    }
+                    return Some(lane);
+                }
+            }
+            tokio::time::timeout_at(until, added).await.ok()?;
+        }
+    }
+
+    /// Lanes that stand idle now.
+    pub(crate) fn count(&self) -> usize {
+        let mut idle = lock(&self.idle);
+        idle.retain(|ask| !ask.is_closed());
+        idle.len()
+    }
+
+    fn pop(&self) -> Option<oneshot::Sender<oneshot::Sender<Lane>>> {
+        // The lane used last is the most likely to be alive and warm.
+        lock(&self.idle).pop_back()
+    }
+}
+
+/// Carries datagrams, and control if it is the tunnel's first lane, until the lane ends.
+pub(crate) async fn carry(
+    lane: Lane,
+    control: Option<ControlCarrier>,
+    datagrams: LaneQueue,
+    handler: &mut dyn DatagramHandler,
+) -> Result<(), LaneError> {
+    let LaneHalves { reader, writer } = *lane;
+    let (outgoing, incoming) = match control {
+        Some(carrier) => (Some(carrier.outgoing), Some(carrier.incoming)),
+        None => (None, None),
+    };
+    // A peer that pings faster than it reads is not answered each time.
+    let (pong, pongs) = mpsc::channel(4);
+    tokio::select! {
+        ended = carry_in(reader, incoming, pong, handler) => ended,
+        ended = carry_out(writer, outgoing, datagrams, pongs) => ended,
+    }
+}
+
+async fn carry_in(
+    mut reader: LaneReader,
+    mut control: Option<ControlInput>,
+    pong: mpsc::Sender<Bytes>,
+    handler: &mut dyn DatagramHandler,
+) -> Result<(), LaneError> {
+    loop {
+        let mut next = reader.read().await?;
+        for _ in 0..BATCH {
+            match next {
+                None => return Ok(()),
+                Some((RecordType::Datagram, datagram)) => handler.handle(datagram),
+                Some((RecordType::Control, piece)) => {
+                    let Some(control) = &mut control else {
+                        return Err(unexpected(RecordType::Control));
+                    };
+                    if !control.handle_input(&piece).await {
+                        return Ok(());
+                    }
+                }
+                Some((RecordType::Ping, body)) => drop(pong.try_send(body)),
+                Some((RecordType::Pong, _)) => {}
+                Some((kind, _)) => return Err(unexpected(kind)),
+            }
+            match now_or_never(reader.read()).await {
+                Some(record) => next = record?,
+                None => break,
+            }
+        }
+        handler.flush();
+    }
+}
+
+async fn carry_out(
+    mut writer: LaneWriter,
+    mut control: Option<mpsc::Receiver<Message>>,
+    mut datagrams: LaneQueue,
+    mut pongs: mpsc::Receiver<Bytes>,
+) -> Result<(), LaneError> {
+    let mut encoded = BytesMut::new();
+    loop {
+        tokio::select! {
+            biased;
+            message = next_message(&mut control) => {
+                let Some(message) = message else { return Ok(()) };
+                message.encode(&mut encoded);
+                let bytes = encoded.split();
+                for piece in bytes.chunks(CONTROL_PIECE) {
+                    writer.write_frame(RecordType::Control, piece).await?;
+                }
+            }
+            datagram = datagrams.next() => {
+                let Some(datagram) = datagram else { return Ok(()) };
+                writer.write_frame(RecordType::Datagram, &datagram).await?;
+            }
+            Some(body) = pongs.recv() => writer.write_frame(RecordType::Pong, &body).await?,
+        }
+    }
+}
+
+/// The datagram by which a client asks for a lane to carry datagrams, and by which the relay agrees.
+pub(crate) fn probe() -> Bytes {
+    let mut probe = BytesMut::new();
+    let head = DatagramHead {
+        kind: Kind::Probe,
+        ..DatagramHead::data(FlowId(0))
+    };
+    head.encode(&mut probe);
+    probe.freeze()
+}
+
+/// What the kernel granted the first lane, and so every lane.
+#[derive(Debug, Default)]
+pub(crate) struct Granted(OnceLock<LaneTuning>);
+
+impl Granted {
+    /// Keeps what the first lane was granted. Returns a remark for the operator, once.
+    pub(crate) fn note(&self, tuning: LaneTuning) -> Option<String> {
+        self.0.set(tuning).ok()?;
+        self.0.get()?.warning()
+    }
+
+    /// The congestion control of lanes, as the kernel names it.
+    pub(crate) fn congestion(&self) -> Option<String> {
+        self.0.get()?.congestion.clone()
+    }
+}
+
+/// Hands on what QUIC's datagrams bring, until the connection ends.
+pub(crate) async fn read_quic_datagrams(
+    connection: quinn::Connection,
+    handler: &mut dyn DatagramHandler,
+) -> quinn::ConnectionError {
+    loop {
+        match connection.read_datagram().await {
+            Ok(datagram) => handler.handle(datagram),
+            Err(error) => return error,
+        }
+        for _ in 1..BATCH {
+            match now_or_never(connection.read_datagram()).await {
+                Some(Ok(datagram)) => handler.handle(datagram),
+                // The next round returns the error.
+                Some(Err(_)) | None => break,
+            }
+        }
+        handler.flush();
+        // A flood must not keep the thread from everybody else.
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// The output of a future that is ready now.
+async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+async fn next_message(control: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {
+    match control {
+        Some(control) => control.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long an idle lane's watcher may take to hand it over: it does nothing else.
+const HAND_OVER: Duration = Duration::from_millis(250);
+/// 64 datagrams between two flushes: what one batch of system calls takes.
+const BATCH: usize = 64;
+/// Piece of the control stream in one record: below a record's 16 KiB.
+const CONTROL_PIECE: usize = 16_000;
+
+fn unexpected(kind: RecordType) -> LaneError {
+    crate::transport::lane::PeerMisbehaved::WrongPlace(kind).into()
+}

@@ -1,0 +1,476 @@
+//! Carries one stream: between a socket (the player's or the target's) and a channel of the tunnel.
+//!
+//! Three activities run side by side, so that none waits for another: `upward` reads the socket and writes the
+//! channel, `downward` reads the channel and writes the socket, `backlog` writes what the socket did not take at once.
+//! `downward` never waits for the socket: acknowledgements travel behind data, and two ends that wait for each
+//! other's would never move again.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    io::{self, IoSlice},
+    net::Shutdown,
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metrics::{Counter, Metrics},
+    proto::stream::{
+        ACK_DELAY, BUDGET_SHORT, RecvHalf, SendHalf, StreamMisbehaved,
+        frame::{Frame, ResetCode},
+    },
+    socket,
+    tunnel::{
+        budget::Budget,
+        channel::{ChannelError, ChannelRx, ChannelTx, Item},
+        datagrams::lock,
+    },
+};
+
+/// What a stream needs of its tunnel.
+#[derive(Debug, Clone)]
+pub(crate) struct Carrier {
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Counts what the socket sends and what it is sent.
+    pub(crate) direction: Direction,
+    /// Ends the stream with a reset on both sides: its service is gone.
+    pub(crate) cancelled: CancellationToken,
+    /// The same: its tunnel is.
+    pub(crate) closed: CancellationToken,
+}
+
+/// Which side of the tunnel the socket is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// The socket is the player's: what it sends goes in.
+    FromPlayer,
+    /// The socket is the target's: what it sends goes out.
+    FromTarget,
+}
+
+/// Why a stream ended otherwise than cleanly.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamEnd {
+    #[error("the socket failed: {0}")]
+    Socket(#[source] io::Error),
+    #[error("the other side reset the stream: {0}")]
+    PeerReset(ResetCode),
+    #[error("the channel broke: {0}")]
+    Broken(#[source] ChannelError),
+    #[error(transparent)]
+    Misbehaved(#[from] StreamMisbehaved),
+    #[error("its reader took nothing for a minute while the tunnel's memory ran short")]
+    Stalled,
+    #[error("the service ended")]
+    Cancelled,
+}
+
+/// Carries a stream to its end. `Ok` gives the channel back, clean, so that a lane can serve again; otherwise the
+/// other side has been told and the socket ends in a reset.
+pub(crate) async fn run(
+    socket: TcpStream,
+    mut tx: ChannelTx,
+    mut rx: ChannelRx,
+    carrier: &Carrier,
+) -> Result<(ChannelTx, ChannelRx), StreamEnd> {
+    let stream = Stream::new(&socket, carrier);
+    let carried = tokio::select! {
+        carried = async {
+            // In the order of the signals between them: see `Signal`.
+            tokio::try_join!(biased; stream.downward(&mut rx), stream.backlog(), stream.upward(&mut tx))
+        } => carried.map(drop),
+        () = carrier.cancelled.cancelled() => Err(StreamEnd::Cancelled),
+        () = carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+    };
+    {
+        let state = lock(&stream.state);
+        carrier.budget.give_back(state.send.unacked());
+        carrier.budget.waited(state.recv.waiting());
+    }
+    let Err(end) = carried else {
+        return Ok((tx, rx));
+    };
+    socket::reset_on_drop(&socket);
+    let code = match &end {
+        StreamEnd::Socket(_) => Some(ResetCode::Socket),
+        StreamEnd::Misbehaved(_) => Some(ResetCode::ProtocolError),
+        StreamEnd::Stalled => Some(ResetCode::Limit),
+        StreamEnd::Cancelled => Some(ResetCode::Shutdown),
+        StreamEnd::PeerReset(_) | StreamEnd::Broken(_) => None,
+    };
+    tx.abort(code).await;
+    match &end {
+        StreamEnd::Socket(_) => carrier.metrics.stream_reset.one(),
+        StreamEnd::Broken(_) => carrier.metrics.stream_broken.one(),
+        StreamEnd::Misbehaved(_) => carrier.metrics.stream_misbehaved.one(),
+        StreamEnd::Stalled => carrier.metrics.stream_limit.one(),
+        StreamEnd::PeerReset(_) | StreamEnd::Cancelled => {}
+    }
+    Err(end)
+}
+
+struct Stream<'a> {
+    socket: &'a TcpStream,
+    carrier: &'a Carrier,
+    state: Mutex<State>,
+    /// Wakes `upward`: an acknowledgement came or is owed.
+    up: Signal,
+    /// Wakes `backlog`: something waits for the socket, or the end came.
+    down: Signal,
+    read: &'a Counter,
+    written: &'a Counter,
+}
+
+/// Wakes an activity of the same task that is polled later in the same round, so that no waker is needed and the
+/// task is not run once more.
+#[derive(Debug, Default)]
+struct Signal(AtomicBool);
+
+impl Signal {
+    fn raise(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    async fn raised(&self) {
+        poll_fn(|_| match self.0.swap(false, Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+}
+
+struct State {
+    send: SendHalf,
+    recv: RecvHalf,
+    /// What the socket did not take yet.
+    waiting: VecDeque<Bytes>,
+    /// Whether `upward` knows that an acknowledgement is owed.
+    ack_known: bool,
+}
+
+impl State {
+    /// The socket took the first `written` bytes of what waits.
+    fn take_written(&mut self, mut written: usize) {
+        while written > 0 {
+            let Some(front) = self.waiting.front_mut() else {
+                return;
+            };
+            let taken = front.len().min(written);
+            front.advance(taken);
+            written -= taken;
+            if front.is_empty() {
+                self.waiting.pop_front();
+            }
+        }
+    }
+}
+
+impl<'a> Stream<'a> {
+    fn new(socket: &'a TcpStream, carrier: &'a Carrier) -> Self {
+        let metrics = &carrier.metrics;
+        let (read, written) = match carrier.direction {
+            Direction::FromPlayer => (&metrics.stream_bytes_in, &metrics.stream_bytes_out),
+            Direction::FromTarget => (&metrics.stream_bytes_out, &metrics.stream_bytes_in),
+        };
+        let state = State {
+            send: SendHalf::new(Instant::now()),
+            recv: RecvHalf::new(),
+            waiting: VecDeque::new(),
+            ack_known: false,
+        };
+        Self {
+            socket,
+            carrier,
+            state: Mutex::new(state),
+            up: Signal::default(),
+            down: Signal::default(),
+            read,
+            written,
+        }
+    }
+
+    /// Socket to channel, with the acknowledgements that the other direction owes.
+    async fn upward(&self, tx: &mut ChannelTx) -> Result<(), StreamEnd> {
+        let mut buffer = BytesMut::new();
+        let mut read_size = READ_MIN;
+        let mut ack_due: Option<Instant> = None;
+        let mut at_end = false;
+        // Without room or after the end nothing is read, and only the socket's error state tells of a reset.
+        let mut may_fail = true;
+        // Set anew only for an earlier time: a wake too many every now and then costs less than a timer for each read.
+        let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut timer_due: Option<Instant> = None;
+        loop {
+            let (ack, room, owes, done, unacked) = {
+                let mut state = lock(&self.state);
+                let overdue = ack_due.is_some_and(|due| due <= Instant::now());
+                let ack = if overdue || state.recv.owes_ack_now() {
+                    state.recv.poll_ack()
+                } else {
+                    None
+                };
+                let owes = state.recv.owes_ack();
+                state.ack_known = owes;
+                let room = state.send.allowance(self.carrier.budget.free());
+                let done = at_end && state.send.unacked() == 0 && state.recv.is_complete() && !owes;
+                let free = self.carrier.budget.free();
+                if free < BUDGET_SHORT && state.send.is_stalled(Instant::now()) {
+                    return Err(StreamEnd::Stalled);
+                }
+                (ack, room, owes, done, state.send.unacked())
+            };
+            if let Some(offset) = ack {
+                tx.write(Some(Frame::Ack { offset }), None)
+                    .await
+                    .map_err(StreamEnd::Broken)?;
+                ack_due = None;
+                continue;
+            }
+            if done {
+                return tx.end().await.map_err(StreamEnd::Broken);
+            }
+            match (owes, ack_due) {
+                (true, None) => ack_due = Some(Instant::now() + ACK_DELAY),
+                (false, Some(_)) => ack_due = None,
+                _ => {}
+            }
+            let may_read = !at_end && room > 0;
+            // Without room, either our own reader has to take something, or others have to give something back,
+            // of which nobody tells.
+            let look_again = match (at_end || room > 0, unacked) {
+                (true, 0) => None,
+                (false, 0) => Some(Instant::now() + BUDGET_RETRY),
+                (_, _) => Some(Instant::now() + STALL_LOOK),
+            };
+            if let Some(due) = ack_due.into_iter().chain(look_again).min()
+                && timer_due.is_none_or(|set| due < set)
+            {
+                timer.as_mut().reset(due.into());
+                timer_due = Some(due);
+            }
+            tokio::select! {
+                biased;
+                () = self.up.raised() => {}
+                ready = self.socket.readable(), if may_read => {
+                    ready.map_err(StreamEnd::Socket)?;
+                    at_end = self.read_socket(tx, &mut buffer, &mut read_size, room).await?;
+                    continue;
+                }
+                failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
+                    failed.map_err(StreamEnd::Socket)?;
+                    if let Some(error) = self.socket.take_error().map_err(StreamEnd::Socket)? {
+                        return Err(StreamEnd::Socket(error));
+                    }
+                    may_fail = false;
+                }
+                () = timer.as_mut(), if timer_due.is_some() => timer_due = None,
+            }
+            if lock(&self.state).send.unacked() == 0 {
+                // An idle stream holds nothing.
+                buffer = BytesMut::new();
+            }
+        }
+    }
+
+    /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.
+    async fn read_socket(
+        &self,
+        tx: &mut ChannelTx,
+        buffer: &mut BytesMut,
+        read_size: &mut usize,
+        room: u64,
+    ) -> Result<bool, StreamEnd> {
+        let most = (*read_size).min(usize::try_from(room).unwrap_or(usize::MAX));
+        if buffer.capacity() < most.min(*read_size / 2) || buffer.capacity() == 0 {
+            buffer.reserve(*read_size);
+        }
+        let read = match self.socket.try_read_buf(&mut buffer.limit(most)) {
+            Ok(0) => {
+                let offset = lock(&self.state).send.handle_fin();
+                tx.write(Some(Frame::Fin { offset }), None)
+                    .await
+                    .map_err(StreamEnd::Broken)?;
+                return Ok(true);
+            }
+            Ok(read) => read,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) => return Err(StreamEnd::Socket(e)),
+        };
+        // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
+        if read == *read_size {
+            *read_size = (*read_size * 2).min(READ_MAX);
+        } else if read < *read_size / 4 {
+            *read_size = (*read_size / 2).max(READ_MIN);
+        }
+        self.read.add(read as u64);
+        self.carrier.budget.take(read as u64);
+        let data = buffer.split().freeze();
+        let ack = {
+            let mut state = lock(&self.state);
+            state.send.handle_sent(Instant::now(), data.clone());
+            state.recv.poll_ack()
+        };
+        let ack = ack.map(|offset| Frame::Ack { offset });
+        tx.write(ack, Some(data)).await.map_err(StreamEnd::Broken)?;
+        Ok(false)
+    }
+
+    /// Channel to socket, until the other side has ended and nothing of ours is under way.
+    async fn downward(&self, rx: &mut ChannelRx) -> Result<(), StreamEnd> {
+        loop {
+            let mut next = rx.read().await.map_err(StreamEnd::Broken)?;
+            let mut gathered = 0;
+            loop {
+                match next {
+                    Item::Data(data) => {
+                        gathered += data.len();
+                        self.handle_data(data)?;
+                    }
+                    Item::Frame(Frame::Ack { offset }) => {
+                        let released = lock(&self.state).send.handle_ack(Instant::now(), offset)?;
+                        self.carrier.budget.give_back(released);
+                        self.up.raise();
+                    }
+                    other => {
+                        self.write_backlog()?;
+                        if self.handle_end(&other)? {
+                            return Ok(());
+                        }
+                    }
+                }
+                if gathered >= WRITE_MAX {
+                    break;
+                }
+                match rx.read_ready().await {
+                    Ok(Some(ready)) => next = ready,
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.write_backlog()?;
+                        return Err(StreamEnd::Broken(error));
+                    }
+                }
+            }
+            if gathered > 0 {
+                self.write_backlog()?;
+            }
+        }
+    }
+
+    /// What ends the stream or announces it. Returns whether the channel has ended as it should.
+    fn handle_end(&self, item: &Item) -> Result<bool, StreamEnd> {
+        match item {
+            Item::Frame(Frame::Fin { offset }) => {
+                lock(&self.state).recv.handle_fin(*offset)?;
+                self.down.raise();
+                Ok(false)
+            }
+            Item::Frame(Frame::Reset { code }) => Err(StreamEnd::PeerReset(*code)),
+            Item::Frame(other) => Err(StreamEnd::Broken(ChannelError::Unexpected(other.kind()))),
+            Item::Data(_) | Item::End => {
+                let state = lock(&self.state);
+                if state.recv.is_finished() && state.send.is_finished() {
+                    Ok(true)
+                } else {
+                    Err(StreamEnd::Broken(ChannelError::Ended))
+                }
+            }
+        }
+    }
+
+    /// Keeps data for the next write to the socket.
+    fn handle_data(&self, data: Bytes) -> Result<(), StreamEnd> {
+        let mut state = lock(&self.state);
+        let length = data.len() as u64;
+        state.recv.handle_data(length)?;
+        if !self.carrier.budget.wait(length) {
+            return Err(StreamMisbehaved::WindowExceeded {
+                waiting: state.recv.waiting(),
+            }
+            .into());
+        }
+        if !data.is_empty() {
+            state.waiting.push_back(data);
+        }
+        Ok(())
+    }
+
+    /// Writes what waits as the socket takes it; at the other side's end, ends the socket's writing.
+    async fn backlog(&self) -> Result<(), StreamEnd> {
+        loop {
+            self.down.raised().await;
+            while !lock(&self.state).waiting.is_empty() {
+                self.socket.writable().await.map_err(StreamEnd::Socket)?;
+                self.write_backlog()?;
+            }
+            if lock(&self.state).recv.is_complete() {
+                // An error says that the connection is gone, which the next read says too.
+                drop(SockRef::from(self.socket).shutdown(Shutdown::Write));
+                self.up.raise();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes what waits, as much as the socket takes at once; `backlog` does the rest.
+    fn write_backlog(&self) -> Result<(), StreamEnd> {
+        let mut state = lock(&self.state);
+        while !state.waiting.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = state.waiting.len().min(SLICES);
+            for (slice, data) in slices.iter_mut().zip(&state.waiting) {
+                *slice = IoSlice::new(data);
+            }
+            match self.socket.try_write_vectored(&slices[..count]) {
+                Ok(written) => {
+                    state.take_written(written);
+                    self.delivered(&mut state, written);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    drop(state);
+                    self.down.raise();
+                    return Ok(());
+                }
+                Err(e) => return Err(StreamEnd::Socket(e)),
+            }
+        }
+        // A stalled reader's queue is not kept for ever.
+        state.waiting = VecDeque::new();
+        Ok(())
+    }
+
+    fn delivered(&self, state: &mut State, written: usize) {
+        self.written.add(written as u64);
+        state.recv.handle_delivered(written as u64);
+        self.carrier.budget.waited(written as u64);
+        if !state.ack_known || state.recv.owes_ack_now() {
+            state.ack_known = true;
+            self.up.raise();
+        }
+    }
+}
+
+/// First size of a socket read: 16 KiB, one record of a lane.
+const READ_MIN: usize = 16 * 1024;
+/// Largest size of a socket read: 256 KiB, one write of a lane.
+const READ_MAX: usize = 256 * 1024;
+/// Bytes gathered for one write to the socket: 256 KiB, what one write of a lane brings.
+const WRITE_MAX: usize = 256 * 1024;
+/// Pieces of one write to the socket: 64 packets of a QUIC stream; a lane has 16 in one write.
+const SLICES: usize = 64;
+/// How soon a stream without room looks again whether others have given some back.
+const BUDGET_RETRY: Duration = Duration::from_millis(10);
+/// How often a stream that waits for its reader looks whether it stalls the tunnel.
+const STALL_LOOK: Duration = Duration::from_secs(10);

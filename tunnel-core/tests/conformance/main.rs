@@ -1,0 +1,34 @@
+//! One suite for every transport: what players, game servers and operators may rely on, whatever carries it.
+#![cfg(feature = "net")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Makes of each scenario one test for each transport.
+macro_rules! on_every_transport {
+    ($($scenario:ident),+ $(,)?) => {
+        on_transport!(quic, Quic, $($scenario),+);
+        on_transport!(lane, Lane, $($scenario),+);
+        on_transport!(mem, Mem, $($scenario),+);
+    };
+}
+
+macro_rules! on_transport {
+    ($module:ident, $via:ident, $($scenario:ident),+ $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    super::$scenario(crate::support::Via::$via).await;
+                }
+            )+
+        }
+    };
+}
+
+mod instances;
+mod lifecycle;
+mod memory;
+mod tcp;
+mod udp;

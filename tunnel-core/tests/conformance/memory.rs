@@ -1,0 +1,110 @@
+//! What a reader that stalls may cost: memory within bounds, and nobody else's time.
+
+use crate::support::{
+    Lab, Via, hang, instance,
+    servers::{CALM, Server, accept, drain, listener, pour, stuff, tcp_echo, udp_echo},
+    service, until,
+};
+
+on_every_transport!(
+    a_game_server_that_does_not_read_stalls_nobody_else,
+    a_player_who_does_not_read_stalls_nobody_else,
+    many_stalled_readers_hold_no_more_than_the_tunnel_may,
+);
+
+async fn a_game_server_that_does_not_read_stalls_nobody_else(via: Via) {
+    let lab = Lab::new(via).await;
+    let (games, address) = listener(lab.ip).await;
+    let echo = Server::both(lab.ip).await;
+    let client = lab.client([both(&lab, address, &echo)]).await;
+    let stalled = lab.tcp(lab.port).await;
+    let game = accept(&games).await;
+    stuff(&stalled, || lab.relay().metrics().stream_bytes_in).await;
+    let held = lab.relay().metrics().stream_bytes_in - client.metrics().stream_bytes_in;
+    assert!(held <= WINDOW_MAX, "{held} bytes are held");
+    let sent = lab.relay().metrics().stream_bytes_in;
+    others_are_served(&lab).await;
+    // It was only late: what it was sent is all there.
+    let (mut game_in, _game_out) = game.into_split();
+    drop(stalled);
+    let arrived = drain(&mut game_in).await;
+    assert!(arrived.length() >= sent);
+}
+
+async fn a_player_who_does_not_read_stalls_nobody_else(via: Via) {
+    let lab = Lab::new(via).await;
+    let (games, address) = listener(lab.ip).await;
+    let echo = Server::both(lab.ip).await;
+    let client = lab.client([both(&lab, address, &echo)]).await;
+    let _stalled = lab.tcp(lab.port).await;
+    let game = accept(&games).await;
+    stuff(&game, || client.metrics().stream_bytes_out).await;
+    let held = client.metrics().stream_bytes_out - lab.relay().metrics().stream_bytes_out;
+    assert!(held <= WINDOW_MAX, "{held} bytes are held");
+    others_are_served(&lab).await;
+}
+
+async fn many_stalled_readers_hold_no_more_than_the_tunnel_may(via: Via) {
+    let lab = Lab::new(via).await;
+    let (games, address) = listener(lab.ip).await;
+    let echo = Server::both(lab.ip).await;
+    let client = lab.client([both(&lab, address, &echo)]).await;
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        stalled.push((lab.tcp(lab.port).await, accept(&games).await));
+    }
+    let mut stuffing = Vec::new();
+    for (player, game) in stalled {
+        let block = vec![7; 64 * 1024];
+        // Until nothing moves for a while; a connection that moves again only makes the test easier.
+        stuffing.push(tokio::spawn(async move {
+            while let Ok(writable) = tokio::time::timeout(CALM, player.writable()).await {
+                writable.unwrap();
+                drop(player.try_write(&block));
+            }
+            (player, game)
+        }));
+    }
+    let mut open = Vec::new();
+    for stuffed in stuffing {
+        open.push(hang("a stalled connection", stuffed).await.unwrap());
+    }
+    let held = lab.relay().metrics().stream_bytes_in - client.metrics().stream_bytes_in;
+    assert!(held <= TUNNEL_MAX, "{held} bytes are held");
+    others_are_served(&lab).await;
+    until("the others' end", || lab.relay().metrics().streams == 64).await;
+    drop(open);
+}
+
+fn both(
+    lab: &Lab,
+    stalling: std::net::SocketAddr,
+    echo: &Server,
+) -> tunnel_core::instance::Instance {
+    instance(
+        "a",
+        [
+            service("stalling", "tcp", lab.port, stalling),
+            service("echo", "both", lab.port + 1, echo.address()),
+        ],
+    )
+}
+
+async fn others_are_served(lab: &Lab) {
+    let mut player = lab.tcp(lab.port + 1).await;
+    for _ in 0..10 {
+        tcp_echo(&mut player, &[1; 1000]).await;
+    }
+    let udp = lab.udp(lab.port + 1).await;
+    for _ in 0..10 {
+        udp_echo(&udp, &[2; 1000]).await;
+    }
+    let (mut player_in, mut player_out) = player.into_split();
+    let poured = tokio::spawn(async move { pour(&mut player_out, 5, 16).await });
+    assert_eq!(drain(&mut player_in).await, poured.await.unwrap());
+}
+
+/// A stream's largest window, with what its last read may add.
+const WINDOW_MAX: u64 = (16 << 20) + (256 << 10);
+/// What the streams of a tunnel may hold.
+const TUNNEL_MAX: u64 = 64 << 20;
