@@ -81,8 +81,9 @@ async fn enrol(join: &JoinString, key: &SecretKey) -> Result<Enrolled, EnrolFail
     }
 }
 
-/// How long an invitation may be unknown to its relay, and twice as much again.
-const FRESH: Duration = Duration::from_secs(3);
+/// How long an invitation may be unknown to its relay, which is a second, and for as long as a try takes where TCP is
+/// blocked, which is three.
+const FRESH: Duration = Duration::from_secs(5);
 /// A refused handshake is over in a round trip: three a second are no burden.
 const AGAIN: Duration = Duration::from_millis(300);
 

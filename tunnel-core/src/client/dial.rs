@@ -113,8 +113,8 @@ pub(crate) enum DialError {
     Broken(#[from] quinn::ConnectionError),
     #[error("cannot open a UDP socket: {0}")]
     Socket(#[source] io::Error),
-    #[error("no answer within {} s", DIAL_PATIENCE.as_secs())]
-    Silent,
+    #[error("no answer within {} s", .0.as_secs())]
+    Silent(Duration),
 }
 
 impl Dialer {
@@ -158,7 +158,7 @@ impl Dialer {
             match tried {
                 Ok(Ok(established)) => return Ok(established),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = DialError::Silent,
+                Err(_) => last = DialError::Silent(DIAL_PATIENCE),
             }
         }
         Err(last)
@@ -196,13 +196,13 @@ impl Dialer {
             () = tokio::time::sleep(QUIC_HEAD_START) => None,
         };
         if let Some(quic) = silent {
-            return lane.await.map_err(|lane| both(&quic, &lane));
+            return lane_after(&quic, lane).await;
         }
         tokio::pin!(lane);
         tokio::select! {
             quic = &mut quic => match quic {
                 Ok(established) => Ok(established),
-                Err(quic) => lane.await.map_err(|lane| both(&quic, &lane)),
+                Err(quic) => lane_after(&quic, lane).await,
             },
             lane = &mut lane => match lane {
                 Ok(established) => Ok(established),
@@ -326,6 +326,18 @@ fn agreed(answer: &Answer) -> Result<u32, VersionMismatch> {
     SUPPORTED.agreed(&answer.versions)
 }
 
+/// The lane once QUIC has failed. That is the answer of a relay which is there, or of a host where none listens: a lane
+/// to it opens soon or never.
+async fn lane_after(
+    quic: &DialError,
+    lane: impl Future<Output = Result<Established, DialError>>,
+) -> Result<Established, DialError> {
+    tokio::time::timeout(LANE_PATIENCE, lane)
+        .await
+        .unwrap_or(Err(DialError::Silent(LANE_PATIENCE)))
+        .map_err(|lane| both(quic, &lane))
+}
+
 fn both(quic: &DialError, lane: &DialError) -> DialError {
     DialError::Both {
         quic: quic.to_string(),
@@ -335,5 +347,7 @@ fn both(quic: &DialError, lane: &DialError) -> DialError {
 
 /// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
 const QUIC_HEAD_START: Duration = Duration::from_secs(1);
+/// How long a lane is tried after QUIC has failed: 3 s, a lost SYN among it.
+const LANE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long one address is tried.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);
