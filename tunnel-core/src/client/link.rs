@@ -32,6 +32,7 @@ use crate::{
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        supervise,
     },
 };
 
@@ -142,7 +143,8 @@ impl Link {
                 opened = connection.accept_bi() => match opened {
                     Ok((send, recv)) => {
                         let (tx, rx) = (ChannelTx::quic(send), ChannelRx::quic(recv));
-                        tokio::spawn(tcp::serve_quic(shared.clone(), self.clone(), tx, rx));
+                        let served = tcp::serve_quic(shared.clone(), self.clone(), tx, rx);
+                        supervise::spawn(shared.reporter(), "a player's stream", served);
                     }
                     Err(_) => break,
                 },
@@ -190,7 +192,8 @@ impl Link {
                     Ok(lane) => {
                         backoff.reset();
                         self.lanes_idle.fetch_add(1, Ordering::Relaxed);
-                        tokio::spawn(self.clone().serve_lane(shared.clone(), lane, None));
+                        let served = self.clone().serve_lane(shared.clone(), lane, None);
+                        supervise::spawn(shared.reporter(), "a lane", served);
                     }
                     Err(error) => failed = Some(error),
                 }
@@ -287,7 +290,7 @@ impl Link {
                     // The relay took the lane for a player before it knew what it was meant for.
                     Some(Use::Stream(header)) => {
                         let serving = self.clone().serve_lane(shared.clone(), lane, Some(header));
-                        tokio::spawn(serving);
+                        supervise::spawn(shared.reporter(), "a lane", serving);
                         backoff.reset();
                         Ok(())
                     }

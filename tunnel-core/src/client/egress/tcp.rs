@@ -16,6 +16,7 @@ use crate::{
     socket,
     tunnel::{
         channel::{ChannelRx, ChannelTx, Item},
+        fault,
         pump::{self, Carrier, Direction},
     },
 };
@@ -72,6 +73,7 @@ pub(crate) async fn serve(
             return None;
         }
     };
+    fault!("a stream to {}", target.service.public);
     let _open = Gauge::new(metrics, |m| &m.streams);
     metrics.streams_opened.one();
     let carrier = Carrier {
