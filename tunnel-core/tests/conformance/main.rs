@@ -30,5 +30,6 @@ macro_rules! on_transport {
 mod instances;
 mod lifecycle;
 mod memory;
+mod resume;
 mod tcp;
 mod udp;

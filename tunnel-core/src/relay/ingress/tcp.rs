@@ -9,13 +9,13 @@ use crate::{
     relay::{
         Shared,
         ingress::{Listener, PublicService, Route},
-        tunnel::{Opened, Player},
+        resume::RelayResumption,
+        tunnel::Player,
     },
     socket,
-    transport::lane::LaneHalves,
     tunnel::{
-        channel::{ChannelRx, ChannelTx},
-        pump::{self, Carrier, Direction},
+        channel::Channel,
+        pump::{self, Direction},
     },
 };
 
@@ -77,31 +77,34 @@ async fn serve_player(
         local: canonical(local),
     };
     // From here on a shutdown waits for this player.
-    let _counted = tunnel.streams.token();
+    let counted = tunnel.streams.token();
+    let optimize = route.service.optimize;
     let opened = tokio::select! {
-        opened = tunnel.open_stream(player, route.service.optimize) => opened,
+        opened = tunnel.open_stream(player, optimize) => opened,
         () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
     };
-    let Ok(Opened { tx, rx }) = opened else {
+    let Ok((stream, channel)) = opened else {
         socket::reset_on_drop(&socket);
         shared.metrics.stream_broken.one();
         return;
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
-    let carrier = Carrier {
-        budget: tunnel.budget.clone(),
+    let kind = pump::Kind {
         metrics: shared.metrics.clone(),
         direction: Direction::FromPlayer,
         cancelled: service.cancelled.clone(),
-        closed: tunnel.closed.clone(),
     };
-    match pump::run(socket, tx, rx, &carrier).await {
-        Ok((ChannelTx::Lane(writer), ChannelRx::Lane(reader))) => {
-            // A lane that served to a clean end serves the next player.
-            shared.keep_lane(tunnel, Box::new(LaneHalves { reader, writer }));
+    let mut resumption = RelayResumption::new(tunnel, stream, optimize, channel.is_lane());
+    drop(counted);
+    let carrier = resumption.carrier();
+    match pump::run(socket, channel, carrier, &kind, &mut resumption).await {
+        Ok(channel) => {
+            if let Some(lane) = channel.and_then(Channel::into_lane) {
+                // A lane that served to a clean end serves the next player.
+                shared.keep_lane(resumption.tunnel, Box::new(lane));
+            }
         }
-        Ok(_) => {}
         Err(end) => {
             shared.count_reset(&end);
             tracing::debug!(instance = %service.binding.instance, %player.player, "stream ended: {end}");
