@@ -69,6 +69,8 @@ pub(crate) struct Driver {
     is_suspect: bool,
     /// The relay's process: another one knows none of the flows.
     relay: Option<ProcessId>,
+    /// The relay shuts down: it takes no new players.
+    relay_drains: bool,
     ending: Option<Ending>,
     all_bound: watch::Sender<bool>,
 }
@@ -130,6 +132,7 @@ impl Driver {
             name: None,
             is_suspect: false,
             relay: None,
+            relay_drains: false,
             ending: None,
             all_bound,
         }
@@ -252,8 +255,7 @@ impl Driver {
                 }
                 ClientEvent::Liveness(liveness) => self.handle_liveness(liveness),
                 ClientEvent::ServicesChanged => self.update_targets(),
-                // The relay shuts down: it says goodbye when it goes, and until then players stay.
-                ClientEvent::Drain => {}
+                ClientEvent::Drain { grace } => self.handle_drain(grace),
             }
         }
         self.tell_bound();
@@ -285,7 +287,8 @@ impl Driver {
                 let now = Instant::now();
                 let until = now.checked_add(grace);
                 let look_at = now;
-                self.session.send(Message::Drain { grace });
+                self.session.drain(now, grace);
+                self.shared.emit(Event::Draining { grace });
                 self.ending = Some(Ending {
                     until,
                     look_at,
@@ -362,6 +365,20 @@ impl Driver {
         }
     }
 
+    /// The relay says goodbye when it goes. Until then players stay, and no better path to it is worth looking for.
+    fn handle_drain(&mut self, grace: Duration) {
+        self.relay_drains = true;
+        if !self.is_suspect {
+            self.dial_at = None;
+        }
+        if let Some(client) = &self.name {
+            self.shared.emit(Event::PeerDraining {
+                client: client.clone(),
+                grace,
+            });
+        }
+    }
+
     fn handle_liveness(&mut self, liveness: Liveness) {
         if let Some(name) = &self.name {
             let suspect = liveness != Liveness::Alive;
@@ -431,6 +448,7 @@ impl Driver {
             is_welcome: false,
         });
         self.dial_at = None;
+        self.relay_drains = false;
         self.session.handle_connected(Instant::now());
     }
 
@@ -489,6 +507,7 @@ impl Driver {
 
     /// Makes the targets those that the session knows; what stays the same is not touched.
     fn update_targets(&self) {
+        let reporter = self.shared.reporter();
         let old = self.shared.targets.load_full();
         let mut new: Targets = HashMap::new();
         for (id, instance, service) in self.session.services() {
@@ -504,7 +523,7 @@ impl Driver {
                     })
                     .cloned()
                     .inspect(|target| target.set_idle(service.flows.idle))
-                    .unwrap_or_else(|| Target::new(instance.clone(), service.clone())),
+                    .unwrap_or_else(|| Target::new(instance.clone(), service.clone(), &reporter)),
             };
             new.insert(id, target);
         }
@@ -524,6 +543,7 @@ impl Driver {
             transport: active.map(|active| active.link.transport),
             rtt: self.session.rtt(),
             lane_congestion: self.dialer.lane_congestion(),
+            relay_drains: self.relay_drains && active.is_some(),
             instances: self
                 .session
                 .instances()
@@ -540,9 +560,12 @@ impl Driver {
         };
         let now = Instant::now();
         ending.look_at = now + DRAIN_LOOK;
-        self.active.is_none()
-            || self.shared.players.is_empty()
-            || ending.until.is_some_and(|until| until <= now)
+        if ending.until.is_some_and(|until| until <= now) {
+            return true;
+        }
+        // Streams may go on where a tunnel was retired; flows have only the one in use.
+        let plays = self.active.is_some() && self.shared.flows.any_within(ALIVE);
+        self.shared.players.is_empty() && !plays
     }
 
     async fn goodbye(&mut self) {
@@ -589,5 +612,7 @@ const UPGRADE_EVERY: Duration = Duration::from_secs(30);
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to be answered with the close.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after its last datagram a flow is still waited for: 2 s; a game that is played sends many each second.
+const ALIVE: Duration = Duration::from_secs(2);
 /// How often a draining client looks whether its last player has left.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);

@@ -35,6 +35,7 @@ use crate::{
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        supervise,
     },
 };
 
@@ -154,7 +155,8 @@ impl Link {
                 opened = connection.accept_bi() => match opened {
                     Ok((send, recv)) => {
                         let channel = Channel::quic(send, recv);
-                        tokio::spawn(tcp::serve_quic(shared.clone(), self.clone(), channel));
+                        let served = tcp::serve_quic(shared.clone(), self.clone(), channel);
+                        supervise::spawn(shared.reporter(), "a player's stream", served);
                     }
                     Err(_) => break,
                 },
@@ -202,7 +204,8 @@ impl Link {
                     Ok(lane) => {
                         backoff.reset();
                         self.lanes_idle.fetch_add(1, Ordering::Relaxed);
-                        tokio::spawn(self.clone().serve_lane(shared.clone(), lane, None));
+                        let served = self.clone().serve_lane(shared.clone(), lane, None);
+                        supervise::spawn(shared.reporter(), "a lane", served);
                     }
                     Err(error) => failed = Some(error),
                 }
@@ -357,7 +360,7 @@ impl Link {
                     // The relay took the lane for a player before it knew what it was meant for.
                     Some(Use::Stream(taken)) => {
                         let serving = self.clone().serve_lane(shared.clone(), lane, Some(taken));
-                        tokio::spawn(serving);
+                        supervise::spawn(shared.reporter(), "a lane", serving);
                         backoff.reset();
                         Ok(())
                     }

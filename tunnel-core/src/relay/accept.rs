@@ -402,7 +402,7 @@ async fn start_transport(
     transport: Transport,
     queues: Arc<LaneQueues>,
 ) -> Option<Control> {
-    let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+    let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
     match transport {
         Transport::Quic(connection) => {
             let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
@@ -493,7 +493,7 @@ impl Shared {
                 if agreed.is_err() {
                     return;
                 }
-                let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+                let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
                 replies.handle(first);
                 let queue = tunnel.queues.add(shared.metrics.clone());
                 tokio::select! {

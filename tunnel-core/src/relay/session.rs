@@ -14,7 +14,7 @@ use crate::{
         },
     },
     relay::{Shared, supervisor::Command, tunnel::RelayTunnel},
-    tunnel::{control::Control, sleep_until},
+    tunnel::{control::Control, sleep_until, supervise::caught},
 };
 
 /// Runs until the tunnel ends, and tells the supervisor.
@@ -25,7 +25,12 @@ pub(crate) async fn drive(
     mut session: RelaySession,
     mut messages: mpsc::Receiver<Message>,
 ) {
-    let reason = converse(&shared, &tunnel, &mut control, &mut session, &mut messages).await;
+    let conversation = converse(&shared, &tunnel, &mut control, &mut session, &mut messages);
+    let reason = caught(conversation).await.unwrap_or_else(|_| {
+        let reporter = shared.reporter();
+        reporter.panicked(format!("the conversation with {}", tunnel.name));
+        "its task panicked".into()
+    });
     // Queued messages still leave: the carrier of the control stream drains them when the sender is dropped.
     drop(control);
     drop(

@@ -52,6 +52,8 @@ pub(crate) struct RelayTunnel {
     pub(crate) messages: mpsc::Sender<Message>,
     /// Ends the tunnel and everything on it.
     pub(crate) closed: CancellationToken,
+    /// No new players: the client shuts down. What runs goes on.
+    pub(crate) draining: CancellationToken,
     /// No new players: another tunnel of the same process has taken over, and this one ends with its last stream.
     pub(crate) retired: CancellationToken,
     /// The streams that run on it.
@@ -120,6 +122,7 @@ impl RelayTunnel {
             budget: Arc::default(),
             messages: parts.messages,
             closed: CancellationToken::new(),
+            draining: CancellationToken::new(),
             retired: CancellationToken::new(),
             streams: TaskTracker::new(),
             next_stream: parts.next_stream,

@@ -27,6 +27,7 @@ macro_rules! on_transport {
     };
 }
 
+mod drain;
 mod instances;
 mod lifecycle;
 mod memory;

@@ -136,7 +136,7 @@ async fn a_reset_while_there_is_no_channel_reaches_the_other_end(via: Via) {
     for player_resets in [true, false] {
         let mut player = lab.tcp(lab.port).await;
         player.write_all(b"hello").await.unwrap();
-        let mut game = accept(&listener).await;
+        let game = accept(&listener).await;
         hang("a word", game.readable()).await.unwrap();
         lab.forwarder().refuse(true);
         lab.forwarder().cut();
@@ -165,7 +165,7 @@ async fn a_stream_leaves_a_tunnel_that_has_fallen_silent(via: Via) {
         .await;
     let mut player = lab.tcp(lab.port).await;
     tcp_echo(&mut player, b"before").await;
-    lab.forwarder().freeze();
+    lab.forwarder().freeze_all();
     tcp_echo(&mut player, b"after").await;
     assert_eq!(client.metrics().streams_opened, 1, "the same one");
 }

@@ -23,17 +23,20 @@ pub(crate) struct Forwarder {
 
 struct State {
     to: SocketAddr,
-    /// What happened to the connections of before.
-    connections: watch::Sender<Connections>,
+    faults: watch::Sender<Faults>,
     refuses: AtomicBool,
     /// The address that the relay sees.
     outside: watch::Sender<IpAddr>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Connections {
-    cuts: u64,
-    freezes: u64,
+/// What has befallen the connections, which are numbered from 0 as they come.
+#[derive(Debug, Default, Clone, Copy)]
+struct Faults {
+    come: u64,
+    /// Those below have ended.
+    cut: u64,
+    /// Those below stand, and carry nothing any more.
+    frozen: u64,
 }
 
 impl Forwarder {
@@ -57,7 +60,7 @@ impl Forwarder {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             to,
-            connections: watch::Sender::default(),
+            faults: watch::Sender::default(),
             refuses: AtomicBool::new(false),
             outside: watch::Sender::new(ip),
         });
@@ -76,12 +79,20 @@ impl Forwarder {
 
     /// Ends every connection, as a router does that restarts.
     pub(crate) fn cut(&self) {
-        self.state.connections.send_modify(|it| it.cuts += 1);
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.cut = faults.come);
     }
 
-    /// Forgets every connection without a word: what is sent on them comes nowhere.
-    pub(crate) fn freeze(&self) {
-        self.state.connections.send_modify(|it| it.freezes += 1);
+    /// Every connection so far carries nothing any more, and nobody is told.
+    pub(crate) fn freeze_all(&self) {
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.frozen = faults.come);
+    }
+
+    /// The first `count` connections carry nothing any more, and nobody is told.
+    pub(crate) fn freeze(&self, count: u64) {
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.frozen = count);
     }
 
     /// Lets no new connection through, or does again.
@@ -91,7 +102,7 @@ impl Forwarder {
 
     /// The provider gives the line another address: UDP comes from there, and no connection from the old one lives.
     pub(crate) fn move_to(&self, outside: IpAddr) {
-        self.freeze();
+        self.freeze_all();
         self.state.outside.send_replace(outside);
     }
 }
@@ -108,14 +119,18 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     loop {
         let (near, _) = listener.accept().await.unwrap();
         if !state.refuses.load(Ordering::Relaxed) {
-            tokio::spawn(forward(near, state.clone()));
+            let mut number = 0;
+            state.faults.send_modify(|faults| {
+                number = faults.come;
+                faults.come += 1;
+            });
+            tokio::spawn(forward(near, number, state.clone()));
         }
     }
 }
 
-async fn forward(mut near: TcpStream, state: Arc<State>) {
-    let mut connections = state.connections.subscribe();
-    let before = *connections.borrow_and_update();
+async fn forward(mut near: TcpStream, number: u64, state: Arc<State>) {
+    let mut faults = state.faults.subscribe();
     let socket = TcpSocket::new_v4().unwrap();
     let outside = *state.outside.borrow();
     socket.bind((outside, 0).into()).unwrap();
@@ -125,19 +140,15 @@ async fn forward(mut near: TcpStream, state: Arc<State>) {
     };
     near.set_nodelay(true).unwrap();
     far.set_nodelay(true).unwrap();
-    let frozen = tokio::select! {
+    let befallen = |faults: &Faults| number < faults.cut || number < faults.frozen;
+    tokio::select! {
         copied = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, SIZE, SIZE) => {
-            drop(copied);
-            false
+            return drop(copied);
         }
-        happened = connections.changed() => {
-            happened.is_ok() && connections.borrow().cuts == before.cuts
-        }
-    };
-    if frozen {
-        // Both stay open, until the router restarts.
-        drop(connections.wait_for(|it| it.cuts > before.cuts).await);
+        _ = faults.wait_for(befallen) => {}
     }
+    // One that is frozen stays open, until the router restarts.
+    drop(faults.wait_for(|faults| number < faults.cut).await);
 }
 
 /// Forwards each sender's datagrams by a socket of its own, as NAT does.

@@ -21,6 +21,7 @@ use crate::{
     socket,
     tunnel::{
         channel::{Channel, Item},
+        fault,
         pump::{self, Direction},
     },
 };
@@ -83,6 +84,7 @@ pub(crate) async fn serve(
             return None;
         }
     };
+    fault!("a stream to {}", target.service.public);
     let _open = Gauge::new(metrics, |m| &m.streams);
     metrics.streams_opened.one();
     let kind = pump::Kind {
