@@ -181,7 +181,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    pub(super) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
+    pub(crate) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
         encode(kind, |out| {
             put_field(out, VERSIONS, &self.versions);
             put_field(out, CAPABILITIES, &self.capabilities.0);
@@ -191,7 +191,7 @@ impl Hello {
         })
     }
 
-    pub(super) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
         let fields = Decoded::read(kind, payload)?;
         Ok(Self {
             versions: fields.versions,
@@ -217,7 +217,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(super) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
+    pub(crate) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
         encode(kind, |out| {
             put_field(out, VERSIONS, &self.versions);
             put_field(out, CAPABILITIES, &self.capabilities.0);
@@ -226,7 +226,7 @@ impl Answer {
         })
     }
 
-    pub(super) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
         let fields = Decoded::read(kind, payload)?;
         Ok(Self {
             versions: fields.versions,
