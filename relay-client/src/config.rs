@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, path::Path};
 
-use adit_daemon::config::{self, At, Fault, Invalid, Key, Loaded, Reader, Section, Span};
+use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section, Span};
 use tunnel_core::{
     client::ClientIdentity,
     instance::{
@@ -27,6 +27,11 @@ impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
         config::load(path, Self::read)
+    }
+
+    /// As [`load`](Self::load), of a text whose key files all hold `key`.
+    pub(crate) fn parse(path: &Path, text: &str, key: &str) -> Result<Loaded<Self>, Invalid> {
+        config::parse(path, text, Keys::Are(key), Self::read)
     }
 
     fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Self> {

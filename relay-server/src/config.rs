@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adit_daemon::config::{self, At, Fault, Invalid, Key, Loaded, Reader, Section};
+use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section};
 use tunnel_core::{
     instance::{HostPort, PortRange, PortSet},
     key::{Psk, PublicKey, SecretKey},
@@ -51,6 +51,13 @@ impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
         config::load(path, |reader, root| Self::read(path, reader, root))
+    }
+
+    /// As [`load`](Self::load), of a text whose key files all hold `key`.
+    pub(crate) fn parse(path: &Path, text: &str, key: &str) -> Result<Loaded<Self>, Invalid> {
+        config::parse(path, text, Keys::Are(key), |reader, root| {
+            Self::read(path, reader, root)
+        })
     }
 
     /// The client of the file that is called `name`.

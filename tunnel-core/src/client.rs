@@ -5,6 +5,7 @@ mod driver;
 mod egress;
 mod enrol;
 mod link;
+mod streams;
 mod targets;
 
 use std::{
@@ -36,6 +37,7 @@ use crate::{
 use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
 use egress::udp::Flows;
+use streams::Streams;
 use targets::Targets;
 
 /// A client that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
@@ -215,6 +217,7 @@ impl ClientBuilder {
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
             flows: Flows::default(),
+            streams: Streams::default(),
             players: TaskTracker::new(),
             metrics: Arc::default(),
             events: EventSink::new(),
@@ -308,6 +311,7 @@ pub(crate) struct Shared {
     /// The way answers of flows leave; `None` without a tunnel.
     pub(crate) sender: ArcSwapOption<DatagramSender>,
     pub(crate) flows: Flows,
+    pub(crate) streams: Streams,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,

@@ -97,6 +97,9 @@ pub mod client;
 #[cfg(feature = "net")]
 pub mod event;
 #[cfg(feature = "net")]
+#[doc(hidden)]
+pub mod fuzz_support;
+#[cfg(feature = "net")]
 pub mod metrics;
 #[cfg(feature = "net")]
 pub mod relay;

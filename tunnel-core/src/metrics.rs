@@ -78,6 +78,8 @@ counters! {
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
     streams_opened: Counter = "adit_streams_opened_total",
+    /// Streams that went on over another channel after theirs had broken.
+    streams_resumed: Counter = "adit_streams_resumed_total",
     /// Bytes from players to game servers in streams.
     stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
     /// Bytes from game servers to players in streams.

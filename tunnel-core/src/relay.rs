@@ -5,6 +5,7 @@ mod authority;
 mod further;
 mod ingress;
 mod registry;
+mod resume;
 mod session;
 mod supervisor;
 mod tunnel;

@@ -136,18 +136,29 @@ pub fn load<T>(
         problems: vec![Remark::elsewhere(path, format!("cannot be read: {error}"))],
         warnings: Vec::new(),
     })?;
-    parse(path, &text, read)
+    parse(path, &text, Keys::Files, read)
+}
+
+/// Where the keys come from that a configuration names.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'t> {
+    /// From the files that it names.
+    Files,
+    /// Each is this text, and no file is opened: a fuzzer makes up names, and some files never end.
+    Are(&'t str),
 }
 
 /// As [`load`], of a text that stands for the file `path`.
 pub fn parse<T>(
     path: &Path,
     text: &str,
+    keys: Keys<'_>,
     read: impl FnOnce(&mut Reader<'_>, &Section<'_>) -> Option<T>,
 ) -> Result<Loaded<T>, Invalid> {
     let mut reader = Reader {
         path,
         text,
+        keys,
         line_starts: std::iter::once(0)
             .chain(text.match_indices('\n').map(|(i, _)| i + 1))
             .collect(),
@@ -176,6 +187,7 @@ pub fn parse<T>(
 pub struct Reader<'t> {
     path: &'t Path,
     text: &'t str,
+    keys: Keys<'t>,
     /// Where each line starts, the first at 0.
     line_starts: Vec<usize>,
     /// Lines that are no TOML: what else they seem to say is not remarked.
@@ -258,7 +270,10 @@ impl Reader<'_> {
         T::Err: std::error::Error + Send + Sync + 'static,
     {
         let path = self.resolve(value.text()?);
-        let key = file::read_key(&path).map_err(|error| Fault::new(format!("{error:#}")))?;
+        let key = match self.keys {
+            Keys::Files => file::read_key(&path).map_err(|e| Fault::new(format!("{e:#}")))?,
+            Keys::Are(text) => return Ok(value.at((path, text.parse().map_err(Fault::new)?))),
+        };
         if let Some(remark) = file::readable_by_others(&path) {
             self.warning(value.span.clone(), format!("{}: {remark}", value.name));
         }

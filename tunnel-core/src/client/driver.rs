@@ -355,6 +355,7 @@ impl Driver {
                 Some(ClientEnd::Rejected { code, text })
             }
             _ => {
+                self.shared.streams.clear();
                 if let Some(active) = &self.active {
                     active.link.closed.cancel();
                 }
@@ -435,6 +436,7 @@ impl Driver {
         {
             // Its flow ids begin anew: those of the process before it would be taken for others.
             self.shared.flows.clear();
+            self.shared.streams.clear();
         }
         if let Some(old) = self.active.take() {
             self.session.handle_disconnected();

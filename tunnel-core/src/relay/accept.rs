@@ -369,6 +369,8 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
+        resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
+            .contains(Capabilities::STREAM_RESUMPTION),
     };
     metrics.tunnels_opened.one();
     let tunnel = Arc::new(RelayTunnel::new(parts, Gauge::new(metrics, |m| &m.tunnels)));
@@ -477,8 +479,10 @@ impl Shared {
         let shared = self.clone();
         tokio::spawn(async move {
             let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+            let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
                 watched = tunnel.lanes.watch(lane) => watched,
+                _ = path.changed() => return,
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,
             };

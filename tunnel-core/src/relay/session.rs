@@ -64,7 +64,15 @@ async fn converse(
     session: &mut RelaySession,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
+    let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
     loop {
+        // Heartbeats bring one round of this in two seconds at least.
+        let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
+        if now != address {
+            tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");
+            address = now;
+            tunnel.path.send_modify(|changes| *changes += 1);
+        }
         while let Some(message) = session.poll_message() {
             let sent = tokio::select! {
                 sent = control.tx.send(message) => sent,

@@ -80,6 +80,8 @@ struct Ending {
 struct Client {
     admission: Admission,
     tunnel: Option<Arc<RelayTunnel>>,
+    /// The tunnel that was lost, whose streams wait for the next one.
+    lost: Option<Arc<RelayTunnel>>,
 }
 
 impl Supervisor {
@@ -189,17 +191,26 @@ impl Supervisor {
             }
         };
         self.apply(Change::Returned { owner: key });
-        let before = self
-            .clients
-            .get_mut(&key)
-            .and_then(|client| client.tunnel.take());
+        let (before, lost) = match self.clients.get_mut(&key) {
+            Some(client) => (client.tunnel.take(), client.lost.take()),
+            None => (None, None),
+        };
+        if let Some(lost) = lost {
+            if lost.process == tunnel.process {
+                lost.successor.send_replace(Some(tunnel.clone()));
+            } else {
+                // Its streams ended with their process.
+                lost.closed.cancel();
+            }
+        }
         if let Some(before) = before {
             if before.process == tunnel.process {
-                // The same process has found a better path: its streams go on where they are.
+                // The same process has found a better path: its streams go on there.
                 if before.draining.is_cancelled() {
                     tunnel.draining.cancel();
                 }
                 self.reroute(&before, Some(&tunnel));
+                before.successor.send_replace(Some(tunnel.clone()));
                 before.retired.cancel();
             } else {
                 self.reroute(&before, None);
@@ -225,6 +236,7 @@ impl Supervisor {
             Client {
                 admission,
                 tunnel: Some(tunnel),
+                lost: None,
             },
         );
     }
@@ -240,7 +252,7 @@ impl Supervisor {
         {
             return;
         }
-        client.tunnel = None;
+        client.lost = client.tunnel.take();
         self.reroute(tunnel, None);
         self.apply(Change::Lost {
             owner: tunnel.client,
@@ -291,7 +303,10 @@ impl Supervisor {
                     owner: tunnel.client,
                 });
                 self.release(actions);
-                self.clients.remove(&tunnel.client);
+                let gone = self.clients.remove(&tunnel.client);
+                if let Some(lost) = gone.and_then(|client| client.lost) {
+                    lost.closed.cancel();
+                }
                 self.shared.emit(Event::TunnelDown {
                     client: tunnel.name.clone(),
                     reason: format!("the client said goodbye ({code})"),

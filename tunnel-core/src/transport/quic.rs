@@ -35,8 +35,11 @@ use std::{
 
 use quinn::{ConnectionError, Endpoint, VarInt};
 
-pub(crate) use self::socket::Drops;
-use self::{cid::CidKey, filter::Filter, keys::RelayKeys};
+use self::{cid::CidKey, keys::RelayKeys};
+pub(crate) use self::{
+    filter::{DropReason, Filter},
+    socket::Drops,
+};
 use crate::{
     join::TokenId,
     key::{self, Psk, PublicKey, SecretKey},
@@ -90,7 +93,7 @@ pub(crate) fn relay_endpoint(
 ) -> io::Result<Endpoint> {
     let suites = keys::Suites::load()?;
     let keys = RelayKeys::derive(&identity.secret_key);
-    let filter = Filter::relay(identity.secret_key.public_key(), suites, keys.cid.clone());
+    let filter = relay_filter(&identity.secret_key)?;
     let endpoint_config = config::endpoint(keys.cid, &keys.reset);
     let crypto = crypto::RelayCrypto::new(identity, suites);
     let server_config = config::server(Arc::new(crypto), &keys.retry_token);
@@ -100,6 +103,13 @@ pub(crate) fn relay_endpoint(
         socket::wrap(socket, filter, drops)?,
         Arc::new(quinn::TokioRuntime),
     )
+}
+
+/// What a relay's socket lets through.
+pub(crate) fn relay_filter(secret_key: &SecretKey) -> io::Result<Filter> {
+    let cids = RelayKeys::derive(secret_key).cid;
+    let suites = keys::Suites::load()?;
+    Ok(Filter::relay(secret_key.public_key(), suites, cids))
 }
 
 /// A client's endpoint on `socket`: it connects, and answers nobody.

@@ -31,5 +31,6 @@ mod drain;
 mod instances;
 mod lifecycle;
 mod memory;
+mod resume;
 mod tcp;
 mod udp;

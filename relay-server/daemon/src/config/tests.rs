@@ -32,7 +32,7 @@ const SAMPLE: &[Key<Sample>] = &[
 ];
 
 fn read(text: &str) -> Result<Sample, Vec<String>> {
-    parse(Path::new("a.toml"), text, |reader, root| {
+    parse(Path::new("a.toml"), text, Keys::Files, |reader, root| {
         let mut sample = Sample::default();
         reader.fill(root, SAMPLE, &mut sample);
         Some(sample)
@@ -148,7 +148,7 @@ fn large_files_and_hostile_ones_are_refused() {
 #[test]
 fn many_problems_are_cut_off() {
     let lines: String = (0..500).map(|i| format!("key{i} = 1\n")).collect();
-    let shown = parse(Path::new("a.toml"), &lines, |reader, root| {
+    let shown = parse(Path::new("a.toml"), &lines, Keys::Files, |reader, root| {
         let mut sample = Sample::default();
         reader.fill(root, SAMPLE, &mut sample);
         Some(sample)

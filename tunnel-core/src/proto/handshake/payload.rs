@@ -111,7 +111,7 @@ impl Capabilities {
     pub const STREAM_RESUMPTION: Self = Self(0x4);
 
     /// What this build can do.
-    pub const SUPPORTED: Self = Self::DUPLICATES;
+    pub const SUPPORTED: Self = Self(Self::DUPLICATES.0 | Self::STREAM_RESUMPTION.0);
 
     /// The set of these bits; the two highest do not travel.
     pub const fn from_bits(bits: u64) -> Self {
@@ -181,7 +181,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    pub(super) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
+    pub(crate) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
         encode(kind, |out| {
             put_field(out, VERSIONS, &self.versions);
             put_field(out, CAPABILITIES, &self.capabilities.0);
@@ -191,7 +191,7 @@ impl Hello {
         })
     }
 
-    pub(super) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
         let fields = Decoded::read(kind, payload)?;
         Ok(Self {
             versions: fields.versions,
@@ -217,7 +217,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    pub(super) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
+    pub(crate) fn encode(&self, kind: TransportKind) -> Result<Vec<u8>, HandshakeError> {
         encode(kind, |out| {
             put_field(out, VERSIONS, &self.versions);
             put_field(out, CAPABILITIES, &self.capabilities.0);
@@ -226,7 +226,7 @@ impl Answer {
         })
     }
 
-    pub(super) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
+    pub(crate) fn decode(kind: TransportKind, payload: &[u8]) -> Result<Self, PayloadError> {
         let fields = Decoded::read(kind, payload)?;
         Ok(Self {
             versions: fields.versions,

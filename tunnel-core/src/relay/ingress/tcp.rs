@@ -10,14 +10,14 @@ use crate::{
     relay::{
         Shared,
         ingress::{Listener, PublicService, Route},
-        tunnel::{Opened, Player, RelayTunnel},
+        resume::RelayResumption,
+        tunnel::Player,
     },
     socket,
-    transport::lane::LaneHalves,
     tunnel::{
-        channel::{ChannelRx, ChannelTx},
+        channel::Channel,
         fault,
-        pump::{self, Carrier, Direction},
+        pump::{self, Direction},
         supervise,
     },
 };
@@ -79,8 +79,8 @@ async fn serve_player(
         () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
     };
     let Taken {
-        tunnel,
-        opened: Opened { tx, rx },
+        mut resumption,
+        channel,
         _counted,
     } = match opened {
         Ok(taken) => taken,
@@ -91,19 +91,19 @@ async fn serve_player(
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
-    let carrier = Carrier {
-        budget: tunnel.budget.clone(),
+    let kind = pump::Kind {
         metrics: shared.metrics.clone(),
         direction: Direction::FromPlayer,
         cancelled: service.cancelled.clone(),
-        closed: tunnel.closed.clone(),
     };
-    match pump::run(socket, tx, rx, &carrier).await {
-        Ok((ChannelTx::Lane(writer), ChannelRx::Lane(reader))) => {
-            // A lane that served to a clean end serves the next player.
-            shared.keep_lane(tunnel, Box::new(LaneHalves { reader, writer }));
+    let carrier = resumption.carrier();
+    match pump::run(socket, channel, carrier, &kind, &mut resumption).await {
+        Ok(channel) => {
+            if let Some(lane) = channel.and_then(Channel::into_lane) {
+                // A lane that served to a clean end serves the next player.
+                shared.keep_lane(resumption.tunnel, Box::new(lane));
+            }
         }
-        Ok(_) => {}
         Err(end) => {
             shared.count_reset(&end);
             tracing::debug!(instance = %service.binding.instance, player = %who.player, "stream ended: {end}");
@@ -121,9 +121,9 @@ struct Who {
 
 /// A player's stream, open on a tunnel. Both the relay and the tunnel wait for it before they end.
 struct Taken {
-    tunnel: Arc<RelayTunnel>,
-    opened: Opened,
-    _counted: [TaskTrackerToken; 2],
+    resumption: RelayResumption,
+    channel: Channel,
+    _counted: TaskTrackerToken,
 }
 
 /// Opens a stream on the tunnel in force. Where there is none, or it goes before the stream is open, the next one is
@@ -162,20 +162,23 @@ async fn open<'a>(
             local: who.local,
         };
         // From here on a shutdown waits for this player.
-        let counted = [shared.players.token(), tunnel.streams.token()];
+        let counted = shared.players.token();
+        let _on_tunnel = tunnel.streams.token();
+        let optimize = route.service.optimize;
         let is_elsewhere = |route: &Option<Arc<Route>>| {
-            !(route.as_ref()).is_some_and(|route| route.tunnel.serial == tunnel.serial)
+            (route.as_ref()).is_none_or(|route| route.tunnel.serial != tunnel.serial)
         };
         let opened = tokio::select! {
             biased;
-            opened = tunnel.open_stream(player, route.service.optimize) => opened.ok(),
+            opened = tunnel.open_stream(player, optimize) => opened.ok(),
             _ = routes.wait_for(is_elsewhere) => None,
             () = tokio::time::sleep_until(until) => None,
         };
-        if let Some(opened) = opened {
+        if let Some((stream, channel)) = opened {
+            let on_lane = channel.is_lane();
             return Ok(Taken {
-                tunnel,
-                opened,
+                resumption: RelayResumption::new(tunnel, stream, optimize, on_lane),
+                channel,
                 _counted: counted,
             });
         }

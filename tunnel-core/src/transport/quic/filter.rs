@@ -28,7 +28,7 @@ pub(crate) enum DropReason {
 }
 
 /// Decides which datagrams quinn gets to see.
-pub(super) struct Filter {
+pub(crate) struct Filter {
     cids: CidKey,
     /// A relay's public key, to open Initials with; a client gets none from strangers.
     relay: Option<(PublicKey, Suites)>,
@@ -47,7 +47,7 @@ impl Filter {
     }
 
     /// Whether quinn may see `datagram`; only its first packet matters, since only that one makes quinn answer.
-    pub(super) fn check(&self, datagram: &[u8]) -> Result<(), DropReason> {
+    pub(crate) fn check(&self, datagram: &[u8]) -> Result<(), DropReason> {
         match datagram.first() {
             None => Err(DropReason::Malformed),
             // A short header: quinn asks the connection id's key before it answers.

@@ -1,0 +1,221 @@
+//! The relay's table of flows, driven by operations and held against a plain map.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use tunnel_core::{
+    instance::FlowLimits,
+    proto::{
+        datagram::FlowId,
+        flow::{FlowDrop, FlowKey, FlowTable, GRANULARITY, UNANSWERED},
+    },
+};
+
+use crate::input::Input;
+
+/// The table holds the flows that the map holds: none is lost, kept too long, beyond a cap or given another's id.
+pub fn check(input: &[u8]) {
+    let mut input = Input::new(input);
+    let mut model = Model::new(limits(&mut input));
+    for _ in 0..512 {
+        if input.is_empty() {
+            break;
+        }
+        model.step(&mut input);
+        model.agree();
+    }
+    // In the end everything expires.
+    model.limits.idle = Duration::from_secs(10);
+    model.table.set_limits(model.limits);
+    model.now += Duration::from_secs(12);
+    model.expire();
+    assert!(model.table.is_empty());
+    assert_eq!(model.table.poll_timeout(), None);
+}
+
+fn limits(input: &mut Input<'_>) -> FlowLimits {
+    FlowLimits {
+        idle: Duration::from_secs(10 + input.below(240) as u64),
+        per_address: 1 + input.below(6) as u32,
+        per_service: 1 + input.below(12) as u32,
+    }
+}
+
+struct Held {
+    key: FlowKey,
+    answered: bool,
+    /// Its last packet, or when it was last told to be opened anew.
+    last: Instant,
+}
+
+struct Model {
+    table: FlowTable,
+    limits: FlowLimits,
+    now: Instant,
+    ids: u64,
+    flows: HashMap<FlowId, Held>,
+}
+
+impl Model {
+    fn new(limits: FlowLimits) -> Self {
+        Self {
+            table: FlowTable::new(limits),
+            limits,
+            now: Instant::now(),
+            ids: 0,
+            flows: HashMap::new(),
+        }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.below(12) {
+            0..=4 => self.player(key(input)),
+            5..=7 => self.reply(FlowId(input.below(64) as u64)),
+            8 => self.now += Duration::from_millis(input.word().into()),
+            9 => self.expire(),
+            10 => {
+                let id = FlowId(input.below(64) as u64);
+                let removed = self.table.remove(id).map(|flow| flow.key);
+                assert_eq!(removed, self.flows.remove(&id).map(|held| held.key));
+            }
+            _ if input.flag() => {
+                self.limits = limits(input);
+                self.table.set_limits(self.limits);
+            }
+            _ => {
+                self.table.handle_client_changed(self.now);
+                for held in self.flows.values_mut().filter(|held| held.answered) {
+                    held.answered = false;
+                    held.last = self.now;
+                }
+            }
+        }
+    }
+
+    fn player(&mut self, key: FlowKey) {
+        let known = self.flows.iter().find(|(_, held)| held.key == key);
+        let known = known.map(|(id, _)| *id);
+        let prefix = prefix(key.player().ip());
+        let of_address = |held: &&Held| self::prefix(held.key.player().ip()) == prefix;
+        let address_full =
+            self.flows.values().filter(of_address).count() >= self.limits.per_address as usize;
+        let full = self.flows.len() >= self.limits.per_service as usize;
+        let all_answered = self.flows.values().all(|held| held.answered);
+
+        let next = FlowId(self.ids);
+        let admitted = self.table.handle_player_packet(self.now, key, || next);
+        let admitted = match (known, admitted) {
+            (_, Ok(admitted)) => admitted,
+            (Some(id), Err(drop)) => panic!("{id} is there, and was dropped: {drop}"),
+            (None, Err(FlowDrop::AddressFull)) => return assert!(address_full),
+            (None, Err(_)) => return assert!(!address_full && full && all_answered),
+        };
+        assert_eq!(admitted.flow.key, key);
+        assert_eq!(admitted.created, known.is_none());
+        let evicted = admitted.evicted;
+        let id = admitted.flow.id;
+        if let Some(id) = known {
+            assert_eq!((admitted.flow.id, evicted), (id, None));
+            self.flows.get_mut(&id).unwrap().last = self.now;
+            return;
+        }
+        assert_eq!(id, next);
+        self.ids += 1;
+        assert!(!address_full);
+        assert_eq!(evicted.is_some(), full);
+        if let Some(evicted) = evicted {
+            let held = self.flows.remove(&evicted.id).unwrap();
+            assert!(!held.answered, "an answered flow made room");
+        }
+        let held = Held {
+            key,
+            answered: false,
+            last: self.now,
+        };
+        assert!(self.flows.insert(id, held).is_none());
+    }
+
+    fn reply(&mut self, id: FlowId) {
+        let flow = self.table.handle_reply(self.now, id).copied();
+        assert_eq!(flow.is_some(), self.flows.contains_key(&id));
+        if let Some(held) = self.flows.get_mut(&id) {
+            assert!(flow.unwrap().open_acknowledged);
+            held.answered = true;
+            held.last = self.now;
+        }
+    }
+
+    fn expire(&mut self) {
+        let due = self.table.poll_timeout().is_some_and(|at| at <= self.now);
+        let mut any = false;
+        while let Some(flow) = self.table.poll_expired(self.now) {
+            any = true;
+            let held = self.flows.remove(&flow.id).unwrap();
+            assert!(
+                self.now >= held.last + self.life(&held),
+                "expired too early"
+            );
+        }
+        assert_eq!(any, due);
+        for held in self.flows.values() {
+            let end = held.last + self.life(held) + GRANULARITY;
+            assert!(end > self.now, "not expired in time");
+        }
+    }
+
+    const fn life(&self, held: &Held) -> Duration {
+        if held.answered {
+            self.limits.idle
+        } else {
+            UNANSWERED
+        }
+    }
+
+    fn agree(&self) {
+        assert_eq!(self.table.len(), self.flows.len());
+        assert_eq!(self.table.poll_timeout().is_none(), self.flows.is_empty());
+        let mut keys = HashSet::new();
+        for flow in self.table.iter() {
+            let held = &self.flows[&flow.id];
+            assert_eq!(
+                (held.key, held.answered),
+                (flow.key, flow.open_acknowledged)
+            );
+            assert_eq!(self.table.get(flow.id), Some(flow));
+            assert!(keys.insert(flow.key), "two flows of one player");
+        }
+    }
+}
+
+/// One of few players, in few networks, at few ports.
+fn key(input: &mut Input<'_>) -> FlowKey {
+    let choice = input.byte();
+    let host = u16::from(choice & 3);
+    let ip: IpAddr = match choice >> 2 & 3 {
+        0 => Ipv4Addr::new(192, 0, 2, choice & 3).into(),
+        1 => Ipv4Addr::new(192, 0, 2, choice & 3).to_ipv6_mapped().into(),
+        2 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into(),
+        _ => Ipv6Addr::new(0x2001, 0xdb8, 0, host, 0, 0, 0, 1).into(),
+    };
+    let port = 1_000 + u16::from(choice >> 4 & 1);
+    let local = Ipv4Addr::new(198, 51, 100, choice >> 5 & 1);
+    FlowKey::new(
+        SocketAddr::new(ip, port),
+        local.into(),
+        u16::from(choice >> 6 & 1),
+    )
+}
+
+/// An address as its flows are counted.
+fn prefix(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}

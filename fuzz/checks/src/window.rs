@@ -1,0 +1,49 @@
+//! The two memories of what was used: sequence numbers of a flow, numbers of a tunnel's lanes.
+
+use std::collections::HashSet;
+
+use tunnel_core::{
+    fuzz_support,
+    proto::redundancy::{self, Dedup},
+};
+
+use crate::input::Input;
+
+/// Each number is accepted once, and none that is too old: as a set that forgets nothing says.
+pub fn check(input: &[u8]) {
+    let mut input = Input::new(input);
+    let mut dedup = Dedup::new();
+    let mut window = fuzz_support::Window::new();
+    // Sequence numbers wrap around: the model counts on, far from its own ends.
+    let origin = 1_u64 << 40;
+    let start = input.long() as u32;
+    let (mut last, mut seen) = (origin, HashSet::new());
+    let (mut highest, mut used) = (0_u64, HashSet::from([0]));
+    while !input.is_empty() {
+        let step = match input.below(4) {
+            0 => 1,
+            1 => input.below(4),
+            2 => input.below(600),
+            _ => input.below(65_536),
+        } as u64;
+        if input.flag() {
+            let back = input.flag() && !seen.is_empty();
+            let number = if back { last - step } else { last + step };
+            let accepted = dedup.accept(start.wrapping_add((number - origin) as u32));
+            last = last.max(number);
+            let held = last - number < u64::from(redundancy::WINDOW);
+            assert_eq!(accepted, held && seen.insert(number), "number {number}");
+        } else {
+            let number = match input.below(16) {
+                0 => input.long(),
+                1 => u64::MAX - step,
+                even if even % 2 == 0 => highest.saturating_add(step),
+                _ => highest.saturating_sub(step),
+            };
+            let accepted = window.accept(number);
+            let held = number > highest || highest - number <= 1_024;
+            assert_eq!(accepted, held && used.insert(number), "lane {number}");
+            highest = highest.max(number);
+        }
+    }
+}
