@@ -4,7 +4,9 @@ use super::*;
 use crate::{
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, Kind},
+        handshake::Hello,
         message::{IdleLanes, Text},
+        record::RecordType,
         stream::frame::{Frame, StreamHeader, StreamId},
     },
     transport::lane,
@@ -164,7 +166,10 @@ async fn what_is_no_message_ends_the_tunnel_and_allocates_nothing() {
     let mut scene = Scene::new().await;
     let cases: [(&str, &[u8]); 4] = [
         ("four gigabytes", &[3, 0xc0, 0, 0, 1, 0, 0, 0, 0]),
-        ("all that a length can say", &[3, 0xff, 255, 255, 255, 255, 255, 255, 255]),
+        (
+            "all that a length can say",
+            &[3, 0xff, 255, 255, 255, 255, 255, 255, 255],
+        ),
         ("one byte too much", &[3, 0x80, 1, 0, 1]),
         ("a declaration of nothing", &[3, 0]),
     ];
@@ -252,9 +257,15 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
         local: ([192, 0, 2, 2], 2).into(),
     };
     let cases: [(&str, &[Frame]); 7] = [
-        ("bytes that were never sent", &[Frame::Ack { offset: 1 << 40 }]),
+        (
+            "bytes that were never sent",
+            &[Frame::Ack { offset: 1 << 40 }],
+        ),
         ("an end elsewhere", &[Frame::Fin { offset: 77 }]),
-        ("an end twice", &[Frame::Fin { offset: 0 }, Frame::Fin { offset: 1 }]),
+        (
+            "an end twice",
+            &[Frame::Fin { offset: 0 }, Frame::Fin { offset: 1 }],
+        ),
         ("a stream of its own", &[Frame::Open(open)]),
         (
             "a stream that goes on",
@@ -264,7 +275,10 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
             }],
         ),
         ("a lane's frame on QUIC", &[Frame::Idle]),
-        ("a move to nowhere, and more", &[Frame::Move { offset: 1 << 40 }, Frame::Fin { offset: 9 }]),
+        (
+            "a move to nowhere, and more",
+            &[Frame::Move { offset: 1 << 40 }, Frame::Fin { offset: 9 }],
+        ),
     ];
     for (what, frames) in cases {
         let before = scene.metrics();
@@ -294,7 +308,9 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
     channel.rx.read().await.unwrap();
     channel.tx.write(None, Some("hi".into())).await.unwrap();
     let mut heard = [0; 2];
-    soon("a greeting", player.read_exact(&mut heard)).await.unwrap();
+    soon("a greeting", player.read_exact(&mut heard))
+        .await
+        .unwrap();
     scene.is_unharmed().await;
 }
 
@@ -323,14 +339,22 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
 #[tokio::test]
 async fn a_client_that_never_reads_is_ended() {
     let mut scene = Scene::new().await;
-    let mut hostile = Scripted::at(&scene.site).await;
+    let mut lane = only_lane(&scene.site, &scene.site.identity()).await;
+    until("its tunnel", || scene.metrics().tunnels == 2).await;
     // Each is answered; nobody takes the answers.
     let mut pings = BytesMut::new();
     for number in 0..4096 {
         Message::Ping { number }.encode(&mut pings);
     }
     soon("the end", async {
-        while hostile.send.write_all(&pings).await.is_ok() {}
+        let mut pieces = pings.chunks(8192).cycle();
+        while let Some(piece) = pieces.next()
+            && lane
+                .writer
+                .write_frame(RecordType::Control, piece)
+                .await
+                .is_ok()
+        {}
     })
     .await;
     scene.is_unharmed().await;
@@ -429,28 +453,11 @@ async fn who_leaves_its_players_waiting_is_followed_by_who_serves_them() {
     let scene = Scene::new().await;
     // Over a lane alone, without one for players.
     let identity = scene.site.identity();
-    let tcp = TcpStream::connect(scene.site.relay.local_addr().unwrap()).await;
-    let hello = crate::proto::handshake::Hello {
-        versions: SUPPORTED,
-        capabilities: Capabilities::SUPPORTED,
-        process: ProcessId::from([7; 16]),
-        token: None,
-        transport_parameters: None,
-    };
-    let (mut lane, _, _) = lane::connect_first(
-        lane::Io::Tcp(tcp.unwrap()),
-        Suite::fastest(),
-        &identity.secret_key,
-        &identity.relay_public_key,
-        &identity.psk,
-        &hello,
-    )
-    .await
-    .unwrap();
+    let mut lane = only_lane(&scene.site, &identity).await;
     let mut encoded = BytesMut::new();
-    declaration("c", 1, Protocol::Tcp, scene.port).encode(&mut encoded);
-    let control = crate::proto::record::RecordType::Control;
-    lane.writer.write_frame(control, &encoded).await.unwrap();
+    declaration("c", 1, Protocol::Both, scene.port).encode(&mut encoded);
+    let written = lane.writer.write_frame(RecordType::Control, &encoded);
+    written.await.unwrap();
     soon("the port", async {
         while TcpStream::connect(scene.site.at(scene.port)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -465,10 +472,36 @@ async fn who_leaves_its_players_waiting_is_followed_by_who_serves_them() {
         .start()
         .unwrap();
     let mut heard = [0; 14];
-    soon("an echo", player.read_exact(&mut heard)).await.unwrap();
+    soon("an echo", player.read_exact(&mut heard))
+        .await
+        .unwrap();
     assert_eq!(&heard, b"anybody there?");
     assert_eq!(scene.metrics().stream_broken, 0);
     drop(client);
+}
+
+/// A client's tunnel over one lane, whose end holds little that is not read.
+async fn only_lane(site: &Site, identity: &ClientIdentity) -> lane::LaneHalves {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let tcp = socket.connect(site.relay.local_addr().unwrap()).await;
+    let hello = Hello {
+        versions: SUPPORTED,
+        capabilities: Capabilities::SUPPORTED,
+        process: ProcessId::from([7; 16]),
+        token: None,
+        transport_parameters: None,
+    };
+    let opened = lane::connect_first(
+        lane::Io::Tcp(tcp.unwrap()),
+        Suite::fastest(),
+        &identity.secret_key,
+        &identity.relay_public_key,
+        &identity.psk,
+        &hello,
+    );
+    let (lane, _, _) = soon("a lane", opened).await.unwrap();
+    lane
 }
 
 /// What a relay may take for one who does not read: what a tunnel may hold, QUIC's windows and the player's socket.
