@@ -101,6 +101,7 @@ enum Woken {
     Dialled(Result<Dialled, DialError>),
     DialNow,
     Timeout,
+    PathChanged,
     Broken,
     /// Time to see whether a client that shuts down may go.
     Ending,
@@ -174,6 +175,7 @@ impl Driver {
                 Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
                 Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
                     self.close();
@@ -186,8 +188,8 @@ impl Driver {
     async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
         let timeout = self.session.poll_timeout();
         let dial_at = self.dial_at.filter(|_| self.dialing.is_none());
-        let (control, broken) = match &mut self.active {
-            Some(active) => (Some(&mut active.control), Some(active.link.broken.clone())),
+        let (control, link) = match &mut self.active {
+            Some(active) => (Some(&mut active.control), Some(active.link.clone())),
             None => (None, None),
         };
         let look_at = self.ending.as_ref().map(|ending| ending.look_at);
@@ -203,12 +205,15 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             } => Woken::Said(said),
-            () = async {
-                match broken {
-                    Some(broken) => broken.cancelled().await,
-                    None => std::future::pending().await,
+            woken = async {
+                let Some(link) = link else {
+                    return std::future::pending().await;
+                };
+                tokio::select! {
+                    () = link.broken.cancelled() => Woken::Broken,
+                    () = link.path_changed.notified() => Woken::PathChanged,
                 }
-            } => Woken::Broken,
+            } => woken,
             dialled = async {
                 match &mut self.dialing {
                     Some(dialing) => dialing.await,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -55,11 +55,13 @@ pub(crate) struct Link {
     pub(crate) resumes: bool,
     /// Counts how often our own address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
+    /// Wakes the driver after such a change.
+    pub(crate) path_changed: Notify,
     /// Idle lanes that the relay wants.
     lanes_wanted: watch::Sender<u32>,
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
-    lane_taken: tokio::sync::Notify,
+    lane_taken: Notify,
     next_lane: AtomicU64,
     queues: Arc<LaneQueues>,
 }
@@ -99,9 +101,10 @@ impl Link {
             resumes: (Capabilities::SUPPORTED.common(capabilities))
                 .contains(Capabilities::STREAM_RESUMPTION),
             path: watch::Sender::new(0),
+            path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),
             lanes_idle: AtomicUsize::new(0),
-            lane_taken: tokio::sync::Notify::new(),
+            lane_taken: Notify::new(),
             next_lane: AtomicU64::new(1),
             queues,
         });
@@ -250,6 +253,7 @@ impl Link {
                 if known.replace(now).is_some_and(|before| before != now) {
                     tracing::info!(address = %now, "this machine's address has changed");
                     self.path.send_modify(|changes| *changes += 1);
+                    self.path_changed.notify_one();
                     if self.quic.is_none() {
                         self.broken.cancel();
                     }
@@ -454,8 +458,9 @@ const DATAGRAM_LANES: usize = 3;
 const LANES_MAX: u32 = 256;
 /// Lanes opened side by side: a burst of players is served within two round trips.
 const OPEN_AT_ONCE: usize = 8;
-/// How often it is looked whether our own address has changed: as often as the relay hears from us.
-const ADDRESS_LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked whether our own address has changed. Half a second: four system calls, and players hardly
+/// notice.
+const ADDRESS_LOOK: Duration = Duration::from_millis(500);
 /// How long opening a lane may take.
 const LANE_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_LEAST: Duration = Duration::from_millis(500);

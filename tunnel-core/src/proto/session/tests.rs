@@ -731,6 +731,21 @@ fn heartbeats_go_out_at_their_interval_and_measure_the_round_trip() {
     assert_eq!(client.session.rtt(), None);
 }
 
+#[test]
+fn a_changed_path_is_told_by_a_heartbeat_at_once() {
+    let mut client = Client::welcomed();
+    client.sent();
+    client.now += HEARTBEAT / 4;
+    client.session.handle_timeout(client.now);
+    assert_eq!(client.sent(), []);
+    client.session.handle_path_changed(client.now);
+    assert_eq!(client.session.poll_timeout(), Some(client.now));
+    client.session.handle_timeout(client.now);
+    assert!(matches!(client.sent()[..], [Message::Ping { .. }]));
+    let due = client.now + HEARTBEAT;
+    assert_eq!(client.session.poll_timeout(), Some(due), "as before");
+}
+
 /// A relay's side that has greeted.
 fn relay() -> (RelaySession, Instant) {
     let now = Instant::now();
