@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Said {
         tunnel: Arc<RelayTunnel>,
         event: RelayEvent,
+        /// Dropped when that is dealt with.
+        done: oneshot::Sender<()>,
     },
     /// A tunnel is gone.
     Down {
@@ -141,6 +143,7 @@ impl Supervisor {
                         RelayEvent::Declare {
                             instance, revision, ..
                         },
+                    ..
                 } => Some((tunnel.clone(), instance.clone(), *revision)),
                 _ => None,
             };
@@ -158,7 +161,15 @@ impl Supervisor {
     async fn handle(&mut self, command: Command) {
         match command {
             Command::Up { tunnel, admission } => self.handle_up(tunnel, admission),
-            Command::Said { tunnel, event } => self.handle_said(&tunnel, event).await,
+            Command::Said {
+                tunnel,
+                event,
+                done,
+            } => {
+                self.handle_said(&tunnel, event).await;
+                // The tunnel has gone meanwhile.
+                _ = done.send(());
+            }
             Command::Down { tunnel, reason } => self.handle_down(&tunnel, reason),
             Command::Recheck(done) => {
                 self.recheck();
@@ -180,8 +191,6 @@ impl Supervisor {
         let admission = match self.shared.authority.readmit(&key) {
             Ok(now) => now,
             Err(super::Denial::Unavailable(_)) => admission,
-            // A client that has just enrolled may not be known to handshakes yet.
-            _ if admission.psk.is_some() => admission,
             _ => {
                 return end(
                     tunnel,
