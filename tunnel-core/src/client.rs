@@ -299,6 +299,8 @@ pub struct ClientStatus {
     pub lane_congestion: Option<String>,
     /// The relay shuts down: it takes no new players.
     pub relay_drains: bool,
+    /// No lane can be opened beside QUIC at the moment: TCP to the relay does not get through.
+    pub lanes_blocked: bool,
     /// Every instance, and what became of it, sorted by id.
     pub instances: Vec<(Instance, InstanceState)>,
 }

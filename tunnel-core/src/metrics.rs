@@ -74,6 +74,8 @@ counters! {
     tunnels_opened: Counter = "adit_tunnels_opened_total",
     /// Lanes that are open now.
     lanes: Gauge = "adit_lanes",
+    /// Lanes that could not be opened: TCP to the relay is blocked, or the relay refuses more.
+    lanes_failed: Counter = "adit_lanes_failed_total",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.

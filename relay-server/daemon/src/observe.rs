@@ -46,6 +46,7 @@ const fn is_bad(event: &Event) -> bool {
             | Event::Reconnecting { .. }
             | Event::Refused { .. }
             | Event::Suspect { suspect: true, .. }
+            | Event::LanesBlocked { .. }
             | Event::Panicked { .. }
             | Event::Warning(_)
     )

@@ -548,6 +548,7 @@ impl Driver {
             transport: active.map(|active| active.link.transport),
             rtt: self.session.rtt(),
             lane_congestion: self.dialer.lane_congestion(),
+            lanes_blocked: active.is_some_and(|active| active.link.is_without_lanes()),
             relay_drains: self.relay_drains && active.is_some(),
             instances: self
                 .session

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use crate::{
         egress::{tcp, udp::Egress},
         streams::Attach,
     },
+    event::Event,
     metrics::Gauge,
     proto::{
         backoff::Backoff,
@@ -62,6 +63,8 @@ pub(crate) struct Link {
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
     lane_taken: Notify,
+    /// The last try to open one failed.
+    lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
     queues: Arc<LaneQueues>,
 }
@@ -105,6 +108,7 @@ impl Link {
             lanes_wanted: watch::Sender::new(0),
             lanes_idle: AtomicUsize::new(0),
             lane_taken: Notify::new(),
+            lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
             queues,
         });
@@ -145,6 +149,11 @@ impl Link {
         tokio::spawn(link.clone().open_lanes(shared.clone(), dialer, secret));
         tokio::spawn(link.clone().watch_address());
         Ok((link, control))
+    }
+
+    /// Whether lanes cannot be opened at the moment.
+    pub(crate) fn is_without_lanes(&self) -> bool {
+        self.lanes_blocked.load(Ordering::Relaxed)
     }
 
     /// The relay wants so many idle lanes.
@@ -206,15 +215,27 @@ impl Link {
                 match opened {
                     Ok(lane) => {
                         backoff.reset();
+                        if self.lanes_blocked.swap(false, Ordering::Relaxed) {
+                            shared.emit(Event::LanesBack);
+                        }
                         self.lanes_idle.fetch_add(1, Ordering::Relaxed);
                         let served = self.clone().serve_lane(shared.clone(), lane, None);
                         supervise::spawn(shared.reporter(), "a lane", served);
                     }
-                    Err(error) => failed = Some(error),
+                    Err(error) => {
+                        shared.metrics.lanes_failed.one();
+                        failed = Some(error);
+                    }
                 }
             }
             if let Some(error) = failed {
                 tracing::debug!("no lane: {error}");
+                let is_beside_quic = self.quic.is_some() && !self.broken.is_cancelled();
+                if is_beside_quic && !self.lanes_blocked.swap(true, Ordering::Relaxed) {
+                    shared.emit(Event::LanesBlocked {
+                        reason: error.to_string(),
+                    });
+                }
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next(shared.random())) => {}
                     () = self.broken.cancelled() => return,

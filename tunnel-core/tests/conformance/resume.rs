@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tunnel_core::{client::Client, instance::Instance};
+use tunnel_core::{client::Client, event::Event, instance::Instance};
 
+use crate::lifecycle::next;
 use crate::support::{
     Lab, Via, bound, hang, instance,
     servers::{End, Server, accept, drain, end_of, listener, pour, reset, tcp_echo},
@@ -219,14 +220,27 @@ async fn a_stream_whose_lane_breaks_goes_on_over_another(via: Via) {
 async fn a_stream_whose_lane_breaks_goes_on_over_quic(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
-    let _client = talk_and_bulk(&lab, &server).await;
+    let (client, _) = talk_and_bulk(&lab, &server).await;
     let mut player = on_a_lane(&lab).await;
+    let mut events = client.events();
     lab.forwarder().refuse(true);
     lab.forwarder().cut();
     tcp_echo(&mut player, b"after").await;
     until("no lane", || lab.relay().metrics().lanes == 0).await;
     assert_eq!(resumed(&lab), 1);
     assert_eq!(lab.relay().metrics().tunnels_opened, 1);
+
+    // The operator is told that TCP does not get through, and that it does again.
+    next(&mut events, |event| {
+        matches!(event, Event::LanesBlocked { .. })
+    })
+    .await;
+    assert!(client.status().await.lanes_blocked);
+    assert!(client.metrics().lanes_failed > 0);
+    lab.forwarder().refuse(false);
+    next(&mut events, |event| *event == Event::LanesBack).await;
+    assert!(!client.status().await.lanes_blocked);
+    on_a_lane(&lab).await;
 }
 
 async fn streams_follow_a_client_whose_address_changes(via: Via) {
