@@ -439,3 +439,6 @@ impl Shared {
 const COMMANDS: usize = 256;
 /// How long a relay that shuts down keeps its sockets after the goodbyes.
 const LINGER: Duration = Duration::from_millis(700);
+
+#[cfg(test)]
+mod tests;
