@@ -5,6 +5,7 @@ mod driver;
 mod egress;
 mod enrol;
 mod link;
+mod streams;
 mod targets;
 
 use std::{
@@ -28,11 +29,15 @@ use crate::{
     metrics::{Metrics, Snapshot},
     proto::{handshake::ProcessId, message::Code, session::client::InstanceState},
     transport::mem,
-    tunnel::datagrams::DatagramSender,
+    tunnel::{
+        datagrams::DatagramSender,
+        supervise::{Reporter, caught},
+    },
 };
 use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
 use egress::udp::Flows;
+use streams::Streams;
 use targets::Targets;
 
 /// A client that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
@@ -154,9 +159,11 @@ impl Client {
         self.shared.metrics.snapshot()
     }
 
-    /// Takes no new players, waits at most `grace` for those who are there, says goodbye and ends. The relay gives the
-    /// ports back at once.
-    pub async fn shutdown(self, grace: Duration) {
+    /// Takes no new players, tells the relay so, waits at most `grace` for those who are there, says goodbye and ends. The
+    /// relay gives the ports back at once.
+    ///
+    /// A player is there as long as the connection is open, or a datagram has passed in the last seconds.
+    pub async fn shutdown(&self, grace: Duration) {
         let (done, ended) = oneshot::channel();
         self.send(Command::Shutdown { grace, done }).await;
         // It has ended already.
@@ -210,6 +217,7 @@ impl ClientBuilder {
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
             flows: Flows::default(),
+            streams: Streams::default(),
             players: TaskTracker::new(),
             metrics: Arc::default(),
             events: EventSink::new(),
@@ -226,9 +234,14 @@ impl ClientBuilder {
             process,
             Some(shared.events.clone()),
         );
+        let reporting = shared.clone();
         let driver = Driver::new(shared.clone(), dialer, psk, self.instances, all_bound);
         tokio::spawn(async move {
-            let end = driver.run(received).await;
+            let end = caught(driver.run(received)).await.unwrap_or_else(|_| {
+                reporting.reporter().panicked("the client's main task");
+                reporting.stopped.cancel();
+                ClientEnd::Panicked
+            });
             finish.send_replace(Some(end));
         });
         Ok(Client {
@@ -250,6 +263,9 @@ pub enum ClientEnd {
     /// Another process with the same key has connected. This one stays away, or the two would fight for ever.
     #[error("another process with this client's key has taken the tunnel over")]
     Superseded,
+    /// Its main task panicked: a bug. Another start helps.
+    #[error("the client's main task panicked")]
+    Panicked,
     /// The relay does not let it in, and trying again would not help.
     #[error("the relay refused this client ({code}): {text}")]
     Rejected {
@@ -281,6 +297,8 @@ pub struct ClientStatus {
     pub rtt: Option<Duration>,
     /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.
     pub lane_congestion: Option<String>,
+    /// The relay shuts down: it takes no new players.
+    pub relay_drains: bool,
     /// Every instance, and what became of it, sorted by id.
     pub instances: Vec<(Instance, InstanceState)>,
 }
@@ -293,6 +311,7 @@ pub(crate) struct Shared {
     /// The way answers of flows leave; `None` without a tunnel.
     pub(crate) sender: ArcSwapOption<DatagramSender>,
     pub(crate) flows: Flows,
+    pub(crate) streams: Streams,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
@@ -305,6 +324,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn emit(&self, event: Event) {
         self.events.emit(event);
+    }
+
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter {
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
     /// 64 bits for jitter: spread, not secret (SplitMix64, Steele et al. 2014).

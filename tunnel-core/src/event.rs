@@ -71,7 +71,19 @@ pub enum Event {
         /// Whether a heartbeat is overdue.
         suspect: bool,
     },
-    /// A task panicked and was started again. Nothing else was touched.
+    /// This side shuts down: it takes no new players, and those who are there have this long.
+    Draining {
+        /// How long, at most.
+        grace: Duration,
+    },
+    /// The other side of a tunnel does.
+    PeerDraining {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// How long, at most.
+        grace: Duration,
+    },
+    /// A task panicked: it was started again if it serves more than one player. Nothing else was touched.
     Panicked {
         /// What it did.
         task: String,
@@ -134,7 +146,21 @@ impl fmt::Display for Event {
                 client,
                 suspect: false,
             } => write!(f, "tunnel of {client} answers again"),
-            Self::Panicked { task } => write!(f, "{task} panicked and was started again"),
+            Self::Draining { grace } => {
+                write!(
+                    f,
+                    "no new players from now on; those who are there have {:.1} s",
+                    grace.as_secs_f64()
+                )
+            }
+            Self::PeerDraining { client, grace } => {
+                write!(
+                    f,
+                    "the other side of {client}'s tunnel shuts down: no new players, {:.1} s for those who are there",
+                    grace.as_secs_f64()
+                )
+            }
+            Self::Panicked { task } => write!(f, "{task} panicked; nothing else was touched"),
             Self::Warning(text) => f.write_str(text),
         }
     }

@@ -78,6 +78,8 @@ counters! {
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
     streams_opened: Counter = "adit_streams_opened_total",
+    /// Streams that went on over another channel after theirs had broken.
+    streams_resumed: Counter = "adit_streams_resumed_total",
     /// Bytes from players to game servers in streams.
     stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
     /// Bytes from game servers to players in streams.
@@ -100,6 +102,8 @@ counters! {
     drop_too_old: Counter = "adit_datagrams_dropped_total" ["reason=\"too_old\""],
     /// Datagrams dropped because no tunnel stood.
     drop_no_tunnel: Counter = "adit_datagrams_dropped_total" ["reason=\"no_tunnel\""],
+    /// Datagrams of new players dropped because the relay or the client shuts down.
+    drop_draining: Counter = "adit_datagrams_dropped_total" ["reason=\"draining\""],
     /// Datagrams dropped because they were larger than fragments can carry.
     drop_too_large: Counter = "adit_datagrams_dropped_total" ["reason=\"too_large\""],
     /// Datagrams dropped because their flow is unknown.
@@ -134,6 +138,8 @@ counters! {
     stream_no_service: Counter = "adit_streams_failed_total" ["reason=\"no_service\""],
     /// Streams ended because no tunnel stood, or none came back in time.
     stream_no_tunnel: Counter = "adit_streams_failed_total" ["reason=\"no_tunnel\""],
+    /// Players refused because the relay or the client shuts down.
+    stream_draining: Counter = "adit_streams_failed_total" ["reason=\"draining\""],
     /// Streams ended because their channel broke.
     stream_broken: Counter = "adit_streams_failed_total" ["reason=\"broken\""],
     /// Streams ended because the peer broke the protocol.
@@ -154,7 +160,7 @@ counters! {
     strangers: Counter = "adit_stranger_packets_total",
     /// Instances that were refused.
     instances_refused: Counter = "adit_instances_refused_total",
-    /// Tasks that ended in a panic and were started again.
+    /// Panics that were caught: those of tasks, and of what an embedder decides by.
     panics: Counter = "adit_panics_total",
 }
 

@@ -5,6 +5,7 @@ mod authority;
 mod further;
 mod ingress;
 mod registry;
+mod resume;
 mod session;
 mod supervisor;
 mod tunnel;
@@ -21,7 +22,7 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
 
@@ -35,6 +36,7 @@ use crate::{
     transport::{mem, quic},
     tunnel::{datagrams::lock, lanes::Granted, pump::StreamEnd, supervise::Reporter},
 };
+use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::Directory;
 use supervisor::{Command, Supervisor};
@@ -83,6 +85,9 @@ pub struct RelayLimits {
     /// How long the ports of a lost tunnel are held. 30 s: a reboot of a router; longer, and a dead node blocks its
     /// replacement's ports.
     pub lease: Duration,
+    /// How long a player's TCP connection that finds no tunnel waits for one before it is reset. 5 s: most reconnects
+    /// take a second or two, and who waits for longer than this has given up.
+    pub player_patience: Duration,
     /// Players' TCP connections at once. 16,384: each takes a descriptor and up to 20 KiB.
     pub streams: usize,
     /// Instances of one client. 256: as many game servers as a large node runs.
@@ -99,6 +104,7 @@ impl Default for RelayLimits {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(30),
+            player_patience: Duration::from_secs(5),
             streams: 16_384,
             instances_per_client: 256,
             handshakes: 256,
@@ -164,8 +170,11 @@ impl Relay {
         self.send(Command::SetPorts(ports)).await;
     }
 
-    /// Takes no new players, waits at most `grace` for those who are there, says goodbye to the clients and ends.
-    pub async fn shutdown(self, grace: Duration) {
+    /// Takes no new players, tells the clients so, waits at most `grace` for those who are there, says goodbye and ends.
+    ///
+    /// A player is there as long as the connection is open, or a datagram has passed in the last seconds. New
+    /// connections are refused, new flows dropped.
+    pub async fn shutdown(&self, grace: Duration) {
         let (done, ended) = oneshot::channel();
         self.send(Command::Shutdown { grace, done }).await;
         drop(ended.await);
@@ -222,16 +231,21 @@ impl RelayBuilder {
         let public_key = self.secret_key.public_key();
         let (commands, received) = mpsc::channel(COMMANDS);
         let process = ProcessId::from(key::random::<16>()?);
+        let (metrics, events) = (Arc::<Metrics>::default(), EventSink::new());
+        let reporter = Reporter {
+            events: events.clone(),
+            metrics: metrics.clone(),
+        };
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(
                 self.config.limits.streams.min(Semaphore::MAX_PERMITS),
             )),
             config: self.config,
-            authority: self.authority,
+            authority: Guarded::new(self.authority, reporter),
             secret_key: self.secret_key,
             process,
-            metrics: Arc::default(),
-            events: EventSink::new(),
+            metrics,
+            events,
             spare: socket::Spare::new(),
             granted: Granted::default(),
             further: Arc::default(),
@@ -241,6 +255,8 @@ impl RelayBuilder {
             next_stream: Arc::new(AtomicU64::new(1)),
             next_tunnel: AtomicU64::new(1),
             commands,
+            players: TaskTracker::new(),
+            draining: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
         let local_addr = match self.listen {
@@ -329,7 +345,7 @@ pub enum RelayStartError {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) authority: Arc<dyn Authority>,
+    pub(crate) authority: Guarded,
     pub(crate) secret_key: SecretKey,
     pub(crate) process: ProcessId,
     pub(crate) metrics: Arc<Metrics>,
@@ -342,6 +358,10 @@ pub(crate) struct Shared {
     pub(crate) commands: mpsc::Sender<Command>,
     /// What the kernel granted lanes.
     pub(crate) granted: Granted,
+    /// Streams of players, from the moment when they go to a client.
+    pub(crate) players: TaskTracker,
+    /// The relay takes no new players.
+    pub(crate) draining: CancellationToken,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
     directories: Mutex<HashMap<PublicKey, Arc<Directory>>>,

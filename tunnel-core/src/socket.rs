@@ -56,6 +56,17 @@ pub(crate) fn allow_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()>
     Ok(())
 }
 
+/// The address of this machine from which packets to `peer` leave at the moment. Nothing is sent.
+pub(crate) fn source_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
+}
+
 /// A listening TCP socket. Addresses in TIME_WAIT do not block it; another listener does.
 pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(

@@ -9,6 +9,15 @@ pub(crate) mod lanes;
 pub(crate) mod pump;
 pub(crate) mod supervise;
 
+/// Where tests make a task panic; nothing anywhere else.
+macro_rules! fault {
+    ($($place:tt)*) => {
+        #[cfg(test)]
+        $crate::tunnel::supervise::fault::reach(&format!($($place)*));
+    };
+}
+pub(crate) use fault;
+
 /// Sleeps until then; for ever without a time.
 pub(crate) async fn sleep_until(at: Option<std::time::Instant>) {
     match at {

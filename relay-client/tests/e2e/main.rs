@@ -30,5 +30,6 @@ mod half_close;
 mod http;
 mod lifecycle;
 mod names;
+mod night;
 mod reload;
 mod shapes;

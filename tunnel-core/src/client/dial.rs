@@ -73,6 +73,8 @@ pub(crate) struct Established {
     pub(crate) peer: Option<SocketAddr>,
     /// The relay's process.
     pub(crate) relay: ProcessId,
+    /// What the relay can do.
+    pub(crate) capabilities: Capabilities,
     /// Opens further lanes.
     pub(crate) secret: FurtherSecret,
     /// `quic`, `lane` or `mem`.
@@ -236,6 +238,7 @@ impl Dialer {
             transport: Transport::Quic(connection),
             peer: Some(address),
             relay: answer.process,
+            capabilities: answer.capabilities,
             secret,
             name: "quic",
         })
@@ -274,6 +277,7 @@ impl Dialer {
             transport: Transport::Lane(Box::new(lane)),
             peer,
             relay: answer.process,
+            capabilities: answer.capabilities,
             secret,
             name,
         })

@@ -69,6 +69,8 @@ pub(crate) struct Driver {
     is_suspect: bool,
     /// The relay's process: another one knows none of the flows.
     relay: Option<ProcessId>,
+    /// The relay shuts down: it takes no new players.
+    relay_drains: bool,
     ending: Option<Ending>,
     all_bound: watch::Sender<bool>,
 }
@@ -99,6 +101,7 @@ enum Woken {
     Dialled(Result<Dialled, DialError>),
     DialNow,
     Timeout,
+    PathChanged,
     Broken,
     /// Time to see whether a client that shuts down may go.
     Ending,
@@ -130,6 +133,7 @@ impl Driver {
             name: None,
             is_suspect: false,
             relay: None,
+            relay_drains: false,
             ending: None,
             all_bound,
         }
@@ -171,6 +175,7 @@ impl Driver {
                 Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
                 Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
                     self.close();
@@ -183,8 +188,8 @@ impl Driver {
     async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
         let timeout = self.session.poll_timeout();
         let dial_at = self.dial_at.filter(|_| self.dialing.is_none());
-        let (control, broken) = match &mut self.active {
-            Some(active) => (Some(&mut active.control), Some(active.link.broken.clone())),
+        let (control, link) = match &mut self.active {
+            Some(active) => (Some(&mut active.control), Some(active.link.clone())),
             None => (None, None),
         };
         let look_at = self.ending.as_ref().map(|ending| ending.look_at);
@@ -200,12 +205,15 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             } => Woken::Said(said),
-            () = async {
-                match broken {
-                    Some(broken) => broken.cancelled().await,
-                    None => std::future::pending().await,
+            woken = async {
+                let Some(link) = link else {
+                    return std::future::pending().await;
+                };
+                tokio::select! {
+                    () = link.broken.cancelled() => Woken::Broken,
+                    () = link.path_changed.notified() => Woken::PathChanged,
                 }
-            } => Woken::Broken,
+            } => woken,
             dialled = async {
                 match &mut self.dialing {
                     Some(dialing) => dialing.await,
@@ -252,8 +260,7 @@ impl Driver {
                 }
                 ClientEvent::Liveness(liveness) => self.handle_liveness(liveness),
                 ClientEvent::ServicesChanged => self.update_targets(),
-                // The relay shuts down: it says goodbye when it goes, and until then players stay.
-                ClientEvent::Drain => {}
+                ClientEvent::Drain { grace } => self.handle_drain(grace),
             }
         }
         self.tell_bound();
@@ -285,7 +292,8 @@ impl Driver {
                 let now = Instant::now();
                 let until = now.checked_add(grace);
                 let look_at = now;
-                self.session.send(Message::Drain { grace });
+                self.session.drain(now, grace);
+                self.shared.emit(Event::Draining { grace });
                 self.ending = Some(Ending {
                     until,
                     look_at,
@@ -352,12 +360,27 @@ impl Driver {
                 Some(ClientEnd::Rejected { code, text })
             }
             _ => {
+                self.shared.streams.clear();
                 if let Some(active) = &self.active {
                     active.link.closed.cancel();
                 }
                 self.lose(&format!("the relay ended the tunnel ({code}): {text}"));
                 None
             }
+        }
+    }
+
+    /// The relay says goodbye when it goes. Until then players stay, and no better path to it is worth looking for.
+    fn handle_drain(&mut self, grace: Duration) {
+        self.relay_drains = true;
+        if !self.is_suspect {
+            self.dial_at = None;
+        }
+        if let Some(client) = &self.name {
+            self.shared.emit(Event::PeerDraining {
+                client: client.clone(),
+                grace,
+            });
         }
     }
 
@@ -418,6 +441,7 @@ impl Driver {
         {
             // Its flow ids begin anew: those of the process before it would be taken for others.
             self.shared.flows.clear();
+            self.shared.streams.clear();
         }
         if let Some(old) = self.active.take() {
             self.session.handle_disconnected();
@@ -429,6 +453,7 @@ impl Driver {
             is_welcome: false,
         });
         self.dial_at = None;
+        self.relay_drains = false;
         self.session.handle_connected(Instant::now());
     }
 
@@ -487,6 +512,7 @@ impl Driver {
 
     /// Makes the targets those that the session knows; what stays the same is not touched.
     fn update_targets(&self) {
+        let reporter = self.shared.reporter();
         let old = self.shared.targets.load_full();
         let mut new: Targets = HashMap::new();
         for (id, instance, service) in self.session.services() {
@@ -502,7 +528,7 @@ impl Driver {
                     })
                     .cloned()
                     .inspect(|target| target.set_idle(service.flows.idle))
-                    .unwrap_or_else(|| Target::new(instance.clone(), service.clone())),
+                    .unwrap_or_else(|| Target::new(instance.clone(), service.clone(), &reporter)),
             };
             new.insert(id, target);
         }
@@ -522,6 +548,7 @@ impl Driver {
             transport: active.map(|active| active.link.transport),
             rtt: self.session.rtt(),
             lane_congestion: self.dialer.lane_congestion(),
+            relay_drains: self.relay_drains && active.is_some(),
             instances: self
                 .session
                 .instances()
@@ -538,9 +565,12 @@ impl Driver {
         };
         let now = Instant::now();
         ending.look_at = now + DRAIN_LOOK;
-        self.active.is_none()
-            || self.shared.players.is_empty()
-            || ending.until.is_some_and(|until| until <= now)
+        if ending.until.is_some_and(|until| until <= now) {
+            return true;
+        }
+        // Streams may go on where a tunnel was retired; flows have only the one in use.
+        let plays = self.active.is_some() && self.shared.flows.any_within(ALIVE);
+        self.shared.players.is_empty() && !plays
     }
 
     async fn goodbye(&mut self) {
@@ -587,5 +617,7 @@ const UPGRADE_EVERY: Duration = Duration::from_secs(30);
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to be answered with the close.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after its last datagram a flow is still waited for: 2 s; a game that is played sends many each second.
+const ALIVE: Duration = Duration::from_secs(2);
 /// How often a draining client looks whether its last player has left.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,20 +18,24 @@ use crate::{
         Shared,
         dial::{Dialer, Established, FurtherSecret, Transport},
         egress::{tcp, udp::Egress},
+        streams::Attach,
     },
     metrics::Gauge,
     proto::{
         backoff::Backoff,
+        handshake::Capabilities,
         record::RecordType,
-        stream::frame::{Frame, StreamHeader},
+        stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    transport::lane::{self, LaneError, LaneHalves},
+    socket,
+    transport::lane::{self, LaneError},
     tunnel::{
         budget::Budget,
-        channel::{ChannelRx, ChannelTx},
+        channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        supervise,
     },
 };
 
@@ -47,11 +51,17 @@ pub(crate) struct Link {
     pub(crate) closed: CancellationToken,
     /// Its transport has ended.
     pub(crate) broken: CancellationToken,
+    /// Both sides can continue a stream on another channel.
+    pub(crate) resumes: bool,
+    /// Counts how often our own address has changed: lanes from the one before lead nowhere.
+    pub(crate) path: watch::Sender<u64>,
+    /// Wakes the driver after such a change.
+    pub(crate) path_changed: Notify,
     /// Idle lanes that the relay wants.
     lanes_wanted: watch::Sender<u32>,
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
-    lane_taken: tokio::sync::Notify,
+    lane_taken: Notify,
     next_lane: AtomicU64,
     queues: Arc<LaneQueues>,
 }
@@ -68,6 +78,7 @@ impl Link {
             peer,
             secret,
             name,
+            capabilities,
             ..
         } = established;
         let metrics = &shared.metrics;
@@ -87,9 +98,13 @@ impl Link {
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),
+            resumes: (Capabilities::SUPPORTED.common(capabilities))
+                .contains(Capabilities::STREAM_RESUMPTION),
+            path: watch::Sender::new(0),
+            path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),
             lanes_idle: AtomicUsize::new(0),
-            lane_taken: tokio::sync::Notify::new(),
+            lane_taken: Notify::new(),
             next_lane: AtomicU64::new(1),
             queues,
         });
@@ -128,6 +143,7 @@ impl Link {
             }
         }
         tokio::spawn(link.clone().open_lanes(shared.clone(), dialer, secret));
+        tokio::spawn(link.clone().watch_address());
         Ok((link, control))
     }
 
@@ -141,8 +157,9 @@ impl Link {
             tokio::select! {
                 opened = connection.accept_bi() => match opened {
                     Ok((send, recv)) => {
-                        let (tx, rx) = (ChannelTx::quic(send), ChannelRx::quic(recv));
-                        tokio::spawn(tcp::serve_quic(shared.clone(), self.clone(), tx, rx));
+                        let channel = Channel::quic(send, recv);
+                        let served = tcp::serve_quic(shared.clone(), self.clone(), channel);
+                        supervise::spawn(shared.reporter(), "a player's stream", served);
                     }
                     Err(_) => break,
                 },
@@ -190,7 +207,8 @@ impl Link {
                     Ok(lane) => {
                         backoff.reset();
                         self.lanes_idle.fetch_add(1, Ordering::Relaxed);
-                        tokio::spawn(self.clone().serve_lane(shared.clone(), lane, None));
+                        let served = self.clone().serve_lane(shared.clone(), lane, None);
+                        supervise::spawn(shared.reporter(), "a lane", served);
                     }
                     Err(error) => failed = Some(error),
                 }
@@ -220,40 +238,99 @@ impl Link {
         }
     }
 
+    /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself;
+    /// TCP connections from the former one hang.
+    async fn watch_address(self: Arc<Self>) {
+        let Some(peer) = self.peer else { return };
+        let mut known = socket::source_towards(peer).ok();
+        let watch = async {
+            loop {
+                tokio::time::sleep(ADDRESS_LOOK).await;
+                // Without a network there is nothing to compare.
+                let Ok(now) = socket::source_towards(peer) else {
+                    continue;
+                };
+                if known.replace(now).is_some_and(|before| before != now) {
+                    tracing::info!(address = %now, "this machine's address has changed");
+                    self.path.send_modify(|changes| *changes += 1);
+                    self.path_changed.notify_one();
+                    if self.quic.is_none() {
+                        self.broken.cancel();
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.broken.cancelled() => {}
+            () = self.closed.cancelled() => {}
+        }
+    }
+
     /// Serves one stream after another on a lane, `taken` first. An idle lane was counted by who opened it.
     async fn serve_lane(
         self: Arc<Self>,
         shared: Arc<Shared>,
         mut lane: Lane,
-        mut taken: Option<StreamHeader>,
+        mut taken: Option<Taken>,
     ) {
         let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+        let mut path = self.path.subscribe();
         loop {
-            let header = match taken.take() {
-                Some(header) => header,
+            let taken = match taken.take() {
+                Some(taken) => taken,
                 None => {
                     let used = tokio::select! {
                         used = first_use(&mut lane) => used,
+                        _ = path.changed() => None,
                         () = self.broken.cancelled() => None,
                         () = self.closed.cancelled() => None,
                     };
                     self.lanes_idle.fetch_sub(1, Ordering::Relaxed);
                     self.lane_taken.notify_one();
-                    let Some(Use::Stream(header)) = used else {
+                    let Some(Use::Stream(taken)) = used else {
                         return;
                     };
-                    header
+                    taken
                 }
             };
-            let LaneHalves { reader, writer } = *lane;
-            let (tx, rx) = (ChannelTx::Lane(writer), ChannelRx::Lane(reader));
-            match tcp::serve(&shared, &self, header, tx, rx).await {
-                Some((ChannelTx::Lane(writer), ChannelRx::Lane(reader))) => {
-                    *lane = LaneHalves { reader, writer };
+            let channel = Channel::lane(*lane);
+            let served = match taken {
+                Taken::Open(header) => tcp::serve(&shared, &self, header, channel).await,
+                Taken::Attach(stream, received) => {
+                    self.continue_stream(&shared, channel, stream, received)
+                        .await
                 }
-                _ => return,
-            }
+            };
+            let Some(halves) = served.and_then(Channel::into_lane) else {
+                return;
+            };
+            *lane = halves;
             self.lanes_idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lends a lane to a stream that was on another channel, until it is through.
+    async fn continue_stream(
+        self: &Arc<Self>,
+        shared: &Shared,
+        channel: Channel,
+        stream: StreamId,
+        received: u64,
+    ) -> Option<Channel> {
+        let (back, returned) = oneshot::channel();
+        let attach = Attach {
+            link: self.clone(),
+            channel,
+            received,
+            back: Some(back),
+        };
+        match shared.streams.attach(stream, Box::new(attach)) {
+            Ok(()) => returned.await.ok(),
+            Err(mut refused) => {
+                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
+                None
+            }
         }
     }
 
@@ -285,9 +362,9 @@ impl Link {
                         .await
                     }
                     // The relay took the lane for a player before it knew what it was meant for.
-                    Some(Use::Stream(header)) => {
-                        let serving = self.clone().serve_lane(shared.clone(), lane, Some(header));
-                        tokio::spawn(serving);
+                    Some(Use::Stream(taken)) => {
+                        let serving = self.clone().serve_lane(shared.clone(), lane, Some(taken));
+                        supervise::spawn(shared.reporter(), "a lane", serving);
                         backoff.reset();
                         Ok(())
                     }
@@ -311,9 +388,17 @@ impl Link {
 /// What the relay uses a lane for that stood idle.
 enum Use {
     /// A player's stream.
-    Stream(StreamHeader),
+    Stream(Taken),
     /// Datagrams, as the client wished: this is the first.
     Datagrams(Bytes),
+}
+
+/// Which stream the relay took a lane for.
+enum Taken {
+    /// A new one.
+    Open(StreamHeader),
+    /// One that was on another channel, and what of it the relay has.
+    Attach(StreamId, u64),
 }
 
 /// The relay's next word on an idle lane; `None` when the lane is gone.
@@ -322,7 +407,10 @@ async fn first_use(lane: &mut Lane) -> Option<Use> {
         match lane.reader.read().await {
             Ok(Some((RecordType::Frame(kind), body))) => {
                 return match Frame::decode_body(kind.number(), &body) {
-                    Ok(Frame::Open(header)) => Some(Use::Stream(header)),
+                    Ok(Frame::Open(header)) => Some(Use::Stream(Taken::Open(header))),
+                    Ok(Frame::Attach { stream, received }) => {
+                        Some(Use::Stream(Taken::Attach(stream, received)))
+                    }
                     _ => None,
                 };
             }
@@ -370,6 +458,9 @@ const DATAGRAM_LANES: usize = 3;
 const LANES_MAX: u32 = 256;
 /// Lanes opened side by side: a burst of players is served within two round trips.
 const OPEN_AT_ONCE: usize = 8;
+/// How often it is looked whether our own address has changed. Half a second: four system calls, and players hardly
+/// notice.
+const ADDRESS_LOOK: Duration = Duration::from_millis(500);
 /// How long opening a lane may take.
 const LANE_PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_LEAST: Duration = Duration::from_millis(500);

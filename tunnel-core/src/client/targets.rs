@@ -16,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     instance::{Host, InstanceId, Service},
     proto::message::ServiceId,
+    tunnel::{
+        fault,
+        supervise::{Reporter, supervise},
+    },
 };
 
 /// The services that the relay may name, by id.
@@ -37,7 +41,7 @@ pub(crate) struct Target {
 
 impl Target {
     /// A target; if it is a name, a task keeps its addresses until it is cancelled.
-    pub(crate) fn new(instance: InstanceId, service: Service) -> Arc<Self> {
+    pub(crate) fn new(instance: InstanceId, service: Service, reporter: &Reporter) -> Arc<Self> {
         let known: Arc<[IpAddr]> = match &service.target.host {
             Host::Ip(ip) => Arc::new([*ip]),
             Host::Name(_) => Arc::new([]),
@@ -51,7 +55,13 @@ impl Target {
             wanted: Notify::new(),
         });
         if let Host::Name(name) = &target.service.target.host {
-            tokio::spawn(resolve(target.clone(), name.clone()));
+            let (resolved, name) = (target.clone(), name.clone());
+            supervise(
+                reporter.clone(),
+                target.cancelled.clone(),
+                format!("resolving {name}"),
+                move || resolve(resolved.clone(), name.clone()),
+            );
         }
         target
     }
@@ -108,6 +118,7 @@ pub(crate) fn leads_to(address: SocketAddr, known: &[IpAddr]) -> bool {
 /// Resolves a target's name again and again. A name that stops resolving keeps its last addresses.
 async fn resolve(target: Arc<Target>, name: Box<str>) {
     loop {
+        fault!("resolving {name} for {}", target.service.public);
         if let Ok(found) =
             tokio::net::lookup_host((&*name, target.service.target.ports.first())).await
         {

@@ -174,6 +174,20 @@ impl FlowTable {
         })
     }
 
+    /// A packet came from a player while no new ones are taken. `None` for a player who has no flow.
+    pub fn handle_known_packet(&mut self, now: Instant, key: &FlowKey) -> Option<&Flow> {
+        let at = *self.by_key.get(key)?;
+        self.touch(now, at);
+        Some(&self.nodes[at].flow)
+    }
+
+    /// Whether a packet passed on any flow since then, give or take [`GRANULARITY`].
+    pub fn is_alive_since(&self, then: Instant) -> bool {
+        let newest = [&self.unanswered, &self.answered].map(|list| list.newest);
+        let mut newest = newest.into_iter().flatten();
+        newest.any(|at| self.nodes[at].touched >= then)
+    }
+
     /// A packet came back on a flow. `None` for a flow that is not there: drop the packet and count it.
     pub fn handle_reply(&mut self, now: Instant, id: FlowId) -> Option<&Flow> {
         let at = *self.by_id.get(&id)?;

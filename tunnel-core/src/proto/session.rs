@@ -76,6 +76,11 @@ impl Heartbeat {
         }
     }
 
+    /// The path has changed: the next PING is due at once, so that the other side learns of it.
+    pub(crate) const fn handle_path_changed(&mut self, now: Instant) {
+        self.next_ping = now;
+    }
+
     /// Returns a PING that is due and a liveness that changed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> (Option<Message>, Option<Liveness>) {
         let silent = now.saturating_duration_since(self.last_heard);

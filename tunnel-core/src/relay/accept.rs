@@ -21,7 +21,7 @@ use crate::{
     metrics::Gauge,
     proto::{
         handshake::{Answer, Capabilities, Hello, SUPPORTED, Secret, Suite},
-        message::{Code, Message, Text},
+        message::{Code, Decoder, Message, Text},
         record::RecordType,
         session::relay::RelaySession,
     },
@@ -337,6 +337,7 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
         shared.emit(Event::Enrolled {
             client: admission.name.as_str().into(),
         });
+        return give_key(&shared, proven.transport, version, &admission).await;
     }
     establish(shared, proven, version, admission).await;
 }
@@ -369,6 +370,8 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
+        resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
+            .contains(Capabilities::STREAM_RESUMPTION),
     };
     metrics.tunnels_opened.one();
     let tunnel = Arc::new(RelayTunnel::new(parts, Gauge::new(metrics, |m| &m.tunnels)));
@@ -382,7 +385,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         version,
         lease,
         &admission.name,
-        admission.psk.clone(),
+        None,
     );
     let up = Command::Up {
         tunnel: tunnel.clone(),
@@ -400,7 +403,7 @@ async fn start_transport(
     transport: Transport,
     queues: Arc<LaneQueues>,
 ) -> Option<Control> {
-    let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+    let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
     match transport {
         Transport::Quic(connection) => {
             let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
@@ -432,40 +435,74 @@ async fn start_transport(
     }
 }
 
+/// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
+async fn give_key(
+    shared: &Arc<Shared>,
+    transport: Transport,
+    version: u32,
+    admission: &Admission,
+) {
+    let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
+    let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
+    if let Some(welcome) = greeting.poll_message() {
+        say(transport, &welcome).await;
+    }
+}
+
 /// Tells a client that has proved itself why it is not let in.
 async fn reject(shared: &Arc<Shared>, transport: Transport, code: Code, text: &str) {
     shared.metrics.handshakes_failed.one();
-    let message = Message::Reject {
-        code,
-        text: Text::new(text),
-    };
+    let text = Text::new(text);
+    say(transport, &Message::Reject { code, text }).await;
+}
+
+/// Says one thing to a client that gets no tunnel, and waits until it has read it: then it says goodbye, or closes.
+async fn say(transport: Transport, message: &Message) {
     let mut encoded = BytesMut::new();
     message.encode(&mut encoded);
     let told = async {
         match transport {
             Transport::Quic(connection) => {
-                let Ok((mut send, _recv)) = connection.accept_bi().await else {
+                let Ok((mut send, mut recv)) = connection.accept_bi().await else {
                     return;
                 };
+                let mut decoder = Decoder::new();
                 if send.write_all(&encoded).await.is_ok() {
-                    drop(send.finish());
-                    // The client closes when it has read it.
-                    connection.closed().await;
+                    while let Ok(Some(chunk)) = recv.read_chunk(READ_CHUNK, true).await {
+                        if says_goodbye(&mut decoder, &chunk.bytes) {
+                            break;
+                        }
+                    }
                 }
+                connection.close(quinn::VarInt::from_u32(0), b"");
             }
             Transport::Lane(mut lane, _) => {
-                if lane
-                    .writer
-                    .write_frame(RecordType::Control, &encoded)
-                    .await
-                    .is_ok()
-                {
-                    while let Ok(Some(_)) = lane.reader.read().await {}
+                let mut decoder = Decoder::new();
+                let (writer, reader) = (&mut lane.writer, &mut lane.reader);
+                let written = writer.write_frame(RecordType::Control, &encoded).await;
+                while let Ok(Some((kind, piece))) = reader.read().await {
+                    if written.is_err()
+                        || kind == RecordType::Control && says_goodbye(&mut decoder, &piece)
+                    {
+                        break;
+                    }
                 }
             }
         }
     };
     drop(tokio::time::timeout(CONTROL_PATIENCE, told).await);
+}
+
+/// Whether a client has said goodbye, or nothing that can be understood.
+fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
+    decoder.handle_input(input);
+    loop {
+        match decoder.poll_message() {
+            Ok(Some(Message::Goodbye { .. })) | Err(_) => return true,
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+        }
+    }
 }
 
 impl Shared {
@@ -477,8 +514,10 @@ impl Shared {
         let shared = self.clone();
         tokio::spawn(async move {
             let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
+            let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
                 watched = tunnel.lanes.watch(lane) => watched,
+                _ = path.changed() => return,
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,
             };
@@ -489,7 +528,7 @@ impl Shared {
                 if agreed.is_err() {
                     return;
                 }
-                let mut replies = Replies::new(tunnel.flows.clone(), shared.metrics.clone());
+                let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
                 replies.handle(first);
                 let queue = tunnel.queues.add(shared.metrics.clone());
                 tokio::select! {
@@ -532,5 +571,7 @@ const NOWHERE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 /// How long a proven client may take to open its control stream, and to read why it is rejected.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
+/// Most that is read at once of a client that gets no tunnel.
+const READ_CHUNK: usize = 4096;
 /// Messages of the supervisor that wait for one client: every instance of a large node answered at once.
 const MESSAGES: usize = 512;

@@ -1,15 +1,16 @@
 //! Who may connect, and what they may have: decided by whoever embeds the relay.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use crate::{
     instance::PortSet,
     join::TokenId,
     key::{Psk, PublicKey},
     proto::message::ServiceDeclaration,
+    tunnel::supervise::Reporter,
 };
 
-/// Decides who may connect and what each may bind. The relay binary's keeps clients in a file and in SQLite; an
+/// Decides who may connect and what each may bind. A panic in it is caught, counted and reported, and denies what was asked. The relay binary's keeps clients in a file and in SQLite; an
 /// embedder brings its own, or uses [`StaticAuthority`].
 pub trait Authority: Send + Sync + fmt::Debug + 'static {
     /// The pre-shared key by which `client` must prove itself: its lasting one or, with `token`, that token's secret.
@@ -69,6 +70,80 @@ pub enum Denial {
     /// The authority could not find out; the client tries again.
     #[error("the relay cannot admit clients at the moment: {0}")]
     Unavailable(String),
+}
+
+/// The authority as the engine asks it. A panic of the embedder's code is counted, and denies only what was asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Guarded {
+    authority: Arc<dyn Authority>,
+    reporter: Reporter,
+}
+
+impl Guarded {
+    pub(crate) fn new(authority: Arc<dyn Authority>, reporter: Reporter) -> Self {
+        Self {
+            authority,
+            reporter,
+        }
+    }
+
+    pub(crate) fn psk(&self, client: &PublicKey, token: Option<TokenId>) -> Option<Psk> {
+        self.ask("psk", |authority| authority.psk(client, token))
+            .flatten()
+    }
+
+    pub(crate) fn admit(
+        &self,
+        client: &PublicKey,
+        token: Option<TokenId>,
+    ) -> Result<Admission, Denial> {
+        self.ask("admit", |authority| authority.admit(client, token))
+            .unwrap_or_else(unavailable)
+    }
+
+    /// What a client may have that has connected before: not even its key may be known any more.
+    pub(crate) fn readmit(&self, client: &PublicKey) -> Result<Admission, Denial> {
+        let admission = self.ask("readmit", |authority| {
+            match authority.psk(client, None).is_some() {
+                true => authority.readmit(client),
+                false => Err(Denial::Revoked),
+            }
+        });
+        admission.unwrap_or_else(unavailable)
+    }
+
+    pub(crate) fn may_bind(
+        &self,
+        client: &PublicKey,
+        admission: &Admission,
+        service: &ServiceDeclaration,
+    ) -> Result<(), Forbidden> {
+        let allowed = self.ask("may_bind", |authority| {
+            authority.may_bind(client, admission, service)
+        });
+        allowed
+            .ok_or(Forbidden::Unknown)?
+            .map_err(Forbidden::Refused)
+    }
+
+    fn ask<T>(&self, what: &str, question: impl FnOnce(&dyn Authority) -> T) -> Option<T> {
+        let authority = &*self.authority;
+        let task = format!("the authority's {what}");
+        self.reporter.catch(&task, || question(authority))
+    }
+}
+
+/// Why a service may not be bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Forbidden {
+    /// By the embedder, who says why.
+    Refused(String),
+    /// It could not be found out now.
+    Unknown,
+}
+
+fn unavailable() -> Result<Admission, Denial> {
+    Err(Denial::Unavailable("the authority failed".into()))
 }
 
 /// An authority of clients known from the start. No tokens.

@@ -3,7 +3,12 @@
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock, Weak},
+    time::Instant,
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,10 +26,13 @@ pub(crate) struct PublicService {
     pub(crate) binding: Binding,
     /// Where players go: the tunnel and the declaration in force. `None` while no tunnel stands.
     pub(crate) route: watch::Sender<Option<Arc<Route>>>,
+    /// Closes the TCP listeners: whoever connects is refused. Ends with `cancelled` at the latest.
+    pub(crate) listening: CancellationToken,
     /// Ends the ports and all of their players.
     pub(crate) cancelled: CancellationToken,
     /// Comes when the last socket is closed: then the ports can be opened again.
     pub(crate) closed: CancellationToken,
+    udp: OnceLock<Weak<udp::UdpService>>,
 }
 
 /// A listener of a service, and word of its closing.
@@ -109,11 +117,14 @@ impl OpenPorts {
     ) -> io::Result<Arc<PublicService>> {
         let name = format!("instance {} port {}", binding.instance, binding.public);
         let limits = route.service.flows;
+        let cancelled = CancellationToken::new();
         let service = Arc::new(PublicService {
             binding,
             route: watch::Sender::new(Some(route)),
-            cancelled: CancellationToken::new(),
+            listening: cancelled.child_token(),
+            cancelled,
             closed: CancellationToken::new(),
+            udp: OnceLock::new(),
         });
         let open = Arc::new(service.closed.clone().drop_guard());
         for (index, listener) in self.tcp.into_iter().enumerate() {
@@ -124,7 +135,7 @@ impl OpenPorts {
             let (shared, service) = (shared.clone(), service.clone());
             supervise(
                 shared.reporter(),
-                service.cancelled.clone(),
+                service.listening.clone(),
                 format!("TCP of {name}"),
                 move || {
                     tcp::serve(
@@ -144,6 +155,8 @@ impl OpenPorts {
                 limits,
                 open,
             )?);
+            // It was set nowhere before.
+            drop(service.udp.set(Arc::downgrade(&udp)));
             for index in 0..udp.ports() {
                 let udp = udp.clone();
                 supervise(
@@ -174,5 +187,18 @@ impl PublicService {
     /// The route in force, if a tunnel stands.
     pub(crate) fn route(&self) -> Option<Arc<Route>> {
         self.route.borrow().clone()
+    }
+
+    /// Whether a tunnel stands and a datagram of some player has passed since then.
+    pub(crate) fn has_flows_since(&self, then: Instant) -> bool {
+        let udp = self.udp.get().and_then(Weak::upgrade);
+        self.route.borrow().is_some() && udp.is_some_and(|udp| udp.is_alive_since(then))
+    }
+}
+
+impl Route {
+    /// Whether new players may take it.
+    pub(crate) fn takes_players(&self, shared: &Shared) -> bool {
+        !shared.draining.is_cancelled() && !self.tunnel.draining.is_cancelled()
     }
 }

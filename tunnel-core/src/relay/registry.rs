@@ -403,7 +403,7 @@ impl Binding {
         self.public.overlaps(other.public) && ((self.tcp && other.tcp) || (self.udp && other.udp))
     }
 
-    fn new(instance: &InstanceId, service: &ServiceDeclaration) -> Self {
+    pub(crate) fn new(instance: &InstanceId, service: &ServiceDeclaration) -> Self {
         Self {
             instance: instance.clone(),
             public: service.public,

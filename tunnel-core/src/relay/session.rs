@@ -1,8 +1,11 @@
 //! Drives one client's control conversation: messages in and out, heartbeats, and word to the supervisor.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     event::Event,
@@ -14,7 +17,7 @@ use crate::{
         },
     },
     relay::{Shared, supervisor::Command, tunnel::RelayTunnel},
-    tunnel::{control::Control, sleep_until},
+    tunnel::{control::Control, sleep_until, supervise::caught},
 };
 
 /// Runs until the tunnel ends, and tells the supervisor.
@@ -25,7 +28,12 @@ pub(crate) async fn drive(
     mut session: RelaySession,
     mut messages: mpsc::Receiver<Message>,
 ) {
-    let reason = converse(&shared, &tunnel, &mut control, &mut session, &mut messages).await;
+    let conversation = converse(&shared, &tunnel, &mut control, &mut session, &mut messages);
+    let reason = caught(conversation).await.unwrap_or_else(|_| {
+        let reporter = shared.reporter();
+        reporter.panicked(format!("the conversation with {}", tunnel.name));
+        "its task panicked".into()
+    });
     // Queued messages still leave: the carrier of the control stream drains them when the sender is dropped.
     drop(control);
     drop(
@@ -59,23 +67,41 @@ async fn converse(
     session: &mut RelaySession,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
+    // What the supervisor has of this client and is not through with. The rest waits here, so that a client that asks
+    // for much keeps only itself waiting.
+    let mut asked: Option<oneshot::Receiver<()>> = None;
+    let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
     loop {
+        // Heartbeats bring one round of this in two seconds at least.
+        let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
+        if now != address {
+            tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");
+            address = now;
+            tunnel.path.send_modify(|changes| *changes += 1);
+        }
         while let Some(message) = session.poll_message() {
-            let sent = tokio::select! {
-                sent = control.tx.send(message) => sent,
+            tokio::select! {
+                sent = control.tx.send(message) => if sent.is_err() {
+                    return "the control stream ended".into();
+                },
                 () = tunnel.closed.cancelled() => return "closed".into(),
-            };
-            if sent.is_err() {
-                return "the control stream ended".into();
+                () = tokio::time::sleep(SEND_PATIENCE) => {
+                    tunnel.closed.cancel();
+                    return "the client reads nothing".into();
+                }
             }
         }
-        while let Some(event) = session.poll_event() {
-            if let Some(reason) = handle(shared, tunnel, event).await {
-                return reason;
+        while asked.is_none()
+            && let Some(event) = session.poll_event()
+        {
+            match handle(shared, tunnel, event).await {
+                Ok(answer) => asked = answer,
+                Err(reason) => return reason,
             }
         }
         tokio::select! {
-            incoming = control.rx.recv() => {
+            () = answered(&mut asked), if asked.is_some() => asked = None,
+            incoming = control.rx.recv(), if asked.is_none() => {
                 let message = match incoming {
                     Some(Ok(message)) => message,
                     Some(Err(error)) => return format!("the client broke the protocol: {error}"),
@@ -95,32 +121,45 @@ async fn converse(
     }
 }
 
-/// Hands on what the client said. Returns a reason to end.
+/// Hands on what the client said. Returns what tells that the supervisor is through with it, or a reason to end.
 async fn handle(
     shared: &Arc<Shared>,
     tunnel: &Arc<RelayTunnel>,
     event: RelayEvent,
-) -> Option<String> {
+) -> Result<Option<oneshot::Receiver<()>>, String> {
     match event {
         RelayEvent::Liveness(Liveness::Dead) => {
             tunnel.closed.cancel();
-            return Some("no heartbeat for 30 s".into());
+            Err("no heartbeat for 30 s".into())
         }
-        RelayEvent::Liveness(liveness) => shared.emit(Event::Suspect {
-            client: tunnel.name.clone(),
-            suspect: liveness == Liveness::Suspect,
-        }),
+        RelayEvent::Liveness(liveness) => {
+            shared.emit(Event::Suspect {
+                client: tunnel.name.clone(),
+                suspect: liveness == Liveness::Suspect,
+            });
+            Ok(None)
+        }
         event => {
+            let (done, answer) = oneshot::channel();
             let said = Command::Said {
                 tunnel: tunnel.clone(),
                 event,
+                done,
             };
-            if shared.commands.send(said).await.is_err() {
-                return Some("the relay has stopped".into());
+            match shared.commands.send(said).await {
+                Ok(()) => Ok(Some(answer)),
+                Err(_) => Err("the relay has stopped".into()),
             }
         }
     }
-    None
+}
+
+/// Waits until the supervisor is through with what it was asked.
+async fn answered(asked: &mut Option<oneshot::Receiver<()>>) {
+    if let Some(asked) = asked {
+        // An error says that it is, too.
+        drop(asked.await);
+    }
 }
 
 async fn goodbye(control: &Control, error: &SessionMisbehaved) {
@@ -136,4 +175,6 @@ async fn goodbye(control: &Control, error: &SessionMisbehaved) {
 }
 
 /// How long a goodbye may take to leave before the tunnel is closed.
-const GOODBYE_TIME: std::time::Duration = std::time::Duration::from_millis(500);
+const GOODBYE_TIME: Duration = Duration::from_millis(500);
+/// How long a message may wait for a client that does not read. Its heartbeats are not answered meanwhile.
+const SEND_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });

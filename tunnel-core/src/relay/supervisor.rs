@@ -19,10 +19,12 @@ use crate::{
     },
     relay::{
         Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
+        authority::Forbidden,
         ingress::{OpenError, OpenPorts, PublicService, Route},
         registry::{Action, Binding, Change, Refusal, Registry},
         tunnel::RelayTunnel,
     },
+    tunnel::supervise::caught,
 };
 
 /// What the supervisor is told.
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Said {
         tunnel: Arc<RelayTunnel>,
         event: RelayEvent,
+        /// Dropped when that is dealt with.
+        done: oneshot::Sender<()>,
     },
     /// A tunnel is gone.
     Down {
@@ -64,11 +68,22 @@ pub(crate) struct Supervisor {
     /// Services that were ended and whose sockets may still be open, with word of their closing.
     closing: Vec<(Binding, CancellationToken)>,
     clients: HashMap<PublicKey, Client>,
+    ending: Option<Ending>,
+}
+
+/// The relay shuts down: it takes no new players, and goes when the last has left.
+struct Ending {
+    /// Goes then at the latest; `None` where the grace has no end that a clock could tell.
+    until: Option<Instant>,
+    look_at: Instant,
+    done: oneshot::Sender<()>,
 }
 
 struct Client {
     admission: Admission,
     tunnel: Option<Arc<RelayTunnel>>,
+    /// The tunnel that was lost, whose streams wait for the next one.
+    lost: Option<Arc<RelayTunnel>>,
 }
 
 impl Supervisor {
@@ -85,6 +100,7 @@ impl Supervisor {
             services: HashMap::new(),
             closing: Vec::new(),
             clients: HashMap::new(),
+            ending: None,
         }
     }
 
@@ -92,9 +108,21 @@ impl Supervisor {
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         loop {
             let lease = self.registry.poll_timeout();
+            let look_at = self.ending.as_ref().map(|ending| ending.look_at);
             let command = tokio::select! {
                 command = commands.recv() => command,
                 () = self.shared.stopped.cancelled() => None,
+                () = crate::tunnel::sleep_until(look_at) => {
+                    if !self.may_go() {
+                        continue;
+                    }
+                    self.end_all().await;
+                    if let Some(ending) = self.ending.take() {
+                        // Whoever asked no longer waits.
+                        _ = ending.done.send(());
+                    }
+                    return;
+                }
                 () = crate::tunnel::sleep_until(lease), if lease.is_some() => {
                     let actions = self.registry.handle_timeout(Instant::now());
                     self.release(actions);
@@ -104,39 +132,65 @@ impl Supervisor {
                     continue;
                 }
             };
-            match command {
-                Some(Command::Up { tunnel, admission }) => self.handle_up(tunnel, admission),
-                Some(Command::Said { tunnel, event }) => self.handle_said(&tunnel, event).await,
-                Some(Command::Down { tunnel, reason }) => self.handle_down(&tunnel, reason),
-                Some(Command::Recheck(done)) => {
-                    self.recheck();
-                    // Nobody waits for it any more.
-                    _ = done.send(());
-                }
-                Some(Command::SetPorts(ports)) => {
-                    self.registry.set_ports(ports);
-                    self.unbind_forbidden();
-                }
-                Some(Command::Status(reply)) => drop(reply.send(self.status())),
-                Some(Command::Shutdown { grace, done }) => {
-                    self.shutdown(grace).await;
-                    _ = done.send(());
-                    return;
-                }
-                None => return self.close(),
+            let Some(command) = command else {
+                return self.close();
+            };
+            // A client whose declaration brings us down has it refused, and tries it again later.
+            let failed = match &command {
+                Command::Said {
+                    tunnel,
+                    event:
+                        RelayEvent::Declare {
+                            instance, revision, ..
+                        },
+                    ..
+                } => Some((tunnel.clone(), instance.clone(), *revision)),
+                _ => None,
+            };
+            if caught(self.handle(command)).await.is_ok() {
+                continue;
             }
+            self.shared.reporter().panicked("the relay's supervisor");
+            if let Some((tunnel, instance, revision)) = failed {
+                let refusal = self.refusal(instance, revision, Refused::internal());
+                tell(&tunnel, refusal);
+            }
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Up { tunnel, admission } => self.handle_up(tunnel, admission),
+            Command::Said {
+                tunnel,
+                event,
+                done,
+            } => {
+                self.handle_said(&tunnel, event).await;
+                // The tunnel has gone meanwhile.
+                _ = done.send(());
+            }
+            Command::Down { tunnel, reason } => self.handle_down(&tunnel, reason),
+            Command::Recheck(done) => {
+                self.recheck();
+                // Nobody waits for it any more.
+                _ = done.send(());
+            }
+            Command::SetPorts(ports) => {
+                self.registry.set_ports(ports);
+                self.unbind_forbidden();
+            }
+            Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Shutdown { grace, done } => self.drain(grace, done),
         }
     }
 
     fn handle_up(&mut self, tunnel: Arc<RelayTunnel>, admission: Admission) {
         let key = tunnel.client;
         // Between its admission and now the client may have been revoked, or its rights changed.
-        let known = self.shared.authority.psk(&key, None).is_some();
         let admission = match self.shared.authority.readmit(&key) {
-            Ok(now) if known => now,
+            Ok(now) => now,
             Err(super::Denial::Unavailable(_)) => admission,
-            // A client that has just enrolled may not be known to handshakes yet.
-            _ if admission.psk.is_some() => admission,
             _ => {
                 return end(
                     tunnel,
@@ -146,14 +200,26 @@ impl Supervisor {
             }
         };
         self.apply(Change::Returned { owner: key });
-        let before = self
-            .clients
-            .get_mut(&key)
-            .and_then(|client| client.tunnel.take());
+        let (before, lost) = match self.clients.get_mut(&key) {
+            Some(client) => (client.tunnel.take(), client.lost.take()),
+            None => (None, None),
+        };
+        if let Some(lost) = lost {
+            if lost.process == tunnel.process {
+                lost.successor.send_replace(Some(tunnel.clone()));
+            } else {
+                // Its streams ended with their process.
+                lost.closed.cancel();
+            }
+        }
         if let Some(before) = before {
             if before.process == tunnel.process {
-                // The same process has found a better path: its streams go on where they are.
+                // The same process has found a better path: its streams go on there.
+                if before.draining.is_cancelled() {
+                    tunnel.draining.cancel();
+                }
                 self.reroute(&before, Some(&tunnel));
+                before.successor.send_replace(Some(tunnel.clone()));
                 before.retired.cancel();
             } else {
                 self.reroute(&before, None);
@@ -169,11 +235,17 @@ impl Supervisor {
             peer: tunnel.peer,
             transport: tunnel.transport,
         });
+        if let Some(ending) = &self.ending {
+            let left = |until: Instant| until.saturating_duration_since(Instant::now());
+            let grace = ending.until.map_or(Duration::MAX, left);
+            tell(&tunnel, Message::Drain { grace });
+        }
         self.clients.insert(
             key,
             Client {
                 admission,
                 tunnel: Some(tunnel),
+                lost: None,
             },
         );
     }
@@ -189,7 +261,7 @@ impl Supervisor {
         {
             return;
         }
-        client.tunnel = None;
+        client.lost = client.tunnel.take();
         self.reroute(tunnel, None);
         self.apply(Change::Lost {
             owner: tunnel.client,
@@ -240,14 +312,23 @@ impl Supervisor {
                     owner: tunnel.client,
                 });
                 self.release(actions);
-                self.clients.remove(&tunnel.client);
+                let gone = self.clients.remove(&tunnel.client);
+                if let Some(lost) = gone.and_then(|client| client.lost) {
+                    lost.closed.cancel();
+                }
                 self.shared.emit(Event::TunnelDown {
                     client: tunnel.name.clone(),
                     reason: format!("the client said goodbye ({code})"),
                 });
                 tunnel.closed.cancel();
             }
-            RelayEvent::Drain { .. } => self.reroute(tunnel, None),
+            RelayEvent::Drain { grace } => {
+                tunnel.draining.cancel();
+                self.shared.emit(Event::PeerDraining {
+                    client: tunnel.name.clone(),
+                    grace,
+                });
+            }
             RelayEvent::Liveness(_) => {}
         }
     }
@@ -263,15 +344,26 @@ impl Supervisor {
         let Some(client) = self.clients.get(&tunnel.client) else {
             return Ok(());
         };
+        let is_open = |service| self.services.contains_key(&Binding::new(instance, service));
+        if self.ending.is_some() && !services.iter().all(is_open) {
+            return Err(Refused {
+                code: Code::Shutdown,
+                text: "the relay shuts down".into(),
+                port: None,
+            });
+        }
         for service in &services {
             let allowed =
                 self.shared
                     .authority
                     .may_bind(&tunnel.client, &client.admission, service);
-            allowed.map_err(|text| Refused {
-                code: Code::NotPermitted,
-                text,
-                port: None,
+            allowed.map_err(|forbidden| match forbidden {
+                Forbidden::Refused(text) => Refused {
+                    code: Code::NotPermitted,
+                    text,
+                    port: Some(service.public.first()),
+                },
+                Forbidden::Unknown => Refused::internal(),
             })?;
         }
         let change = Change::Declare {
@@ -393,10 +485,6 @@ impl Supervisor {
     fn recheck(&mut self) {
         let mut gone = Vec::new();
         for (key, client) in &mut self.clients {
-            if self.shared.authority.psk(key, None).is_none() {
-                gone.push(*key);
-                continue;
-            }
             match self.shared.authority.readmit(key) {
                 Ok(admission) => client.admission = admission,
                 // It could not be found out now: what was granted stays.
@@ -428,13 +516,10 @@ impl Supervisor {
             .registry
             .instances()
             .filter(|(_, owner, services)| {
-                let own = self
-                    .clients
-                    .get(owner)
-                    .map(|client| &client.admission.ports);
+                let own = self.clients.get(owner).map(|client| &client.admission);
                 services.iter().any(|service| {
                     !self.registry.gives_out(service.public)
-                        || own.is_some_and(|ports| !ports.covers(service.public))
+                        || own.is_some_and(|own| !self.may_keep(owner, own, service))
                 })
             })
             .map(|(id, owner, _)| (id.clone(), *owner))
@@ -467,29 +552,55 @@ impl Supervisor {
         }
     }
 
-    async fn shutdown(&mut self, grace: Duration) {
-        for tunnel in self
-            .clients
-            .values()
-            .filter_map(|client| client.tunnel.as_ref())
-        {
-            tell(tunnel, Message::Drain { grace });
-            tunnel.streams.close();
-        }
+    /// Whether a client may go on with a service. Where that cannot be found out, what was granted stays.
+    fn may_keep(
+        &self,
+        owner: &PublicKey,
+        admission: &Admission,
+        service: &ServiceDeclaration,
+    ) -> bool {
+        let allowed = || self.shared.authority.may_bind(owner, admission, service);
+        admission.ports.covers(service.public) && !matches!(allowed(), Err(Forbidden::Refused(_)))
+    }
+
+    /// From now on nobody new comes in; those who are there stay for the grace.
+    fn drain(&mut self, grace: Duration, done: oneshot::Sender<()>) {
+        self.shared.draining.cancel();
         for service in self.services.values() {
-            service.route.send_replace(None);
+            service.listening.cancel();
         }
-        let ended = async {
-            for tunnel in self
-                .clients
-                .values()
-                .filter_map(|client| client.tunnel.as_ref())
-            {
-                tunnel.streams.wait().await;
-            }
+        for tunnel in self.tunnels() {
+            tell(tunnel, Message::Drain { grace });
+        }
+        self.shared.emit(Event::Draining { grace });
+        let now = Instant::now();
+        self.ending = Some(Ending {
+            until: now.checked_add(grace),
+            look_at: now,
+            done,
+        });
+    }
+
+    /// Whether a relay that shuts down need wait no longer.
+    fn may_go(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(ending) = &mut self.ending else {
+            return false;
         };
-        // After the grace, players who are still there are reset.
-        drop(tokio::time::timeout(grace, ended).await);
+        ending.look_at = now + DRAIN_LOOK;
+        if ending.until.is_some_and(|until| until <= now) {
+            return true;
+        }
+        // What a flow has carried lately is a game; what is silent ends by itself.
+        let lately = now.checked_sub(ALIVE);
+        let plays = |service: &Arc<PublicService>| {
+            lately.is_some_and(|lately| service.has_flows_since(lately))
+        };
+        self.shared.players.is_empty() && !self.services.values().any(plays)
+    }
+
+    /// Ends everybody who is still there, and says goodbye to the clients.
+    async fn end_all(&mut self) {
         for service in self.services.values() {
             service.cancelled.cancel();
         }
@@ -499,11 +610,20 @@ impl Supervisor {
             }
         };
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-        for client in self.clients.values_mut() {
-            if let Some(tunnel) = client.tunnel.take() {
-                end(tunnel, Code::Shutdown, "the relay shuts down");
-            }
+        let tunnels: Vec<_> = self.tunnels().cloned().collect();
+        for tunnel in &tunnels {
+            end(tunnel.clone(), Code::Shutdown, "the relay shuts down");
         }
+        // A client that has read its goodbye closes. None is waited for longer than `end` does.
+        for tunnel in &tunnels {
+            tunnel.closed.cancelled().await;
+        }
+    }
+
+    fn tunnels(&self) -> impl Iterator<Item = &Arc<RelayTunnel>> {
+        self.clients
+            .values()
+            .filter_map(|client| client.tunnel.as_ref())
     }
 
     /// Closes every port and tunnel at once.
@@ -511,11 +631,7 @@ impl Supervisor {
         for service in self.services.values() {
             service.cancelled.cancel();
         }
-        for tunnel in self
-            .clients
-            .values()
-            .filter_map(|client| client.tunnel.as_ref())
-        {
+        for tunnel in self.tunnels() {
             tunnel.closed.cancel();
         }
     }
@@ -625,6 +741,16 @@ struct Refused {
     port: Option<u16>,
 }
 
+impl Refused {
+    fn internal() -> Self {
+        Self {
+            code: Code::Internal,
+            text: "the relay failed".into(),
+            port: None,
+        }
+    }
+}
+
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
@@ -675,5 +801,9 @@ fn end(tunnel: Arc<RelayTunnel>, code: Code, text: &str) {
 
 /// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// How often a relay that shuts down looks whether the last player has left.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// How long after its last datagram a flow is still waited for: 2 s; a game that is played sends many each second.
+const ALIVE: Duration = Duration::from_secs(2);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -19,13 +19,12 @@ use crate::{
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
-        stream::frame::{Frame, StreamHeader, StreamId},
+        stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::ingress::udp::Directory,
-    transport::lane::LaneHalves,
     tunnel::{
         budget::Budget,
-        channel::{ChannelError, ChannelRx, ChannelTx},
+        channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
     },
@@ -53,11 +52,19 @@ pub(crate) struct RelayTunnel {
     pub(crate) messages: mpsc::Sender<Message>,
     /// Ends the tunnel and everything on it.
     pub(crate) closed: CancellationToken,
+    /// No new players: the client shuts down. What runs goes on.
+    pub(crate) draining: CancellationToken,
     /// No new players: another tunnel of the same process has taken over, and this one ends with its last stream.
     pub(crate) retired: CancellationToken,
     /// The streams that run on it.
     pub(crate) streams: TaskTracker,
     pub(crate) next_stream: Arc<AtomicU64>,
+    /// Both sides can continue a stream on another channel.
+    pub(crate) resumes: bool,
+    /// The tunnel of the same process that took over from this one: its streams go on there.
+    pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
+    /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
+    pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
     _counted: Gauge,
 }
@@ -71,11 +78,13 @@ pub(crate) struct Player {
     pub(crate) local: SocketAddr,
 }
 
-/// A channel on which a stream has been opened.
-#[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) tx: ChannelTx,
-    pub(crate) rx: ChannelRx,
+/// Why a stream cannot go on over a channel of this tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    #[error("the client does not continue the stream: {0}")]
+    Refused(ResetCode),
+    #[error(transparent)]
+    Broken(#[from] ChannelError),
 }
 
 /// What a tunnel is made of; see [`RelayTunnel`] for the fields.
@@ -93,6 +102,7 @@ pub(crate) struct Parts {
     pub(crate) flows: Arc<Directory>,
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
+    pub(crate) resumes: bool,
 }
 
 impl RelayTunnel {
@@ -112,28 +122,63 @@ impl RelayTunnel {
             budget: Arc::default(),
             messages: parts.messages,
             closed: CancellationToken::new(),
+            draining: CancellationToken::new(),
             retired: CancellationToken::new(),
             streams: TaskTracker::new(),
             next_stream: parts.next_stream,
+            resumes: parts.resumes,
+            successor: watch::Sender::new(None),
+            path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
             _counted: counted,
         }
     }
 
-    /// Opens a stream for a player: on a lane or a QUIC stream, as the service wishes and the tunnel has.
+    /// Opens a stream for a player.
     pub(crate) async fn open_stream(
         &self,
         player: Player,
         optimize: Optimize,
-    ) -> Result<Opened, ChannelError> {
+    ) -> Result<(StreamId, Channel), ChannelError> {
+        let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let header = StreamHeader {
-            stream: StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed)),
+            stream,
             service: player.service,
             port_index: player.port_index,
             player: player.player,
             local: player.local,
         };
-        let first = Some(Frame::Open(header));
+        let channel = self.open_channel(optimize, Frame::Open(header)).await?;
+        Ok((stream, channel))
+    }
+
+    /// Continues a stream of which every byte below `received` has come. Returns the channel, and which bytes the
+    /// client has.
+    pub(crate) async fn attach(
+        &self,
+        stream: StreamId,
+        received: u64,
+        optimize: Optimize,
+    ) -> Result<(Channel, u64), AttachError> {
+        let attach = Frame::Attach { stream, received };
+        let mut channel = self.open_channel(optimize, attach).await?;
+        match channel.rx.read().await? {
+            Item::Frame(Frame::Attach {
+                stream: continued,
+                received,
+            }) if continued == stream => Ok((channel, received)),
+            Item::Frame(Frame::Reset { code }) => Err(AttachError::Refused(code)),
+            Item::Frame(other) => Err(ChannelError::Unexpected(other.kind()).into()),
+            Item::Data(_) | Item::End => Err(ChannelError::Ended.into()),
+        }
+    }
+
+    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it.
+    async fn open_channel(
+        &self,
+        optimize: Optimize,
+        first: Frame,
+    ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
             let patience = if self.quic.is_some() {
                 LANE_PATIENCE
@@ -142,13 +187,9 @@ impl RelayTunnel {
             };
             // A lane may have died unnoticed: the next one is tried.
             while let Some(lane) = self.take_lane(patience).await {
-                let LaneHalves { reader, writer } = *lane;
-                let mut tx = ChannelTx::Lane(writer);
-                if tx.write(first, None).await.is_ok() {
-                    return Ok(Opened {
-                        tx,
-                        rx: ChannelRx::Lane(reader),
-                    });
+                let mut channel = Channel::lane(*lane);
+                if channel.tx.write(Some(first), None).await.is_ok() {
+                    return Ok(channel);
                 }
             }
         }
@@ -159,12 +200,9 @@ impl RelayTunnel {
             .open_bi()
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
-        let mut tx = ChannelTx::quic(send);
-        tx.write(first, None).await?;
-        Ok(Opened {
-            tx,
-            rx: ChannelRx::quic(recv),
-        })
+        let mut channel = Channel::quic(send, recv);
+        channel.tx.write(Some(first), None).await?;
+        Ok(channel)
     }
 
     /// Asks the client for so many idle lanes, if that is more than before.

@@ -17,8 +17,48 @@ use crate::{
             DATA, DataHead, Decoded, Frame, FrameDecoder, FrameError, MAX_DATA, ResetCode,
         },
     },
-    transport::lane::{LaneError, LaneReader, LaneWriter},
+    transport::lane::{LaneError, LaneHalves, LaneReader, LaneWriter},
 };
+
+/// Both sides of a channel.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) tx: ChannelTx,
+    pub(crate) rx: ChannelRx,
+}
+
+impl Channel {
+    /// On a QUIC stream of its own.
+    pub(crate) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+        Self {
+            tx: ChannelTx::quic(send),
+            rx: ChannelRx::quic(recv),
+        }
+    }
+
+    /// On a lane.
+    pub(crate) fn lane(lane: LaneHalves) -> Self {
+        Self {
+            tx: ChannelTx::Lane(lane.writer),
+            rx: ChannelRx::Lane(lane.reader),
+        }
+    }
+
+    /// The lane under it, if it is one.
+    pub(crate) fn into_lane(self) -> Option<LaneHalves> {
+        match (self.tx, self.rx) {
+            (ChannelTx::Lane(writer), ChannelRx::Lane(reader)) => {
+                Some(LaneHalves { reader, writer })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is a lane.
+    pub(crate) const fn is_lane(&self) -> bool {
+        matches!(self.tx, ChannelTx::Lane(_))
+    }
+}
 
 /// The writing side of a channel.
 #[derive(Debug)]

@@ -33,22 +33,47 @@ use crate::{
     socket,
     tunnel::{
         budget::Budget,
-        channel::{ChannelError, ChannelRx, ChannelTx, Item},
+        channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
     },
 };
 
-/// What a stream needs of its tunnel.
+/// What a stream needs of the tunnel that it is on.
 #[derive(Debug, Clone)]
 pub(crate) struct Carrier {
     pub(crate) budget: Arc<Budget>,
+    /// Ends the stream with a reset on both sides: its tunnel has ended for good.
+    pub(crate) closed: CancellationToken,
+}
+
+/// What a stream is, wherever it travels.
+#[derive(Debug, Clone)]
+pub(crate) struct Kind {
     pub(crate) metrics: Arc<Metrics>,
     /// Counts what the socket sends and what it is sent.
     pub(crate) direction: Direction,
     /// Ends the stream with a reset on both sides: its service is gone.
     pub(crate) cancelled: CancellationToken,
-    /// The same: its tunnel is.
-    pub(crate) closed: CancellationToken,
+}
+
+/// How a stream comes to another channel when its own is of no more use.
+pub(crate) trait Resumption: Send {
+    /// Comes when the stream should go on elsewhere though its channel may still work. Cancel safe.
+    fn moved(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// The next channel, for a stream of which every byte below `received` has come. An error ends the stream.
+    fn resume(&mut self, received: u64) -> impl Future<Output = Result<Resumed, StreamEnd>> + Send;
+}
+
+/// A channel on which a stream goes on.
+#[derive(Debug)]
+pub(crate) struct Resumed {
+    pub(crate) channel: Channel,
+    pub(crate) carrier: Carrier,
+    /// The other side has every byte below.
+    pub(crate) received: u64,
+    /// What it has to be told before anything else.
+    pub(crate) greeting: Option<Frame>,
 }
 
 /// Which side of the tunnel the socket is on.
@@ -75,55 +100,105 @@ pub(crate) enum StreamEnd {
     Stalled,
     #[error("the service ended")]
     Cancelled,
+    #[error("it was to go on over another channel, and could not")]
+    Moved,
 }
 
-/// Carries a stream to its end. `Ok` gives the channel back, clean, so that a lane can serve again; otherwise the
-/// other side has been told and the socket ends in a reset.
+impl StreamEnd {
+    /// Whether the stream could go on over another channel: the bytes of this one do not come any more, and none that
+    /// came was wrong.
+    const fn is_of_the_channel(&self) -> bool {
+        match self {
+            Self::Moved => true,
+            Self::Broken(error) => {
+                !matches!(error, ChannelError::Frame(_) | ChannelError::Unexpected(_))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Carries a stream to its end, over one channel after another. `Ok` is a clean end, and gives the last channel back if
+/// it is clean, so that a lane can serve again; otherwise the other side has been told and the socket ends in a reset.
 pub(crate) async fn run(
     socket: TcpStream,
-    mut tx: ChannelTx,
-    mut rx: ChannelRx,
-    carrier: &Carrier,
-) -> Result<(ChannelTx, ChannelRx), StreamEnd> {
-    let stream = Stream::new(&socket, carrier);
-    let carried = tokio::select! {
-        carried = async {
-            // In the order of the signals between them: see `Signal`.
-            tokio::try_join!(biased; stream.downward(&mut rx), stream.backlog(), stream.upward(&mut tx))
-        } => carried.map(drop),
-        () = carrier.cancelled.cancelled() => Err(StreamEnd::Cancelled),
-        () = carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+    mut channel: Channel,
+    carrier: Carrier,
+    kind: &Kind,
+    resumption: &mut impl Resumption,
+) -> Result<Option<Channel>, StreamEnd> {
+    let mut stream = Stream::new(&socket, carrier, kind);
+    let mut restart = None;
+    let carried = loop {
+        let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
+            break Ok(Some(channel));
+        };
+        if !end.is_of_the_channel() {
+            break Err((end, Some(channel)));
+        }
+        // From here on nothing comes on it that would have to be counted as received.
+        drop(channel);
+        match stream.resume(resumption, end).await {
+            Ok(resumed) => {
+                stream.settle(resumed.carrier);
+                tracing::debug!("stream goes on over another channel");
+                kind.metrics.streams_resumed.one();
+                restart = Some(stream.restart(resumed.received, resumed.greeting));
+                channel = resumed.channel;
+            }
+            // Everything is where it belongs, and only the word of it was lost.
+            Err(_) if lock(&stream.state).is_complete() => break Ok(None),
+            Err(end) => break Err((end, None)),
+        }
     };
-    {
-        let state = lock(&stream.state);
-        carrier.budget.give_back(state.send.unacked());
-        carrier.budget.waited(state.recv.waiting());
-    }
-    let Err(end) = carried else {
-        return Ok((tx, rx));
+    stream.leave();
+    let received = lock(&stream.state).recv.received();
+    let (end, channel) = match carried {
+        Ok(channel) => return Ok(channel),
+        Err(failed) => failed,
     };
     socket::reset_on_drop(&socket);
+    drop(socket);
     let code = match &end {
         StreamEnd::Socket(_) => Some(ResetCode::Socket),
         StreamEnd::Misbehaved(_) => Some(ResetCode::ProtocolError),
         StreamEnd::Stalled => Some(ResetCode::Limit),
         StreamEnd::Cancelled => Some(ResetCode::Shutdown),
-        StreamEnd::PeerReset(_) | StreamEnd::Broken(_) => None,
+        StreamEnd::PeerReset(_) | StreamEnd::Broken(_) | StreamEnd::Moved => None,
     };
-    tx.abort(code).await;
+    let channel = match (channel, &end) {
+        // The other side waits for the stream to go on, and has to be told that it does not.
+        (None, StreamEnd::Socket(_) | StreamEnd::Misbehaved(_)) => {
+            let resumed = resumption.resume(received).await;
+            resumed.ok().map(|resumed| resumed.channel)
+        }
+        (channel, _) => channel,
+    };
+    if let Some(mut channel) = channel {
+        channel.tx.abort(code).await;
+    }
+    let metrics = &kind.metrics;
     match &end {
-        StreamEnd::Socket(_) => carrier.metrics.stream_reset.one(),
-        StreamEnd::Broken(_) => carrier.metrics.stream_broken.one(),
-        StreamEnd::Misbehaved(_) => carrier.metrics.stream_misbehaved.one(),
-        StreamEnd::Stalled => carrier.metrics.stream_limit.one(),
+        StreamEnd::Socket(_) => metrics.stream_reset.one(),
+        StreamEnd::Broken(_) | StreamEnd::Moved => metrics.stream_broken.one(),
+        StreamEnd::Misbehaved(_) => metrics.stream_misbehaved.one(),
+        StreamEnd::Stalled => metrics.stream_limit.one(),
         StreamEnd::PeerReset(_) | StreamEnd::Cancelled => {}
     }
     Err(end)
 }
 
+/// What goes first on a channel that continues a stream.
+struct Restart {
+    greeting: Option<Frame>,
+    again: Result<Vec<Bytes>, StreamMisbehaved>,
+    fin: Option<Frame>,
+}
+
 struct Stream<'a> {
     socket: &'a TcpStream,
-    carrier: &'a Carrier,
+    carrier: Carrier,
+    kind: &'a Kind,
     state: Mutex<State>,
     /// Wakes `upward`: an acknowledgement came or is owed.
     up: Signal,
@@ -162,6 +237,11 @@ struct State {
 }
 
 impl State {
+    /// Whether both ends have everything that there was.
+    fn is_complete(&self) -> bool {
+        self.send.is_finished() && self.send.unacked() == 0 && self.recv.is_complete()
+    }
+
     /// The socket took the first `written` bytes of what waits.
     fn take_written(&mut self, mut written: usize) {
         while written > 0 {
@@ -179,9 +259,9 @@ impl State {
 }
 
 impl<'a> Stream<'a> {
-    fn new(socket: &'a TcpStream, carrier: &'a Carrier) -> Self {
-        let metrics = &carrier.metrics;
-        let (read, written) = match carrier.direction {
+    fn new(socket: &'a TcpStream, carrier: Carrier, kind: &'a Kind) -> Self {
+        let metrics = &kind.metrics;
+        let (read, written) = match kind.direction {
             Direction::FromPlayer => (&metrics.stream_bytes_in, &metrics.stream_bytes_out),
             Direction::FromTarget => (&metrics.stream_bytes_out, &metrics.stream_bytes_in),
         };
@@ -194,6 +274,7 @@ impl<'a> Stream<'a> {
         Self {
             socket,
             carrier,
+            kind,
             state: Mutex::new(state),
             up: Signal::default(),
             down: Signal::default(),
@@ -202,12 +283,110 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Carries the stream over one channel, to the end of either.
+    async fn carry(
+        &self,
+        Channel { tx, rx }: &mut Channel,
+        restart: Option<Restart>,
+        resumption: &mut impl Resumption,
+    ) -> Result<(), StreamEnd> {
+        // What an activity of the channel before was woken for, and did not do.
+        self.up.raise();
+        self.down.raise();
+        tokio::select! {
+            carried = async {
+                // In the order of the signals between them: see `Signal`.
+                tokio::try_join!(biased; self.downward(rx), self.backlog(), self.upward(tx, restart))
+            } => carried.map(drop),
+            () = resumption.moved() => Err(StreamEnd::Moved),
+            () = self.kind.cancelled.cancelled() => Err(StreamEnd::Cancelled),
+            () = self.carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+        }
+    }
+
+    /// Gets another channel, while the socket takes what has come.
+    async fn resume(
+        &mut self,
+        resumption: &mut impl Resumption,
+        end: StreamEnd,
+    ) -> Result<Resumed, StreamEnd> {
+        let received = {
+            let mut state = lock(&self.state);
+            state.recv.handle_channel_lost();
+            state.ack_known = false;
+            state.recv.received()
+        };
+        tracing::debug!("stream without a channel: {end}");
+        tokio::select! {
+            resumed = resumption.resume(received) => resumed,
+            error = self.without_channel() => Err(error),
+            () = self.kind.cancelled.cancelled() => Err(StreamEnd::Cancelled),
+            () = self.carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+        }
+    }
+
+    /// Serves the socket alone. Ends with its end.
+    async fn without_channel(&self) -> StreamEnd {
+        self.down.raise();
+        let failed = async {
+            loop {
+                match self.socket.ready(Interest::ERROR).await {
+                    Ok(_) => match self.socket.take_error() {
+                        Ok(Some(error)) | Err(error) => return error,
+                        Ok(None) => std::future::pending::<()>().await,
+                    },
+                    Err(error) => return error,
+                }
+            }
+        };
+        tokio::select! {
+            error = failed => StreamEnd::Socket(error),
+            Err(end) = self.backlog() => end,
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Takes the stream's load over to the tunnel of the next channel.
+    fn settle(&mut self, carrier: Carrier) {
+        let (held, waiting) = {
+            let state = lock(&self.state);
+            (state.send.unacked(), state.recv.waiting())
+        };
+        carrier.budget.take(held);
+        // What a tunnel may keep was checked when it came.
+        _ = carrier.budget.wait(waiting);
+        self.leave();
+        self.carrier = carrier;
+    }
+
+    /// Gives back what the stream holds of its tunnel's budget.
+    fn leave(&self) {
+        let state = lock(&self.state);
+        self.carrier.budget.give_back(state.send.unacked());
+        self.carrier.budget.waited(state.recv.waiting());
+    }
+
+    fn restart(&self, received: u64, greeting: Option<Frame>) -> Restart {
+        let state = lock(&self.state);
+        let fin = state.send.is_finished().then_some(Frame::Fin {
+            offset: state.send.offset(),
+        });
+        Restart {
+            greeting,
+            again: state.send.resend_from(received),
+            fin,
+        }
+    }
+
     /// Socket to channel, with the acknowledgements that the other direction owes.
-    async fn upward(&self, tx: &mut ChannelTx) -> Result<(), StreamEnd> {
+    async fn upward(&self, tx: &mut ChannelTx, restart: Option<Restart>) -> Result<(), StreamEnd> {
+        if let Some(restart) = restart {
+            self.catch_up(tx, restart).await?;
+        }
         let mut buffer = BytesMut::new();
         let mut read_size = READ_MIN;
         let mut ack_due: Option<Instant> = None;
-        let mut at_end = false;
+        let mut at_end = lock(&self.state).send.is_finished();
         // Without room or after the end nothing is read, and only the socket's error state tells of a reset.
         let mut may_fail = true;
         // Set anew only for an earlier time: a wake too many every now and then costs less than a timer for each read.
@@ -283,6 +462,21 @@ impl<'a> Stream<'a> {
                 buffer = BytesMut::new();
             }
         }
+    }
+
+    /// Sends what the channel before may have lost.
+    async fn catch_up(&self, tx: &mut ChannelTx, restart: Restart) -> Result<(), StreamEnd> {
+        let mut first = restart.greeting;
+        for piece in restart.again? {
+            let written = tx.write(first.take(), Some(piece)).await;
+            written.map_err(StreamEnd::Broken)?;
+        }
+        for frame in first.into_iter().chain(restart.fin) {
+            tx.write(Some(frame), None)
+                .await
+                .map_err(StreamEnd::Broken)?;
+        }
+        Ok(())
     }
 
     /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.

@@ -27,8 +27,10 @@ macro_rules! on_transport {
     };
 }
 
+mod drain;
 mod instances;
 mod lifecycle;
 mod memory;
+mod resume;
 mod tcp;
 mod udp;

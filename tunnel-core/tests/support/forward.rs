@@ -1,39 +1,75 @@
-//! A router of which only TCP gets through: it stands between a client and its relay's port.
+//! A router: it stands between a client and its relay's port, and can do what routers do.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     sync::watch,
 };
 
-/// Forwards TCP to one address. Nothing listens on its UDP port.
+/// Forwards TCP to one address, and UDP if it is asked to; otherwise nothing listens on its UDP port.
 pub(crate) struct Forwarder {
     address: SocketAddr,
-    /// Rises with every cut: connections of before end.
-    generation: Arc<watch::Sender<u64>>,
-    accepting: tokio::task::JoinHandle<()>,
+    state: Arc<State>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+struct State {
+    to: SocketAddr,
+    faults: watch::Sender<Faults>,
+    refuses: AtomicBool,
+    /// The address that the relay sees.
+    outside: watch::Sender<IpAddr>,
+}
+
+/// What has befallen the connections, which are numbered from 0 as they come.
+#[derive(Debug, Default, Clone, Copy)]
+struct Faults {
+    come: u64,
+    /// Those below have ended.
+    cut: u64,
+    /// Those below stand, and carry nothing any more.
+    frozen: u64,
 }
 
 impl Forwarder {
+    /// Of this one only TCP gets through.
     pub(crate) async fn start(ip: IpAddr, to: SocketAddr) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let generation = Arc::new(watch::Sender::new(0));
-        let cuts = generation.clone();
-        let accepting = tokio::spawn(async move {
-            loop {
-                let (near, _) = listener.accept().await.unwrap();
-                tokio::spawn(forward(near, to, cuts.subscribe()));
+        Self::with(listener, None, ip, to)
+    }
+
+    /// This one carries both.
+    pub(crate) async fn router(ip: IpAddr, to: SocketAddr) -> Self {
+        loop {
+            let listener = TcpListener::bind((ip, 0)).await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(listener.local_addr().unwrap()).await {
+                return Self::with(listener, Some(udp), ip, to);
             }
+        }
+    }
+
+    fn with(listener: TcpListener, udp: Option<UdpSocket>, ip: IpAddr, to: SocketAddr) -> Self {
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            to,
+            faults: watch::Sender::default(),
+            refuses: AtomicBool::new(false),
+            outside: watch::Sender::new(ip),
         });
+        let mut tasks = vec![tokio::spawn(accept(listener, state.clone()))];
+        tasks.extend(udp.map(|udp| tokio::spawn(forward_udp(udp, state.clone()))));
         Self {
             address,
-            generation,
-            accepting,
+            state,
+            tasks,
         }
     }
 
@@ -43,26 +79,125 @@ impl Forwarder {
 
     /// Ends every connection, as a router does that restarts.
     pub(crate) fn cut(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.cut = faults.come);
+    }
+
+    /// Every connection so far carries nothing any more, and nobody is told.
+    pub(crate) fn freeze_all(&self) {
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.frozen = faults.come);
+    }
+
+    /// The first `count` connections carry nothing any more, and nobody is told.
+    pub(crate) fn freeze(&self, count: u64) {
+        let faults = &self.state.faults;
+        faults.send_modify(|faults| faults.frozen = count);
+    }
+
+    /// Lets no new connection through, or does again.
+    pub(crate) fn refuse(&self, refuses: bool) {
+        self.state.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// The provider gives the line another address: UDP comes from there, and no connection from the old one lives.
+    pub(crate) fn move_to(&self, outside: IpAddr) {
+        self.freeze_all();
+        self.state.outside.send_replace(outside);
     }
 }
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
-        self.accepting.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
-async fn forward(mut near: TcpStream, to: SocketAddr, mut cuts: watch::Receiver<u64>) {
+async fn accept(listener: TcpListener, state: Arc<State>) {
+    loop {
+        let (near, _) = listener.accept().await.unwrap();
+        if !state.refuses.load(Ordering::Relaxed) {
+            let mut number = 0;
+            state.faults.send_modify(|faults| {
+                number = faults.come;
+                faults.come += 1;
+            });
+            tokio::spawn(forward(near, number, state.clone()));
+        }
+    }
+}
+
+async fn forward(mut near: TcpStream, number: u64, state: Arc<State>) {
+    let mut faults = state.faults.subscribe();
+    let socket = TcpSocket::new_v4().unwrap();
+    let outside = *state.outside.borrow();
+    socket.bind((outside, 0).into()).unwrap();
     // A relay that is not there: the connection ends at once, as it would without the router.
-    let Ok(mut far) = TcpStream::connect(to).await else {
+    let Ok(mut far) = socket.connect(state.to).await else {
         return;
     };
     near.set_nodelay(true).unwrap();
     far.set_nodelay(true).unwrap();
+    let befallen = |faults: &Faults| number < faults.cut || number < faults.frozen;
     tokio::select! {
-        copied = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, SIZE, SIZE) => drop(copied),
-        _ = cuts.changed() => {}
+        copied = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, SIZE, SIZE) => {
+            return drop(copied);
+        }
+        _ = faults.wait_for(befallen) => {}
+    }
+    // One that is frozen stays open, until the router restarts.
+    drop(faults.wait_for(|faults| number < faults.cut).await);
+}
+
+/// Forwards each sender's datagrams by a socket of its own, as NAT does.
+async fn forward_udp(inside: UdpSocket, state: Arc<State>) {
+    let inside = Arc::new(inside);
+    let mut outsides = HashMap::<SocketAddr, Arc<UdpSocket>>::new();
+    let mut moves = state.outside.subscribe();
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let (length, sender) = tokio::select! {
+            // A client that is gone shows as an error, and the next one comes.
+            received = inside.recv_from(&mut buffer) => match received {
+                Ok(received) => received,
+                Err(_) => continue,
+            },
+            moved = moves.changed() => {
+                if moved.is_err() {
+                    return;
+                }
+                outsides.clear();
+                continue;
+            }
+        };
+        let outside = match outsides.get(&sender) {
+            Some(outside) => outside.clone(),
+            None => {
+                let ip = *moves.borrow();
+                let outside = Arc::new(UdpSocket::bind((ip, 0)).await.unwrap());
+                outside.connect(state.to).await.unwrap();
+                outsides.insert(sender, outside.clone());
+                tokio::spawn(answer(inside.clone(), Arc::downgrade(&outside), sender));
+                outside
+            }
+        };
+        drop(outside.send(&buffer[..length]).await);
+    }
+}
+
+/// Brings back what comes to one of the outer sockets, until it is given up.
+async fn answer(inside: Arc<UdpSocket>, outside: std::sync::Weak<UdpSocket>, sender: SocketAddr) {
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let Some(outside) = outside.upgrade() else {
+            return;
+        };
+        let look = std::time::Duration::from_millis(100);
+        if let Ok(Ok(length)) = tokio::time::timeout(look, outside.recv(&mut buffer)).await {
+            drop(inside.send_to(&buffer[..length], sender).await);
+        }
     }
 }
 

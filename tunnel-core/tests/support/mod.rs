@@ -38,6 +38,8 @@ pub(crate) const HANG: Duration = Duration::from_secs(30);
 pub(crate) enum Via {
     /// UDP and TCP get through.
     Quic,
+    /// The same, through a router that can cut, freeze and move.
+    Router,
     /// Only TCP gets through.
     Lane,
     /// The network in memory.
@@ -84,9 +86,11 @@ impl Lab {
             build: Box::new(build),
         };
         lab.start_relay().await;
-        if via == Via::Lane {
-            lab.forwarder = Some(Forwarder::start(lab.ip, lab.listen.unwrap()).await);
-        }
+        lab.forwarder = match via {
+            Via::Lane => Some(Forwarder::start(lab.ip, lab.listen.unwrap()).await),
+            Via::Router => Some(Forwarder::router(lab.ip, lab.listen.unwrap()).await),
+            Via::Quic | Via::Mem => None,
+        };
         lab
     }
 
@@ -98,7 +102,7 @@ impl Lab {
                 Relay::builder(self.secret_key.clone(), self.roster.clone()).public_bind(self.ip);
             let builder = match self.via {
                 Via::Mem => builder.mem(&self.network),
-                Via::Quic | Via::Lane => builder.listen(listen),
+                Via::Quic | Via::Router | Via::Lane => builder.listen(listen),
             };
             (self.build)(builder).start().await.ok()
         })
@@ -133,7 +137,7 @@ impl Lab {
             .admit(secret_key.public_key(), psk.clone(), ports);
         let address = match self.via {
             Via::Quic => self.listen(),
-            Via::Lane => self.forwarder().address(),
+            Via::Router | Via::Lane => self.forwarder().address(),
             Via::Mem => SocketAddr::new(self.ip, 9),
         };
         ClientIdentity {
@@ -163,7 +167,7 @@ impl Lab {
         hang("the instances' being bound", client.bound()).await;
         let transport = client.status().await.transport;
         let expected = match self.via {
-            Via::Quic => "quic",
+            Via::Quic | Via::Router => "quic",
             Via::Lane => "lane",
             Via::Mem => "mem",
         };

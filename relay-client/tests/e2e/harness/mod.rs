@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub(crate) mod crowd;
 pub(crate) mod namespace;
 pub(crate) mod players;
 pub(crate) mod ports;
@@ -78,4 +79,16 @@ pub(crate) fn eventually<T>(what: &str, holds: impl Fn() -> Option<T>) -> T {
 pub(crate) fn heavy() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A short sequence of numbers that is the same in every run (SplitMix64, Steele et al. 2014).
+pub(crate) struct Seeded(pub(crate) u64);
+
+impl Seeded {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
 }

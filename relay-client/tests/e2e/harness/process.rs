@@ -143,12 +143,29 @@ impl Process {
         }
     }
 
+    /// How many descriptors the program has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
+    /// A line of the program's `/proc/PID/status`, without its name: `VmRSS`, `Threads`, …
+    pub(crate) fn status(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim_matches(':').trim().to_owned()
+    }
+
+    /// The program's memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let text = self.status("VmRSS");
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Leaves the program `spare` descriptors beside those that it has open.
     pub(crate) fn limit_descriptors(&self, spare: u64) {
-        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
-            .unwrap()
-            .count();
-        let most = Some(open as u64 + spare);
+        let most = Some(self.descriptors() as u64 + spare);
         let limit = Rlimit {
             current: most,
             maximum: most,

@@ -75,8 +75,13 @@ impl Site {
     /// Ends the relay without a word and starts it anew.
     pub(crate) fn restart_relay(&mut self) {
         self.relay.kill();
-        self.relay = start_relay(&self.relay_config());
+        self.start_relay();
         self.relay.wait_until_ready();
+    }
+
+    /// Starts the relay that has ended; it may not be ready yet.
+    pub(crate) fn start_relay(&mut self) {
+        self.relay = start_relay(&self.relay_config());
     }
 
     /// Ends the relay as systemd would.
@@ -208,6 +213,7 @@ pub(crate) struct Service {
     public_port: String,
     target: String,
     optimize: &'static str,
+    idle_timeout: u32,
 }
 
 impl Service {
@@ -230,11 +236,18 @@ impl Service {
             public_port,
             target,
             optimize: "auto",
+            idle_timeout: 120,
         }
     }
 
     pub(crate) fn named(mut self, name: &str) -> Self {
         self.name = name.to_owned();
+        self
+    }
+
+    /// Forgets flows after so many seconds of silence.
+    pub(crate) fn forgetting_after(mut self, seconds: u32) -> Self {
+        self.idle_timeout = seconds;
         self
     }
 
@@ -254,10 +267,12 @@ pub(crate) fn instance(id: &str, services: &[Service]) -> String {
             public_port,
             target,
             optimize,
+            idle_timeout,
         } = service;
         text += &format!(
             "[[instance.service]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\n\
-             public_port = {public_port}\ntarget = \"{target}\"\noptimize = \"{optimize}\"\n"
+             public_port = {public_port}\ntarget = \"{target}\"\noptimize = \"{optimize}\"\n\
+             idle_timeout = {idle_timeout}\n"
         );
     }
     text

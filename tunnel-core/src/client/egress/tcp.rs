@@ -10,31 +10,42 @@ use std::{
 use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::{
-    client::{Shared, targets::Target},
+    client::{
+        Shared,
+        link::Link,
+        streams::{Attach, ClientResumption},
+        targets::Target,
+    },
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamHeader},
     socket,
     tunnel::{
-        channel::{ChannelRx, ChannelTx, Item},
-        pump::{self, Carrier, Direction},
+        channel::{Channel, Item},
+        fault,
+        pump::{self, Direction},
     },
 };
 
-use crate::client::link::Link;
-
-/// Serves a stream that the relay opened on a QUIC stream.
-pub(crate) async fn serve_quic(
-    shared: Arc<Shared>,
-    link: Arc<Link>,
-    tx: ChannelTx,
-    mut rx: ChannelRx,
-) {
+/// Serves a stream that the relay opened, or continues, on a QUIC stream.
+pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel: Channel) {
     // A relay that opens a stream and says nothing holds no more than this task.
-    let first = tokio::time::timeout(OPEN_PATIENCE, rx.read()).await;
-    if let Ok(Ok(Item::Frame(Frame::Open(header)))) = first {
-        serve(&shared, &link, header, tx, rx).await;
-    } else {
-        shared.metrics.stream_misbehaved.one();
+    let first = tokio::time::timeout(OPEN_PATIENCE, channel.rx.read()).await;
+    match first {
+        Ok(Ok(Item::Frame(Frame::Open(header)))) => {
+            serve(&shared, &link, header, channel).await;
+        }
+        Ok(Ok(Item::Frame(Frame::Attach { stream, received }))) => {
+            let attach = Attach {
+                link,
+                channel,
+                received,
+                back: None,
+            };
+            if let Err(mut refused) = shared.streams.attach(stream, Box::new(attach)) {
+                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
+            }
+        }
+        _ => shared.metrics.stream_misbehaved.one(),
     }
 }
 
@@ -43,12 +54,13 @@ pub(crate) async fn serve(
     shared: &Arc<Shared>,
     link: &Arc<Link>,
     header: StreamHeader,
-    mut tx: ChannelTx,
-    rx: ChannelRx,
-) -> Option<(ChannelTx, ChannelRx)> {
+    mut channel: Channel,
+) -> Option<Channel> {
     // From here on a shutdown waits for this player.
     let _counted = shared.players.token();
     let metrics = &shared.metrics;
+    // The relay may continue it from now on.
+    let mut resumption = ClientResumption::new(shared, link, header.stream, channel.is_lane());
     let target = shared.targets.load().get(&header.service).cloned();
     let open = match target.filter(|target| target.service.protocol.tcp()) {
         Some(target) => match target.port(header.port_index) {
@@ -68,21 +80,20 @@ pub(crate) async fn serve(
                 _ => metrics.stream_target_unreachable.one(),
             }
             tracing::debug!(stream = header.stream.0, player = %header.player, "no connection to the target: {code}");
-            tx.abort(Some(code)).await;
+            channel.tx.abort(Some(code)).await;
             return None;
         }
     };
+    fault!("a stream to {}", target.service.public);
     let _open = Gauge::new(metrics, |m| &m.streams);
     metrics.streams_opened.one();
-    let carrier = Carrier {
-        budget: link.budget.clone(),
+    let kind = pump::Kind {
         metrics: metrics.clone(),
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),
-        closed: link.closed.clone(),
     };
-    match pump::run(socket, tx, rx, &carrier).await {
-        Ok(channel) => Some(channel),
+    match pump::run(socket, channel, link.carrier(), &kind, &mut resumption).await {
+        Ok(channel) => channel.and_then(|channel| resumption.hand_back(channel)),
         Err(end) => {
             tracing::debug!(instance = %target.instance, player = %header.player, "stream ended: {end}");
             None

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     io,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,8 +28,10 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
+        supervise,
     },
 };
 
@@ -39,6 +42,12 @@ pub(crate) struct Flows {
 }
 
 impl Flows {
+    /// Whether a datagram has passed on any flow within this time.
+    pub(crate) fn any_within(&self, time: Duration) -> bool {
+        let flows = lock(&self.by_id);
+        flows.values().any(|flow| flow.unused() <= time)
+    }
+
     /// Ends every flow.
     pub(crate) fn clear(&self) {
         for (_, flow) in lock(&self.by_id).drain() {
@@ -81,6 +90,19 @@ impl Egress {
 
 impl DatagramHandler for Egress {
     fn handle(&mut self, datagram: Bytes) {
+        // Or one datagram would end those of every other service.
+        if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
+            self.shared.reporter().panicked("a datagram of a flow");
+        }
+    }
+
+    fn flush(&mut self) {
+        self.inbound.handle_timeout();
+    }
+}
+
+impl Egress {
+    fn handle_one(&mut self, datagram: Bytes) {
         let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
             return;
         };
@@ -94,10 +116,6 @@ impl DatagramHandler for Egress {
             _ => {}
         }
     }
-
-    fn flush(&mut self) {
-        self.inbound.handle_timeout();
-    }
 }
 
 impl Shared {
@@ -110,6 +128,7 @@ impl Shared {
                 None => return,
             },
         };
+        fault!("a datagram to {}", flow.target.service.public);
         flow.touch();
         let mut sent = flow.send(payload);
         if let Err(error) = &sent
@@ -180,13 +199,11 @@ impl Shared {
         // A runtime that shuts down drops the task at once, which takes the lock again.
         drop(flows);
         self.metrics.flows_opened.one();
-        tokio::spawn(
-            Entered {
-                shared: self.clone(),
-                flow: flow.clone(),
-            }
-            .run(),
-        );
+        let entered = Entered {
+            shared: self.clone(),
+            flow: flow.clone(),
+        };
+        supervise::spawn(self.reporter(), "a player's flow", entered.run());
         Some(flow)
     }
 
@@ -227,6 +244,7 @@ impl Entered {
     /// Carries the target's answers until the flow is idle for too long or its service ends.
     async fn run(self) {
         let flow = &self.flow;
+        fault!("a flow to {}", flow.target.service.public);
         let mut addresses = flow.target.subscribe();
         let expiry = tokio::time::sleep(flow.target.idle());
         tokio::pin!(expiry);

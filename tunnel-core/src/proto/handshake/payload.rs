@@ -111,7 +111,7 @@ impl Capabilities {
     pub const STREAM_RESUMPTION: Self = Self(0x4);
 
     /// What this build can do.
-    pub const SUPPORTED: Self = Self::DUPLICATES;
+    pub const SUPPORTED: Self = Self(Self::DUPLICATES.0 | Self::STREAM_RESUMPTION.0);
 
     /// The set of these bits; the two highest do not travel.
     pub const fn from_bits(bits: u64) -> Self {

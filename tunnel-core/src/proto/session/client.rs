@@ -26,6 +26,8 @@ pub struct ClientSession {
     next_revision: u64,
     messages: VecDeque<Message>,
     events: VecDeque<ClientEvent>,
+    /// Since when the client takes no new players, and how long it waits for those who are there.
+    draining: Option<(Instant, Duration)>,
     /// Xorshift state for jitter, seeded by the caller: the session has no randomness of its own.
     jitter: u64,
 }
@@ -109,8 +111,11 @@ pub enum ClientEvent {
     },
     /// The relay wants so many idle lanes.
     LanesWanted(u32),
-    /// The relay takes no new players.
-    Drain,
+    /// The relay takes no new players, and says goodbye after the grace.
+    Drain {
+        /// How long it waits for those who are there.
+        grace: Duration,
+    },
     /// Whether the relay answers has changed.
     Liveness(Liveness),
     /// Which services exist has changed: [`ClientSession::services`] says how.
@@ -127,6 +132,7 @@ impl ClientSession {
             next_revision: 0,
             messages: VecDeque::new(),
             events: VecDeque::new(),
+            draining: None,
             jitter: seed | 1,
         }
     }
@@ -246,6 +252,11 @@ impl ClientSession {
                 if std::mem::replace(&mut connected.welcomed, true) {
                     return Err(SessionMisbehaved::WelcomeTwice);
                 }
+                // First, so that not even the first player comes who may not stay.
+                self.messages.extend(self.draining.map(|(since, grace)| {
+                    let grace = grace.saturating_sub(now.saturating_duration_since(since));
+                    Message::Drain { grace }
+                }));
                 self.messages.extend(
                     self.instances
                         .values_mut()
@@ -289,7 +300,7 @@ impl ClientSession {
             Message::Lanes { idle } => self
                 .events
                 .push_back(ClientEvent::LanesWanted(idle.count().into())),
-            Message::Drain { .. } => self.events.push_back(ClientEvent::Drain),
+            Message::Drain { grace } => self.events.push_back(ClientEvent::Drain { grace }),
             other => return Err(SessionMisbehaved::WrongDirection(other.name())),
         }
         Ok(())
@@ -311,6 +322,13 @@ impl ClientSession {
         }
     }
 
+    /// This side's address has changed: the relay is told at once where it is now, by a heartbeat.
+    pub fn handle_path_changed(&mut self, now: Instant) {
+        if let Some(connected) = &mut self.connected {
+            connected.heartbeat.handle_path_changed(now);
+        }
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None` without a tunnel.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let heartbeat = self.connected.as_ref()?.heartbeat.poll_timeout();
@@ -318,10 +336,12 @@ impl ClientSession {
         Some(retries.fold(heartbeat, Instant::min))
     }
 
-    /// Sends a message.
-    pub fn send(&mut self, message: Message) {
-        if self.connected.is_some() {
-            self.messages.push_back(message);
+    /// The client takes no new players from now on, and says goodbye after the grace at the latest. The relay is told,
+    /// and so is whichever it connects to until then.
+    pub fn drain(&mut self, now: Instant, grace: Duration) {
+        self.draining = Some((now, grace));
+        if self.is_welcome() {
+            self.messages.push_back(Message::Drain { grace });
         }
     }
 

@@ -539,7 +539,6 @@ fn what_was_not_sent_on_the_old_tunnel_is_not_sent_on_the_new_one() {
     client.session.insert(instance("a", "old", &[7777]));
     client.hear(Message::Ping { number: 9 });
     client.session.handle_disconnected();
-    client.session.send(Message::Drain { grace: LEASE });
     assert_eq!(client.sent(), []);
     client.session.handle_connected(client.now);
     assert_eq!(client.sent(), [Message::Ping { number: 0 }]);
@@ -629,10 +628,32 @@ fn a_client_hands_on_what_else_the_relay_wishes() {
     client.hear(Message::Drain { grace: LEASE });
     assert_eq!(
         client.events(),
-        [ClientEvent::LanesWanted(4), ClientEvent::Drain]
+        [
+            ClientEvent::LanesWanted(4),
+            ClientEvent::Drain { grace: LEASE }
+        ]
     );
     client.hear(Message::Ping { number: 77 });
     assert_eq!(client.sent(), [Message::Pong { number: 77 }]);
+}
+
+#[test]
+fn a_client_that_drains_says_so_at_once_and_first_of_all_on_each_tunnel_to_come() {
+    let mut client = Client::welcomed();
+    client.bind(instance("a", "game", &[7777]));
+    client.sent();
+    let now = client.now;
+    client.session.drain(now, LEASE);
+    assert_eq!(client.sent(), [Message::Drain { grace: LEASE }]);
+
+    client.session.handle_disconnected();
+    client.now += Duration::from_secs(4);
+    client.connect();
+    let sent = client.sent();
+    let left = LEASE - Duration::from_secs(4);
+    assert_eq!(sent[0], Message::Ping { number: 0 });
+    assert_eq!(sent[1], Message::Drain { grace: left });
+    assert!(matches!(sent[2], Message::Declare { .. }), "{sent:?}");
 }
 
 #[test]
@@ -707,6 +728,21 @@ fn heartbeats_go_out_at_their_interval_and_measure_the_round_trip() {
     assert_eq!(pings, expected);
     client.session.handle_disconnected();
     assert_eq!(client.session.rtt(), None);
+}
+
+#[test]
+fn a_changed_path_is_told_by_a_heartbeat_at_once() {
+    let mut client = Client::welcomed();
+    client.sent();
+    client.now += HEARTBEAT / 4;
+    client.session.handle_timeout(client.now);
+    assert_eq!(client.sent(), []);
+    client.session.handle_path_changed(client.now);
+    assert_eq!(client.session.poll_timeout(), Some(client.now));
+    client.session.handle_timeout(client.now);
+    assert!(matches!(client.sent()[..], [Message::Ping { .. }]));
+    let due = client.now + HEARTBEAT;
+    assert_eq!(client.session.poll_timeout(), Some(due), "as before");
 }
 
 /// A relay's side that has greeted.

@@ -1,21 +1,24 @@
 //! A public TCP port: accepts players and opens a stream for each.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    metrics::Gauge,
+    metrics::{Counter, Gauge},
     relay::{
         Shared,
         ingress::{Listener, PublicService, Route},
-        tunnel::{Opened, Player},
+        resume::RelayResumption,
+        tunnel::Player,
     },
     socket,
-    transport::lane::LaneHalves,
     tunnel::{
-        channel::{ChannelRx, ChannelTx},
-        pump::{self, Carrier, Direction},
+        channel::Channel,
+        fault,
+        pump::{self, Direction},
+        supervise,
     },
 };
 
@@ -35,8 +38,9 @@ pub(crate) async fn serve(
                     shared.metrics.stream_limit.one();
                     continue;
                 };
+                fault!("accepting on {}", service.binding.public);
                 let (shared, service) = (shared.clone(), service.clone());
-                tokio::spawn(async move {
+                supervise::spawn(shared.reporter(), "a player's stream", async move {
                     serve_player(&shared, &service, socket, player, port_index).await;
                     drop(permit);
                 });
@@ -64,65 +68,125 @@ async fn serve_player(
     let Ok(local) = socket.local_addr() else {
         return;
     };
-    let Some(route) = wait_for_route(service).await else {
-        socket::reset_on_drop(&socket);
-        shared.metrics.stream_no_tunnel.one();
-        return;
-    };
-    let tunnel = route.tunnel.clone();
-    let player = Player {
-        service: route.service.id,
+    fault!("a player's stream on {}", service.binding.public);
+    let who = Who {
         port_index,
         player: canonical(player),
         local: canonical(local),
     };
-    // From here on a shutdown waits for this player.
-    let _counted = tunnel.streams.token();
     let opened = tokio::select! {
-        opened = tunnel.open_stream(player, route.service.optimize) => opened,
+        opened = open(shared, service, who) => opened,
         () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
     };
-    let Ok(Opened { tx, rx }) = opened else {
-        socket::reset_on_drop(&socket);
-        shared.metrics.stream_broken.one();
-        return;
+    let Taken {
+        mut resumption,
+        channel,
+        _counted,
+    } = match opened {
+        Ok(taken) => taken,
+        Err(counter) => {
+            socket::reset_on_drop(&socket);
+            return counter.one();
+        }
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
-    let carrier = Carrier {
-        budget: tunnel.budget.clone(),
+    let kind = pump::Kind {
         metrics: shared.metrics.clone(),
         direction: Direction::FromPlayer,
         cancelled: service.cancelled.clone(),
-        closed: tunnel.closed.clone(),
     };
-    match pump::run(socket, tx, rx, &carrier).await {
-        Ok((ChannelTx::Lane(writer), ChannelRx::Lane(reader))) => {
-            // A lane that served to a clean end serves the next player.
-            shared.keep_lane(tunnel, Box::new(LaneHalves { reader, writer }));
+    let carrier = resumption.carrier();
+    match pump::run(socket, channel, carrier, &kind, &mut resumption).await {
+        Ok(channel) => {
+            if let Some(lane) = channel.and_then(Channel::into_lane) {
+                // A lane that served to a clean end serves the next player.
+                shared.keep_lane(resumption.tunnel, Box::new(lane));
+            }
         }
-        Ok(_) => {}
         Err(end) => {
             shared.count_reset(&end);
-            tracing::debug!(instance = %service.binding.instance, %player.player, "stream ended: {end}");
+            tracing::debug!(instance = %service.binding.instance, player = %who.player, "stream ended: {end}");
         }
     }
 }
 
-/// The route in force, waiting for a tunnel to come back for as long as a player may be asked to.
-async fn wait_for_route(service: &PublicService) -> Option<Arc<Route>> {
-    let mut route = service.route.subscribe();
-    let waited = tokio::select! {
-        waited = tokio::time::timeout(TUNNEL_PATIENCE, route.wait_for(Option::is_some)) => waited,
-        () = service.cancelled.cancelled() => return None,
-    };
-    waited.ok()?.ok()?.clone()
+/// A player, and where it came in.
+#[derive(Debug, Clone, Copy)]
+struct Who {
+    port_index: u16,
+    player: SocketAddr,
+    local: SocketAddr,
+}
+
+/// A player's stream, open on a tunnel. Both the relay and the tunnel wait for it before they end.
+struct Taken {
+    resumption: RelayResumption,
+    channel: Channel,
+    _counted: TaskTrackerToken,
+}
+
+/// Opens a stream on the tunnel in force. Where there is none, or it goes before the stream is open, the next one is
+/// waited for, as long as a player may be asked to. Otherwise says what counts the failure.
+async fn open<'a>(
+    shared: &'a Shared,
+    service: &PublicService,
+    who: Who,
+) -> Result<Taken, &'a Counter> {
+    let metrics = &shared.metrics;
+    let until = tokio::time::Instant::now() + shared.config.limits.player_patience;
+    let mut routes = service.route.subscribe();
+    let mut failed = None;
+    loop {
+        let is_other = |route: &Option<Arc<Route>>| {
+            (route.as_ref()).is_some_and(|route| Some(route.tunnel.serial) != failed)
+        };
+        let Ok(Ok(Some(route))) = tokio::time::timeout_at(until, async {
+            routes.wait_for(is_other).await.map(|route| route.clone())
+        })
+        .await
+        else {
+            return Err(match failed {
+                Some(_) => &metrics.stream_broken,
+                None => &metrics.stream_no_tunnel,
+            });
+        };
+        if !route.takes_players(shared) {
+            return Err(&metrics.stream_draining);
+        }
+        let tunnel = route.tunnel.clone();
+        let player = Player {
+            service: route.service.id,
+            port_index: who.port_index,
+            player: who.player,
+            local: who.local,
+        };
+        // From here on a shutdown waits for this player.
+        let counted = shared.players.token();
+        let _on_tunnel = tunnel.streams.token();
+        let optimize = route.service.optimize;
+        let is_elsewhere = |route: &Option<Arc<Route>>| {
+            (route.as_ref()).is_none_or(|route| route.tunnel.serial != tunnel.serial)
+        };
+        let opened = tokio::select! {
+            biased;
+            opened = tunnel.open_stream(player, optimize) => opened.ok(),
+            _ = routes.wait_for(is_elsewhere) => None,
+            () = tokio::time::sleep_until(until) => None,
+        };
+        if let Some((stream, channel)) = opened {
+            let on_lane = channel.is_lane();
+            return Ok(Taken {
+                resumption: RelayResumption::new(tunnel, stream, optimize, on_lane),
+                channel,
+                _counted: counted,
+            });
+        }
+        failed = Some(tunnel.serial);
+    }
 }
 
 /// An IPv4 address as such, also where a socket for both families reports it as a mapped one.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
-
-/// How long a player who arrives while the tunnel is down waits for it: most reconnects take a second or two.
-const TUNNEL_PATIENCE: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -16,10 +17,10 @@ use tokio_util::sync::DropGuard;
 
 use crate::{
     instance::FlowLimits,
-    metrics::{Gauge, Metrics},
+    metrics::{Counter, Gauge},
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
-        flow::{FlowDrop, FlowKey, FlowTable},
+        flow::{Flow, FlowDrop, FlowKey, FlowTable},
         handshake::ProcessId,
     },
     relay::{
@@ -29,9 +30,11 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
         sleep_until,
+        supervise::Reporter,
     },
 };
 
@@ -153,6 +156,7 @@ impl UdpService {
                 std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
             (socket.state).recv((&socket.io).into(), &mut slices, &mut meta)
         });
+        fault!("receiving on {}", self.service.binding.public);
         let Ok(received) = received else {
             // An ICMP error of an earlier answer, or nothing there after all.
             return;
@@ -198,31 +202,18 @@ impl UdpService {
                 return;
             }
             flows.open_again_for(now, route.tunnel.process);
-            let admitted = match flows
-                .table
-                .handle_player_packet(now, key, || FlowId(self.shared.next_flow()))
-            {
-                Ok(admitted) => admitted,
-                Err(FlowDrop::AddressFull) => return metrics.drop_address_cap.one(),
-                Err(_) => return metrics.drop_service_cap.one(),
+            let admitted = if route.takes_players(&self.shared) {
+                self.admit(&mut flows, now, key)
+            } else {
+                let known = flows.table.handle_known_packet(now, &key);
+                known
+                    .map(|flow| (flow.id, flow.open_acknowledged, None))
+                    .ok_or(&metrics.drop_draining)
             };
-            let (id, answered, evicted) = (
-                admitted.flow.id,
-                admitted.flow.open_acknowledged,
-                admitted.evicted,
-            );
-            if admitted.created {
-                metrics.flows_opened.one();
-                flows.counted.insert(id, Gauge::new(metrics, |m| &m.flows));
-                lock(&self.directory.services).insert(id, self.clone());
-                self.created.notify_one();
+            match admitted {
+                Ok(admitted) => admitted,
+                Err(counter) => return counter.one(),
             }
-            if let Some(evicted) = evicted {
-                metrics.flows_evicted.one();
-                flows.counted.remove(&evicted.id);
-                lock(&self.directory.services).remove(&evicted.id);
-            }
-            (id, answered, evicted)
         };
         if let Some(evicted) = evicted {
             // Or the client would keep a socket for each packet of a flood.
@@ -239,6 +230,45 @@ impl UdpService {
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
         route.tunnel.datagrams.send(head, payload, scratch);
+    }
+
+    /// The flow of a player's packet, made if it is not there: its id, whether the client knows it, and which made room.
+    /// Else what counts the refusal.
+    fn admit(
+        self: &Arc<Self>,
+        flows: &mut Flows,
+        now: Instant,
+        key: FlowKey,
+    ) -> Result<(FlowId, bool, Option<Flow>), &Counter> {
+        let metrics = &self.shared.metrics;
+        let allocate = || FlowId(self.shared.next_flow());
+        let admitted = match flows.table.handle_player_packet(now, key, allocate) {
+            Ok(admitted) => admitted,
+            Err(FlowDrop::AddressFull) => return Err(&metrics.drop_address_cap),
+            Err(_) => return Err(&metrics.drop_service_cap),
+        };
+        let (id, answered, evicted) = (
+            admitted.flow.id,
+            admitted.flow.open_acknowledged,
+            admitted.evicted,
+        );
+        if admitted.created {
+            metrics.flows_opened.one();
+            flows.counted.insert(id, Gauge::new(metrics, |m| &m.flows));
+            lock(&self.directory.services).insert(id, self.clone());
+            self.created.notify_one();
+        }
+        if let Some(evicted) = evicted {
+            metrics.flows_evicted.one();
+            flows.counted.remove(&evicted.id);
+            lock(&self.directory.services).remove(&evicted.id);
+        }
+        Ok((id, answered, evicted))
+    }
+
+    /// Whether a datagram of some player has passed since then.
+    pub(crate) fn is_alive_since(&self, then: Instant) -> bool {
+        lock(&self.flows).table.is_alive_since(then)
     }
 
     /// Forgets flows that are idle for too long, and sees to it that the limits are those declared last.
@@ -323,7 +353,7 @@ struct Destination {
 pub(crate) struct Replies {
     inbound: Inbound,
     directory: Arc<Directory>,
-    metrics: Arc<Metrics>,
+    reporter: Reporter,
     run: Option<Run>,
     /// The datagrams of the run, one behind the other.
     gathered: BytesMut,
@@ -340,12 +370,12 @@ struct Run {
 }
 
 impl Replies {
-    pub(crate) fn new(directory: Arc<Directory>, metrics: Arc<Metrics>) -> Self {
-        let inbound = Inbound::new(metrics.clone());
+    pub(crate) fn new(directory: Arc<Directory>, reporter: Reporter) -> Self {
+        let inbound = Inbound::new(reporter.metrics.clone());
         Self {
             inbound,
             directory,
-            metrics,
+            reporter,
             run: None,
             gathered: BytesMut::new(),
         }
@@ -385,15 +415,32 @@ impl Replies {
         let sent = run.service.send_run(&run, &contents);
         if sent.is_err() {
             // A full socket buffer or an unreachable player: never waited for, others are behind.
-            self.metrics.drop_socket.add(run.count as u64);
+            self.reporter.metrics.drop_socket.add(run.count as u64);
         }
-        self.metrics.datagrams_out.add(run.count as u64);
-        self.metrics.datagram_bytes_out.add(contents.len() as u64);
+        self.reporter.metrics.datagrams_out.add(run.count as u64);
+        self.reporter
+            .metrics
+            .datagram_bytes_out
+            .add(contents.len() as u64);
     }
 }
 
 impl DatagramHandler for Replies {
     fn handle(&mut self, datagram: Bytes) {
+        // Or one datagram would end those of every other service of the client.
+        if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
+            self.reporter.panicked("an answer of a flow");
+        }
+    }
+
+    fn flush(&mut self) {
+        self.send_run();
+        self.inbound.handle_timeout();
+    }
+}
+
+impl Replies {
+    fn handle_one(&mut self, datagram: Bytes) {
         let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
             return;
         };
@@ -408,14 +455,12 @@ impl DatagramHandler for Replies {
             Some((service, to))
         });
         match found {
-            Some((service, to)) => self.gather(service, to, &payload),
-            None => self.metrics.drop_unknown_flow.one(),
+            Some((service, to)) => {
+                fault!("an answer to {}", service.service.binding.public);
+                self.gather(service, to, &payload);
+            }
+            None => self.reporter.metrics.drop_unknown_flow.one(),
         }
-    }
-
-    fn flush(&mut self) {
-        self.send_run();
-        self.inbound.handle_timeout();
     }
 }
 

@@ -1,0 +1,242 @@
+//! Players that never rest, and game servers that answer each of them.
+//!
+//! They run on a thread of their own, which is in the network namespace of the thread that made the crowd.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    runtime::{Builder, Runtime},
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+/// Players and game servers; dropping it ends them all.
+pub(crate) struct Crowd(Option<Runtime>);
+
+/// How a player is doing.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    sent: AtomicU64,
+    answered: AtomicU64,
+    /// Connections that ended although the player had more to say.
+    broken: AtomicU64,
+    /// Datagrams that a thousand later ones have overtaken.
+    lost: AtomicU64,
+    /// Answers to what was never asked, or asked once and answered twice.
+    wrong: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Fails unless every connection lasted and every answer came once.
+    pub(crate) fn assert_undisturbed(&self) {
+        let bad = [&self.broken, &self.lost, &self.wrong].map(|n| n.load(Ordering::Relaxed));
+        assert_eq!(bad, [0; 3], "{self:?}");
+    }
+
+    /// Fails if an answer was not the one that was due; connections may have broken and datagrams been lost.
+    pub(crate) fn assert_sane(&self) {
+        assert_eq!(self.wrong.load(Ordering::Relaxed), 0, "{self:?}");
+    }
+}
+
+impl Crowd {
+    pub(crate) fn new() -> Self {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        Self(Some(runtime.unwrap()))
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.0.as_ref().unwrap()
+    }
+
+    /// A game server that sends back what it gets, over TCP and UDP.
+    pub(crate) fn echo(&self, address: SocketAddr) {
+        let (tcp, udp) = self.runtime().block_on(async {
+            let tcp = TcpListener::bind(address).await.unwrap();
+            (tcp, UdpSocket::bind(address).await.unwrap())
+        });
+        self.runtime().spawn(async move {
+            while let Ok((stream, _)) = tcp.accept().await {
+                tokio::spawn(async move {
+                    let (mut reader, mut writer) = stream.into_split();
+                    // However it ends, it is the player's connection that ends.
+                    drop(tokio::io::copy(&mut reader, &mut writer).await);
+                });
+            }
+        });
+        self.runtime().spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                // An error is the news of an answer that nobody was there for.
+                if let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+                    udp.send_to(&buffer[..length], from).await.ok();
+                }
+            }
+        });
+    }
+
+    /// A player who sends blocks of this size over TCP, each when the one before has come back; who is cut off
+    /// connects anew.
+    pub(crate) fn talker(&self, public: SocketAddr, block: usize) -> Arc<Tally> {
+        let tally = Arc::<Tally>::default();
+        let of_task = tally.clone();
+        self.runtime().spawn(async move {
+            loop {
+                if let Ok(mut stream) = TcpStream::connect(public).await {
+                    // Until it breaks.
+                    drop(talk(&mut stream, block, &of_task).await);
+                    of_task.broken.fetch_add(1, Ordering::Relaxed);
+                }
+                sleep(BREATH).await;
+            }
+        });
+        tally
+    }
+
+    /// A player who sends a numbered datagram of this size every `pace`, while fewer than `window` are unanswered.
+    pub(crate) fn gamer(
+        &self,
+        public: SocketAddr,
+        size: usize,
+        pace: Duration,
+        window: usize,
+    ) -> Arc<Tally> {
+        let tally = Arc::<Tally>::default();
+        let of_task = tally.clone();
+        self.runtime().spawn(async move {
+            let any = SocketAddr::new(public.ip(), 0);
+            let socket = UdpSocket::bind(any).await.unwrap();
+            socket.connect(public).await.unwrap();
+            play(&socket, size, pace, window, &of_task).await;
+        });
+        tally
+    }
+
+    /// A player without manners: this many datagrams a second, whatever comes back.
+    pub(crate) fn flooder(&self, public: SocketAddr, per_second: u32) -> Arc<Tally> {
+        let tally = Arc::<Tally>::default();
+        let of_task = tally.clone();
+        self.runtime().spawn(async move {
+            let any = SocketAddr::new(public.ip(), 0);
+            let socket = UdpSocket::bind(any).await.unwrap();
+            socket.connect(public).await.unwrap();
+            let mut ticks = interval(BREATH);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let burst = per_second * BREATH.as_millis() as u32 / 1000;
+            loop {
+                ticks.tick().await;
+                for _ in 0..burst {
+                    // A full socket is no reason to stop.
+                    if socket.try_send(&[0; 600]).is_ok() {
+                        of_task.sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        tally
+    }
+
+    /// Players who come, say one byte, and go, one after the other.
+    pub(crate) fn visitors(&self, public: SocketAddr) -> Arc<Tally> {
+        let tally = Arc::<Tally>::default();
+        let of_task = tally.clone();
+        self.runtime().spawn(async move {
+            loop {
+                match visit(public).await {
+                    Ok(()) => of_task.answered.fetch_add(1, Ordering::Relaxed),
+                    Err(_) => {
+                        sleep(BREATH).await;
+                        of_task.broken.fetch_add(1, Ordering::Relaxed)
+                    }
+                };
+            }
+        });
+        tally
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn talk(stream: &mut TcpStream, size: usize, tally: &Tally) -> io::Result<()> {
+    let mut got = vec![0; size];
+    for number in 0_u64.. {
+        let block: Vec<u8> = (0..size).map(|i| (number as usize + i) as u8).collect();
+        tally.sent.fetch_add(1, Ordering::Relaxed);
+        // Both at once: a block may be larger than what the way holds.
+        let (mut reader, mut writer) = stream.split();
+        tokio::try_join!(writer.write_all(&block), reader.read_exact(&mut got))?;
+        if got != block {
+            tally.wrong.fetch_add(1, Ordering::Relaxed);
+        }
+        tally.answered.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn play(socket: &UdpSocket, size: usize, pace: Duration, window: usize, tally: &Tally) {
+    let mut ticks = interval(pace);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut next, mut latest) = (0_u64, 0);
+    let mut unanswered = BTreeSet::new();
+    let mut buffer = vec![0; 65_536];
+    loop {
+        tokio::select! {
+            _ = ticks.tick(), if unanswered.len() < window => {
+                let mut packet = vec![next as u8; size.max(8)];
+                packet[..8].copy_from_slice(&next.to_be_bytes());
+                // An error is the news of a relay that is not there at the moment.
+                if socket.send(&packet).await.is_ok() {
+                    unanswered.insert(next);
+                    tally.sent.fetch_add(1, Ordering::Relaxed);
+                }
+                next += 1;
+            }
+            received = socket.recv(&mut buffer) => {
+                let Ok(length) = received else { continue };
+                let number = u64::from_be_bytes(buffer[..8].try_into().unwrap());
+                let whole = length == size.max(8) && buffer[8..length].iter().all(|b| *b == number as u8);
+                if !whole || !unanswered.remove(&number) {
+                    tally.wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                tally.answered.fetch_add(1, Ordering::Relaxed);
+                latest = latest.max(number);
+                while let Some(oldest) = unanswered.first().copied().filter(|n| n + 1000 < latest) {
+                    unanswered.remove(&oldest);
+                    tally.lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+async fn visit(public: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(public).await?;
+    stream.write_all(b"x").await?;
+    stream.read_exact(&mut [0]).await.map(drop)
+}
+
+/// Between two tries, and between two bursts of a flood.
+const BREATH: Duration = Duration::from_millis(10);

@@ -1,0 +1,173 @@
+//! The streams of a client, so that the relay can continue them on other channels.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    client::{Shared, link::Link},
+    proto::stream::frame::{Frame, StreamId},
+    tunnel::{
+        channel::{Channel, ChannelError},
+        datagrams::lock,
+        pump::{Carrier, Resumed, Resumption, StreamEnd},
+    },
+};
+
+/// Every stream of the relay's process, whichever tunnel it is on.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(Mutex<HashMap<StreamId, mpsc::Sender<Box<Attach>>>>);
+
+/// The relay continues a stream on this channel.
+#[derive(Debug)]
+pub(crate) struct Attach {
+    pub(crate) link: Arc<Link>,
+    pub(crate) channel: Channel,
+    /// The relay has every byte below.
+    pub(crate) received: u64,
+    /// Where a lane goes when the stream has left it clean.
+    pub(crate) back: Option<oneshot::Sender<Channel>>,
+}
+
+impl Streams {
+    /// Gives a channel to the stream that the relay names; gives it back if there is none.
+    pub(crate) fn attach(&self, stream: StreamId, attach: Box<Attach>) -> Result<(), Box<Attach>> {
+        let Some(wanted) = lock(&self.0).get(&stream).cloned() else {
+            return Err(attach);
+        };
+        wanted.try_send(attach).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
+                attach
+            }
+        })
+    }
+
+    /// The relay that knew them is gone: those that wait for it end.
+    pub(crate) fn clear(&self) {
+        lock(&self.0).clear();
+    }
+}
+
+/// A stream's place, and how it comes to another.
+#[derive(Debug)]
+pub(crate) struct ClientResumption {
+    shared: Arc<Shared>,
+    stream: StreamId,
+    resumes: bool,
+    on_lane: bool,
+    /// Changes when lanes from the former address are of no more use.
+    path: watch::Receiver<u64>,
+    attaches: mpsc::Receiver<Box<Attach>>,
+    /// The newest that has come and was not used yet.
+    next: Option<Box<Attach>>,
+    back: Option<oneshot::Sender<Channel>>,
+}
+
+impl ClientResumption {
+    /// A stream that the relay has just opened.
+    pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
+        let (attach, attaches) = mpsc::channel(ATTACHES);
+        if link.resumes {
+            lock(&shared.streams.0).insert(stream, attach);
+        }
+        Self {
+            shared: shared.clone(),
+            stream,
+            resumes: link.resumes,
+            on_lane,
+            path: link.path.subscribe(),
+            attaches,
+            next: None,
+            back: None,
+        }
+    }
+
+    /// Gives a clean channel to whom it belongs: to the task of the lane that the stream moved to, or to the caller.
+    pub(crate) fn hand_back(&mut self, channel: Channel) -> Option<Channel> {
+        match self.back.take() {
+            // Its task has ended with its tunnel.
+            Some(back) => {
+                drop(back.send(channel));
+                None
+            }
+            None => Some(channel),
+        }
+    }
+
+    async fn newest(&mut self) -> Option<Box<Attach>> {
+        let mut newest = match self.next.take() {
+            Some(next) => next,
+            None => self.attaches.recv().await?,
+        };
+        while let Ok(newer) = self.attaches.try_recv() {
+            newest = newer;
+        }
+        Some(newest)
+    }
+}
+
+impl Resumption for ClientResumption {
+    async fn moved(&mut self) {
+        if !self.resumes {
+            return std::future::pending().await;
+        }
+        if self.next.is_some() {
+            return;
+        }
+        tokio::select! {
+            next = self.attaches.recv() => self.next = next,
+            _ = self.path.changed(), if self.on_lane => {}
+        }
+    }
+
+    async fn resume(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
+        if !self.resumes {
+            return Err(StreamEnd::Broken(ChannelError::Ended));
+        }
+        // The lane that it was on is gone.
+        self.back = None;
+        let attached = tokio::time::timeout(RESUME_PATIENCE, self.newest()).await;
+        let Ok(Some(attach)) = attached else {
+            return Err(StreamEnd::Moved);
+        };
+        self.on_lane = attach.channel.is_lane();
+        self.path = attach.link.path.subscribe();
+        self.back = attach.back;
+        Ok(Resumed {
+            channel: attach.channel,
+            carrier: attach.link.carrier(),
+            received: attach.received,
+            greeting: Some(Frame::Attach {
+                stream: self.stream,
+                received,
+            }),
+        })
+    }
+}
+
+impl Drop for ClientResumption {
+    fn drop(&mut self) {
+        if self.resumes {
+            lock(&self.shared.streams.0).remove(&self.stream);
+        }
+    }
+}
+
+impl Link {
+    /// What this tunnel bears of its streams.
+    pub(crate) fn carrier(&self) -> Carrier {
+        Carrier {
+            budget: self.budget.clone(),
+            closed: self.closed.clone(),
+        }
+    }
+}
+
+/// A stream ends after so long without any channel; the relay holds it no longer either.
+const RESUME_PATIENCE: Duration = Duration::from_secs(30);
+/// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.
+const ATTACHES: usize = 4;
