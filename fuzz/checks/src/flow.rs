@@ -20,7 +20,7 @@ use crate::input::Input;
 pub fn check(input: &[u8]) {
     let mut input = Input::new(input);
     let mut model = Model::new(limits(&mut input));
-    for _ in 0..512 {
+    for _ in 0..256 {
         if input.is_empty() {
             break;
         }
