@@ -195,7 +195,10 @@ impl Talker {
             }
             self.book.count(&self.book.requests, 1);
             self.book.count(&self.book.bulk_bytes, self.size as u64);
-            sleep(self.pause).await;
+            // Nothing is due: what comes now is the end.
+            if let Ok(ended) = timeout(self.pause, player.peek(&mut [0])).await {
+                return Err(ended.err().unwrap_or(io::ErrorKind::UnexpectedEof.into()));
+            }
         }
         Ok(())
     }

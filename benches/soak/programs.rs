@@ -120,13 +120,6 @@ impl Running {
         Ok(kill_process(Pid::from_child(&self.0), signal)?)
     }
 
-    /// SIGKILL.
-    pub(crate) fn kill(mut self) -> Result<()> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-
     /// How it has ended, if it has.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.0.try_wait()?)
