@@ -58,17 +58,9 @@ fn panel(svg: &mut String, record: &Record, top: f64, name: &str, value: Value) 
     for step in 0..=4 {
         let value = most * f64::from(step) / 4.0;
         line(svg, [LEFT, y(value), WIDTH - RIGHT, y(value)], "#ddd");
-        text(
-            svg,
-            LEFT - 6.0,
-            y(value) + 4.0,
-            "end",
-            "#555",
-            &format!("{value:.4}")
-                .trim_end_matches('0')
-                .trim_end_matches('.')
-                .to_owned(),
-        );
+        let label = format!("{value:.2}");
+        let label = label.trim_end_matches('0').trim_end_matches('.');
+        text(svg, LEFT - 6.0, y(value) + 4.0, "end", "#555", label);
     }
     for step in 0..=6 {
         let at = end * f64::from(step) / 6.0;

@@ -13,6 +13,8 @@ use crate::{
     tally::Losses,
 };
 
+type Value = fn(&Sample) -> u64;
+
 /// The outcome, line by line.
 #[derive(Debug)]
 pub(crate) struct Verdict {
@@ -161,7 +163,7 @@ fn flatness(life: &Life, is_long: bool, verdict: &mut Verdict) {
     };
     let lived = span(&life.samples);
     let is_judged = is_long && lived >= JUDGED_FROM / 2;
-    let measures: [(&str, fn(&Sample) -> u64, f64, f64); 3] = [
+    let measures: [(&str, Value, f64, f64); 3] = [
         (
             "memory, KiB",
             |sample| sample.memory,
