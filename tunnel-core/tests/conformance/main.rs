@@ -28,6 +28,7 @@ macro_rules! on_transport {
 }
 
 mod instances;
+mod isolation;
 mod lifecycle;
 mod memory;
 mod tcp;
