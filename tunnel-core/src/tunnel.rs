@@ -8,6 +8,9 @@ pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
 pub(crate) mod supervise;
+pub(crate) mod waiting;
+
+pub(crate) use datagrams::QueueLimits;
 
 /// Sleeps until then; for ever without a time.
 pub(crate) async fn sleep_until(at: Option<std::time::Instant>) {

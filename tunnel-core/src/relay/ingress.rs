@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    key::PublicKey,
     proto::message::{Code, ServiceDeclaration},
     relay::{Shared, registry::Binding, tunnel::RelayTunnel},
     socket,
@@ -19,6 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct PublicService {
     pub(crate) binding: Binding,
+    /// Whose it is.
+    pub(crate) owner: PublicKey,
     /// Where players go: the tunnel and the declaration in force. `None` while no tunnel stands.
     pub(crate) route: watch::Sender<Option<Arc<Route>>>,
     /// Ends the ports and all of their players.
@@ -71,13 +74,14 @@ impl OpenError {
 }
 
 impl OpenPorts {
-    /// Opens every port of a binding, or none.
-    pub(crate) fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
+    /// Opens every port of a binding, or none. Players' packets go on between the ports of a large one.
+    pub(crate) async fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
         let mut open = Self {
             tcp: Vec::new(),
             udp: Vec::new(),
         };
-        for port in binding.public.ports() {
+        for (at, port) in binding.public.ports().enumerate() {
+            pause(at).await;
             let address = SocketAddr::new(shared.config.public_bind, port);
             if binding.tcp {
                 let listener = socket::listen_tcp(address).map_err(|error| OpenError {
@@ -101,7 +105,7 @@ impl OpenPorts {
     }
 
     /// Serves the ports until the service is cancelled.
-    pub(crate) fn serve(
+    pub(crate) async fn serve(
         self,
         shared: &Arc<Shared>,
         binding: Binding,
@@ -111,12 +115,14 @@ impl OpenPorts {
         let limits = route.service.flows;
         let service = Arc::new(PublicService {
             binding,
+            owner: route.tunnel.client,
             route: watch::Sender::new(Some(route)),
             cancelled: CancellationToken::new(),
             closed: CancellationToken::new(),
         });
         let open = Arc::new(service.closed.clone().drop_guard());
         for (index, listener) in self.tcp.into_iter().enumerate() {
+            pause(index).await;
             let listener = Arc::new(Listener {
                 io: tokio::net::TcpListener::from_std(listener)?,
                 _open: open.clone(),
@@ -145,6 +151,7 @@ impl OpenPorts {
                 open,
             )?);
             for index in 0..udp.ports() {
+                pause(index).await;
                 let udp = udp.clone();
                 supervise(
                     shared.reporter(),
@@ -169,6 +176,16 @@ impl OpenPorts {
         Ok(service)
     }
 }
+
+/// Lets everybody else go on, every now and then.
+async fn pause(at: usize) {
+    if at % SLICE == SLICE - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ports opened at a stretch: 16, some 300 µs.
+const SLICE: usize = 16;
 
 impl PublicService {
     /// The route in force, if a tunnel stands.

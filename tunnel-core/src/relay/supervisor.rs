@@ -1,8 +1,8 @@
 //! The one place where the registry's decisions are carried out: opens and closes public ports, routes players.
 
 use std::{
-    collections::HashMap,
-    sync::Arc,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,8 @@ use crate::{
     relay::{
         Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
         ingress::{OpenError, OpenPorts, PublicService, Route},
-        registry::{Action, Binding, Change, Refusal, Registry},
+        pace::Pace,
+        registry::{Action, Binding, Change, OwnerLimits, Refusal, Registry},
         tunnel::RelayTunnel,
     },
 };
@@ -64,27 +65,53 @@ pub(crate) struct Supervisor {
     /// Services that were ended and whose sockets may still be open, with word of their closing.
     closing: Vec<(Binding, CancellationToken)>,
     clients: HashMap<PublicKey, Client>,
+    /// How often each client may declare; kept while it is gone, or coming back would begin anew.
+    paces: HashMap<PublicKey, Pace>,
 }
 
 struct Client {
     admission: Admission,
     tunnel: Option<Arc<RelayTunnel>>,
+    /// Tunnels before it, which may still carry players.
+    earlier: VecDeque<Weak<RelayTunnel>>,
+}
+
+impl Client {
+    /// Keeps an earlier tunnel in mind; beyond `most`, the oldest ends with its players.
+    fn note_earlier(&mut self, tunnel: &Arc<RelayTunnel>, most: usize) -> usize {
+        self.earlier.push_back(Arc::downgrade(tunnel));
+        self.earlier.retain(|earlier| {
+            earlier
+                .upgrade()
+                .is_some_and(|it| !it.closed.is_cancelled())
+        });
+        let mut ended = 0;
+        while self.earlier.len() > most {
+            if let Some(oldest) = self.earlier.pop_front().and_then(|oldest| oldest.upgrade()) {
+                oldest.closed.cancel();
+                ended += 1;
+            }
+        }
+        ended
+    }
 }
 
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let limits = &shared.config.limits;
-        let registry = Registry::new(
-            shared.config.ports.clone(),
-            limits.lease,
-            limits.instances_per_client,
-        );
+        let owner = OwnerLimits {
+            instances: limits.instances_per_client,
+            ports_per_instance: limits.ports_per_instance,
+            ports: limits.ports_per_client,
+        };
+        let registry = Registry::new(shared.config.ports.clone(), limits.lease, owner);
         Self {
             shared,
             registry,
             services: HashMap::new(),
             closing: Vec::new(),
             clients: HashMap::new(),
+            paces: HashMap::new(),
         }
     }
 
@@ -145,11 +172,22 @@ impl Supervisor {
                 );
             }
         };
+        let now = Instant::now();
+        self.paces.retain(|_, pace| !pace.is_full(now));
         self.apply(Change::Returned { owner: key });
-        let before = self
-            .clients
-            .get_mut(&key)
-            .and_then(|client| client.tunnel.take());
+        let limits = &self.shared.config.limits;
+        let client = self.clients.entry(key).or_insert_with(|| Client {
+            admission: admission.clone(),
+            tunnel: None,
+            earlier: VecDeque::new(),
+        });
+        client.admission = admission;
+        let before = client.tunnel.replace(tunnel.clone());
+        if let Some(before) = &before {
+            let most = limits.tunnels_per_client.saturating_sub(1);
+            let ended = client.note_earlier(before, most);
+            self.shared.metrics.tunnels_ended.add(ended as u64);
+        }
         if let Some(before) = before {
             if before.process == tunnel.process {
                 // The same process has found a better path: its streams go on where they are.
@@ -169,13 +207,6 @@ impl Supervisor {
             peer: tunnel.peer,
             transport: tunnel.transport,
         });
-        self.clients.insert(
-            key,
-            Client {
-                admission,
-                tunnel: Some(tunnel),
-            },
-        );
     }
 
     fn handle_down(&mut self, tunnel: &Arc<RelayTunnel>, reason: String) {
@@ -190,6 +221,14 @@ impl Supervisor {
             return;
         }
         client.tunnel = None;
+        let most = self
+            .shared
+            .config
+            .limits
+            .tunnels_per_client
+            .saturating_sub(1);
+        let ended = client.note_earlier(tunnel, most);
+        self.shared.metrics.tunnels_ended.add(ended as u64);
         self.reroute(tunnel, None);
         self.apply(Change::Lost {
             owner: tunnel.client,
@@ -263,6 +302,22 @@ impl Supervisor {
         let Some(client) = self.clients.get(&tunnel.client) else {
             return Ok(());
         };
+        let limits = &self.shared.config.limits;
+        let declarations = self.paces.entry(tunnel.client).or_insert_with(|| {
+            Pace::new(
+                limits.declarations_per_second,
+                limits.declaration_burst,
+                Instant::now(),
+            )
+        });
+        if !declarations.take(1, Instant::now()) {
+            self.shared.metrics.declarations_limited.one();
+            return Err(Refused {
+                code: Code::Limit,
+                text: "the client declares instances faster than it may".into(),
+                port: None,
+            });
+        }
         for service in &services {
             let allowed =
                 self.shared
@@ -282,6 +337,11 @@ impl Supervisor {
             services,
         };
         let actions = self.registry.apply(Instant::now(), change)?;
+        let binds = actions.iter().filter_map(|action| match action {
+            Action::Bind { binding, .. } => Some(binding.sockets()),
+            Action::Route { .. } | Action::Unbind { .. } => None,
+        });
+        declarations.owe(binds.sum::<usize>() / SOCKETS_A_DECLARATION, Instant::now());
         self.carry_out(tunnel, instance, actions).await
     }
 
@@ -345,7 +405,7 @@ impl Supervisor {
                     service,
                 });
                 warm(&route);
-                let served = ports.serve(&self.shared, binding.clone(), route);
+                let served = ports.serve(&self.shared, binding.clone(), route).await;
                 let served = served.map_err(|error| Refused {
                     code: Code::Internal,
                     text: error.to_string(),
@@ -596,7 +656,7 @@ impl Supervisor {
         };
         // If it takes this long, the system says that the port is in use.
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-        OpenPorts::open(&self.shared, binding)
+        OpenPorts::open(&self.shared, binding).await
     }
 
     fn refusal(&self, instance: InstanceId, revision: Revision, refused: Refused) -> Message {
@@ -673,6 +733,8 @@ fn end(tunnel: Arc<RelayTunnel>, code: Code, text: &str) {
     });
 }
 
+/// Opening 16 sockets costs what a declaration does.
+const SOCKETS_A_DECLARATION: usize = 16;
 /// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// How long a goodbye may take to leave before the tunnel is closed.

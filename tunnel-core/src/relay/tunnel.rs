@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         message::{IdleLanes as WantedLanes, Message, ServiceId},
         stream::frame::{Frame, StreamHeader, StreamId},
     },
-    relay::ingress::udp::Directory,
+    relay::{RelayLimits, ingress::udp::Directory, permits},
     transport::lane::LaneHalves,
     tunnel::{
         budget::Budget,
@@ -43,6 +43,10 @@ pub(crate) struct RelayTunnel {
     pub(crate) transport: &'static str,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) lanes: IdleLanes,
+    /// Lanes that it may have, whatever they are used for.
+    pub(crate) lane_permits: Arc<Semaphore>,
+    /// Those of them that may carry datagrams.
+    pub(crate) datagram_lane_permits: Arc<Semaphore>,
     pub(crate) datagrams: DatagramSender,
     /// The lanes that carry datagrams, where there is no QUIC.
     pub(crate) queues: Arc<LaneQueues>,
@@ -80,7 +84,7 @@ pub(crate) struct Opened {
 
 /// What a tunnel is made of; see [`RelayTunnel`] for the fields.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Parts<'a> {
     pub(crate) serial: u64,
     pub(crate) client: PublicKey,
     pub(crate) process: ProcessId,
@@ -93,10 +97,11 @@ pub(crate) struct Parts {
     pub(crate) flows: Arc<Directory>,
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
+    pub(crate) limits: &'a RelayLimits,
 }
 
 impl RelayTunnel {
-    pub(crate) fn new(parts: Parts, counted: Gauge) -> Self {
+    pub(crate) fn new(parts: Parts<'_>, counted: Gauge) -> Self {
         Self {
             serial: parts.serial,
             client: parts.client,
@@ -106,10 +111,12 @@ impl RelayTunnel {
             transport: parts.transport,
             quic: parts.quic,
             lanes: IdleLanes::default(),
+            lane_permits: permits(parts.limits.lanes_per_tunnel),
+            datagram_lane_permits: permits(parts.limits.datagram_lanes),
             datagrams: parts.datagrams,
             queues: parts.queues,
             flows: parts.flows,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(parts.limits.tunnel_memory)),
             messages: parts.messages,
             closed: CancellationToken::new(),
             retired: CancellationToken::new(),

@@ -1,6 +1,10 @@
 //! A public TCP port: accepts players and opens a stream for each.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::net::TcpStream;
 
@@ -12,7 +16,7 @@ use crate::{
         tunnel::{Opened, Player},
     },
     socket,
-    transport::lane::LaneHalves,
+    transport::{admission::Source, lane::LaneHalves},
     tunnel::{
         channel::{ChannelRx, ChannelTx},
         pump::{self, Carrier, Direction},
@@ -35,10 +39,21 @@ pub(crate) async fn serve(
                     shared.metrics.stream_limit.one();
                     continue;
                 };
+                let Some(by_address) = shared.streams_by_address.take(Source::of(player.ip()))
+                else {
+                    socket::reset_on_drop(&socket);
+                    shared.metrics.stream_address_cap.one();
+                    continue;
+                };
+                let Some(by_client) = shared.streams_by_client.take(service.owner) else {
+                    socket::reset_on_drop(&socket);
+                    shared.metrics.stream_client_cap.one();
+                    continue;
+                };
                 let (shared, service) = (shared.clone(), service.clone());
                 tokio::spawn(async move {
+                    let _held = (permit, by_address, by_client);
                     serve_player(&shared, &service, socket, player, port_index).await;
-                    drop(permit);
                 });
             }
             Err(error) if socket::is_exhausted(&error) => {
@@ -64,7 +79,8 @@ async fn serve_player(
     let Ok(local) = socket.local_addr() else {
         return;
     };
-    let Some(route) = wait_for_route(service).await else {
+    let patience = shared.config.limits.stream_wait;
+    let Some(route) = wait_for_route(service, patience).await else {
         socket::reset_on_drop(&socket);
         shared.metrics.stream_no_tunnel.one();
         return;
@@ -110,19 +126,35 @@ async fn serve_player(
 }
 
 /// The route in force, waiting for a tunnel to come back for as long as a player may be asked to.
-async fn wait_for_route(service: &PublicService) -> Option<Arc<Route>> {
+async fn wait_for_route(service: &PublicService, patience: Duration) -> Option<Arc<Route>> {
     let mut route = service.route.subscribe();
     let waited = tokio::select! {
-        waited = tokio::time::timeout(TUNNEL_PATIENCE, route.wait_for(Option::is_some)) => waited,
+        waited = tokio::time::timeout(patience, route.wait_for(Option::is_some)) => waited,
         () = service.cancelled.cancelled() => return None,
     };
     waited.ok()?.ok()?.clone()
 }
 
-/// An IPv4 address as such, also where a socket for both families reports it as a mapped one.
+/// An IPv4 address as such, also where a socket for both families reports it as a mapped one. Anything else stays as it
+/// is: a link-local address says nothing without its scope.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
-/// How long a player who arrives while the tunnel is down waits for it: most reconnects take a second or two.
-const TUNNEL_PATIENCE: Duration = Duration::from_secs(5);
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_ipv4_and_a_link_local_one_keeps_its_scope() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:7".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:7".parse().unwrap());
+        let link_local = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, 3);
+        assert_eq!(canonical(link_local.into()), link_local.into());
+    }
+}
