@@ -23,6 +23,7 @@ mod config;
 pub(crate) mod congestion;
 mod crypto;
 mod filter;
+pub(crate) mod firsts;
 mod keys;
 mod socket;
 

@@ -171,7 +171,7 @@ impl<'a> LongHeader<'a> {
 }
 
 /// Whether the Initial packet at the start of `datagram` was sealed by someone who knows `relay`.
-fn opens(
+pub(super) fn opens(
     suites: &Suites,
     suite: Suite,
     relay: &PublicKey,
@@ -209,7 +209,7 @@ fn opens(
 }
 
 /// Where an Initial's packet number begins, and where the packet ends.
-fn protected_part(datagram: &[u8]) -> Result<(usize, usize), WireError> {
+pub(super) fn protected_part(datagram: &[u8]) -> Result<(usize, usize), WireError> {
     let mut reader = Reader::new(datagram);
     reader.bytes(5)?;
     cid(&mut reader)?;
