@@ -60,6 +60,8 @@ pub(crate) struct Link {
     pub(crate) path_changed: Notify,
     /// Idle lanes that the relay wants.
     lanes_wanted: watch::Sender<u32>,
+    /// And how many it gets at most.
+    lanes_most: u32,
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
     lane_taken: Notify,
@@ -85,10 +87,14 @@ impl Link {
             ..
         } = established;
         let metrics = &shared.metrics;
-        let queues = Arc::new(LaneQueues::default());
+        let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
             Transport::Quic(connection) => {
-                let sender = DatagramSender::quic(connection.clone(), metrics.clone());
+                let sender = DatagramSender::quic(
+                    connection.clone(),
+                    metrics.clone(),
+                    shared.limits.queues(),
+                );
                 (Some(connection.clone()), sender)
             }
             Transport::Lane(_) => (None, DatagramSender::lanes(queues.clone(), metrics.clone())),
@@ -97,7 +103,7 @@ impl Link {
             transport: name,
             peer,
             quic,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(shared.limits.tunnel_memory)),
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),
@@ -106,6 +112,7 @@ impl Link {
             path: watch::Sender::new(0),
             path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),
+            lanes_most: u32::try_from(shared.limits.idle_lanes).unwrap_or(u32::MAX),
             lanes_idle: AtomicUsize::new(0),
             lane_taken: Notify::new(),
             lanes_blocked: AtomicBool::new(false),
@@ -138,7 +145,7 @@ impl Link {
             }
         };
         if link.quic.is_none() {
-            for _ in 0..DATAGRAM_LANES {
+            for _ in 0..shared.limits.datagram_lanes {
                 tokio::spawn(link.clone().keep_datagram_lane(
                     shared.clone(),
                     dialer.clone(),
@@ -158,7 +165,7 @@ impl Link {
 
     /// The relay wants so many idle lanes.
     pub(crate) fn want_lanes(&self, wanted: u32) {
-        self.lanes_wanted.send_replace(wanted.min(LANES_MAX));
+        self.lanes_wanted.send_replace(wanted.min(self.lanes_most));
     }
 
     async fn serve_streams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
@@ -473,10 +480,6 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
         .collect()
 }
 
-/// Lanes beside the first that carry datagrams where UDP is blocked: with four, a lost segment stalls a quarter.
-const DATAGRAM_LANES: usize = 3;
-/// Idle lanes that a client keeps at most, whatever the relay wants.
-const LANES_MAX: u32 = 256;
 /// Lanes opened side by side: a burst of players is served within two round trips.
 const OPEN_AT_ONCE: usize = 8;
 /// How often it is looked whether our own address has changed. Half a second: four system calls, and players hardly
