@@ -20,6 +20,7 @@
 
 mod harness;
 
+mod address;
 mod black_out;
 mod bulk;
 mod dns;

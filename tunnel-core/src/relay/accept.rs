@@ -475,7 +475,9 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         limits: &shared.config.limits,
     };
     metrics.tunnels_opened.one();
-    let tunnel = Arc::new(RelayTunnel::new(parts, Gauge::new(metrics, |m| &m.tunnels)));
+    // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
+    let _counted = Gauge::new(metrics, |m| &m.tunnels);
+    let tunnel = Arc::new(RelayTunnel::new(parts));
     let Some(control) = start_transport(&shared, &tunnel, proven.transport, queues).await else {
         return;
     };

@@ -15,7 +15,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     instance::Optimize,
     key::PublicKey,
-    metrics::Gauge,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
@@ -70,7 +69,6 @@ pub(crate) struct RelayTunnel {
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
-    _counted: Gauge,
 }
 
 /// Who opens a stream, and to what.
@@ -111,7 +109,7 @@ pub(crate) struct Parts<'a> {
 }
 
 impl RelayTunnel {
-    pub(crate) fn new(parts: Parts<'_>, counted: Gauge) -> Self {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
         Self {
             serial: parts.serial,
             client: parts.client,
@@ -137,7 +135,6 @@ impl RelayTunnel {
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
-            _counted: counted,
         }
     }
 

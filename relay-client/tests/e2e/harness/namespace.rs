@@ -74,6 +74,20 @@ impl FarSide {
         side
     }
 
+    /// Runs something there; the sockets that it makes stay there.
+    pub(crate) fn visit<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.holder.id());
+        thread::scope(|scope| {
+            let visitor = scope.spawn(|| {
+                let namespace = File::open(path).unwrap();
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), network).unwrap();
+                body()
+            });
+            visitor.join().unwrap()
+        })
+    }
+
     /// What to put before a command so that it runs there.
     pub(crate) fn prefix(&self) -> [String; 3] {
         let network = format!("--net=/proc/{}/ns/net", self.holder.id());
