@@ -70,8 +70,10 @@ async fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused
             TcpStream::connect(gone).await.err()
         })
         .await;
-        // A task that ends has failed.
-        assert!(neighbours.try_join_next().is_none());
+        if let Some(failed) = neighbours.try_join_next() {
+            let [relay, own] = [lab.relay().metrics(), client.metrics()];
+            panic!("{failed:?}\nthe relay: {relay:#?}\nthe client: {own:#?}");
+        }
     }
     waited("a thousand refusals", async || {
         (lab.relay().metrics().handshakes_failed >= 1_000).then_some(())
@@ -80,7 +82,11 @@ async fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused
     assert_eq!(lab.relay().metrics().tunnels_opened, 2);
     done.store(true, Ordering::Relaxed);
     while let Some(ended) = hang("the neighbours' end", neighbours.join_next()).await {
-        ended.unwrap();
+        let [relay, own] = [lab.relay().metrics(), client.metrics()];
+        assert!(
+            ended.is_ok(),
+            "{ended:?}\nthe relay: {relay:#?}\nthe client: {own:#?}"
+        );
     }
     for rounds in rounds {
         assert!(rounds.load(Ordering::Relaxed) > 10);
