@@ -15,7 +15,7 @@ use crate::{
         ClientEnd, ClientStatus, Shared,
         dial::{Credential, DialError, Dialer, Established, Ways},
         link::Link,
-        targets::{Target, Targets},
+        targets::{self, Target, Targets},
     },
     event::Event,
     instance::{Instance, InstanceId},
@@ -64,6 +64,8 @@ pub(crate) struct Driver {
     dialing: Option<Dialing>,
     dial_at: Option<Instant>,
     backoff: Backoff,
+    /// Waits between tries of QUIC while lanes carry everything.
+    upgrade: Backoff,
     name: Option<Arc<str>>,
     /// A heartbeat is overdue: a new path is looked for without pause.
     is_suspect: bool,
@@ -130,6 +132,7 @@ impl Driver {
             dialing: None,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             is_suspect: false,
             relay: None,
@@ -344,9 +347,13 @@ impl Driver {
                 peer: active.link.peer,
                 transport: active.link.transport,
             });
-            // UDP may come back: it is tried again while lanes carry everything.
-            self.dial_at =
-                (active.link.transport == "lane").then(|| Instant::now() + UPGRADE_EVERY);
+            self.dial_at = None;
+            if active.link.transport == "lane" {
+                // UDP may come back: it is tried again while lanes carry everything.
+                self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+            } else {
+                self.upgrade.reset();
+            }
         }
         // The relay has moved everything over: the old path ends with its last stream.
         self.retiring = None;
@@ -467,7 +474,7 @@ impl Driver {
             let wait = if self.is_suspect {
                 self.backoff.next(self.shared.random())
             } else {
-                UPGRADE_EVERY
+                self.upgrade.next(self.shared.random())
             };
             self.dial_at = Some(Instant::now() + wait);
             return;
@@ -532,6 +539,7 @@ impl Driver {
             };
             new.insert(id, target);
         }
+        targets::keep_last_ids(&old, &mut new);
         let new = Arc::new(new);
         self.shared.targets.store(new.clone());
         for target in old.values() {
@@ -612,8 +620,10 @@ impl Driver {
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
 /// Longest wait: a relay that comes back is found within this.
 const RECONNECT_MOST: Duration = Duration::from_secs(15);
-/// How often QUIC is tried while lanes carry everything.
-const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+/// First wait before QUIC is tried again while lanes carry everything: after a black-out it is often back at once.
+const UPGRADE_LEAST: Duration = Duration::from_secs(2);
+/// Longest such wait: where UDP is blocked for good, two tries a minute cost nothing.
+const UPGRADE_MOST: Duration = Duration::from_secs(30);
 /// How long a message may wait for the control stream.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to be answered with the close.
