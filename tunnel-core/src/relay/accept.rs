@@ -380,13 +380,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
     };
     let _further = shared.further.join(&tunnel, proven.suite, proven.exporter);
     let lease = shared.config.limits.lease;
-    let greeting = RelaySession::new(
-        Instant::now(),
-        version,
-        lease,
-        &admission.name,
-        None,
-    );
+    let greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, None);
     let up = Command::Up {
         tunnel: tunnel.clone(),
         admission,
@@ -436,12 +430,7 @@ async fn start_transport(
 }
 
 /// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
-async fn give_key(
-    shared: &Arc<Shared>,
-    transport: Transport,
-    version: u32,
-    admission: &Admission,
-) {
+async fn give_key(shared: &Arc<Shared>, transport: Transport, version: u32, admission: &Admission) {
     let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
     let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
     if let Some(welcome) = greeting.poll_message() {
