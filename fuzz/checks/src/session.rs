@@ -27,7 +27,7 @@ use crate::input::Input;
 pub fn check(input: &[u8]) {
     let mut input = Input::new(input);
     let mut pair = Pair::new(input.long());
-    for _ in 0..256 {
+    for _ in 0..128 {
         if input.is_empty() {
             break;
         }
@@ -271,17 +271,14 @@ impl Pair {
         });
     }
 
+    /// The client drains, once and for all, or its address changes. Both may come without a tunnel too.
     fn client_says(&mut self, input: &mut Input<'_>) {
-        if self.tunnel.is_none() {
-            return;
+        if input.flag() {
+            self.client.handle_path_changed(self.now);
+        } else {
+            let grace = Duration::from_millis(input.word().into());
+            self.client.drain(self.now, grace);
         }
-        self.client.send(match input.below(2) {
-            0 => Message::Drain { grace: LEASE },
-            _ => Message::Goodbye {
-                code: Code::Shutdown,
-                text: Text::new("bye"),
-            },
-        });
     }
 
     /// The relay has to give an instance up: an operator's list became shorter, another process took the port.
