@@ -83,6 +83,14 @@ pub enum Event {
         /// Whether a heartbeat is overdue.
         suspect: bool,
     },
+    /// No lane can be opened beside a QUIC connection that works: TCP to the relay does not get through. Streams that
+    /// want a lane use QUIC until it does.
+    LanesBlocked {
+        /// What the last try failed with.
+        reason: String,
+    },
+    /// Lanes can be opened again.
+    LanesBack,
     /// This side shuts down: it takes no new players, and those who are there have this long.
     Draining {
         /// How long, at most.
@@ -132,7 +140,7 @@ impl fmt::Display for Event {
                 active: true,
             } => write!(
                 f,
-                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again every 30 s"
+                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again now and then"
             ),
             Self::Fallback {
                 client,
@@ -172,6 +180,11 @@ impl fmt::Display for Event {
                 client,
                 suspect: false,
             } => write!(f, "tunnel of {client} answers again"),
+            Self::LanesBlocked { reason } => write!(
+                f,
+                "no TCP connection to the relay ({reason}): everything travels over QUIC until one can be made"
+            ),
+            Self::LanesBack => write!(f, "TCP connections to the relay can be made again"),
             Self::Draining { grace } => {
                 write!(
                     f,

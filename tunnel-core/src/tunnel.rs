@@ -8,6 +8,9 @@ pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
 pub(crate) mod supervise;
+pub(crate) mod waiting;
+
+pub(crate) use datagrams::QueueLimits;
 
 /// Where tests make a task panic; nothing anywhere else.
 macro_rules! fault {

@@ -20,7 +20,7 @@ use crate::input::Input;
 pub fn check(input: &[u8]) {
     let mut input = Input::new(input);
     let mut model = Model::new(limits(&mut input));
-    for _ in 0..512 {
+    for _ in 0..256 {
         if input.is_empty() {
             break;
         }
@@ -71,7 +71,29 @@ impl Model {
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
-        match input.below(12) {
+        match input.below(14) {
+            12 => {
+                let key = key(input);
+                let flow = self.table.handle_known_packet(self.now, &key).copied();
+                let known = self.flows.iter_mut().find(|(_, held)| held.key == key);
+                assert_eq!(flow.map(|flow| flow.id), known.as_ref().map(|(id, _)| **id));
+                if let Some((_, held)) = known {
+                    held.last = self.now;
+                }
+            }
+            13 => {
+                let ago = Duration::from_millis(input.word().into());
+                let alive = self.table.is_alive_since(self.now - ago);
+                let since = |margin| {
+                    let then = self.now - ago + margin;
+                    self.flows.values().any(|held| held.last >= then)
+                };
+                assert!(alive || !since(GRANULARITY), "alive, and taken for silent");
+                assert!(
+                    !alive || since(Duration::ZERO),
+                    "silent, and taken for alive"
+                );
+            }
             0..=4 => self.player(key(input)),
             5..=7 => self.reply(FlowId(input.below(64) as u64)),
             8 => self.now += Duration::from_millis(input.word().into()),

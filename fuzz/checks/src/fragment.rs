@@ -74,7 +74,7 @@ impl Run {
 
     /// A new packet of one of four flows. Ids are not used again: 65,535 others come between.
     fn cut(&mut self, input: &mut Input<'_>) {
-        let length = usize::from(input.word());
+        let length = usize::from(input.word()) >> (input.byte() & 7);
         let room = 1 + input.below(1_500);
         let flow = FlowId(input.below(4) as u64);
         let Some(ranges) = split(length, room) else {
@@ -139,7 +139,8 @@ impl Run {
             index: input.byte(),
             count: input.byte(),
         };
-        let payload = vec![input.byte(); usize::from(input.word()) % (MAX_PACKET + 10)];
+        let length = usize::from(input.word()) >> (input.byte() & 7);
+        let payload = vec![input.byte(); length];
         self.came += 1;
         let taken = self
             .reassembler

@@ -29,7 +29,7 @@ pub fn check(input: &[u8]) {
         if input.flag() {
             let back = input.flag() && !seen.is_empty();
             let number = if back { last - step } else { last + step };
-            let accepted = dedup.accept(start.wrapping_add((number - origin) as u32));
+            let accepted = dedup.accept(start.wrapping_add(number.wrapping_sub(origin) as u32));
             last = last.max(number);
             let held = last - number < u64::from(redundancy::WINDOW);
             assert_eq!(accepted, held && seen.insert(number), "number {number}");

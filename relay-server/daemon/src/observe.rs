@@ -47,6 +47,7 @@ const fn is_bad(event: &Event) -> bool {
             | Event::Fallback { active: true, .. }
             | Event::Refused { .. }
             | Event::Suspect { suspect: true, .. }
+            | Event::LanesBlocked { .. }
             | Event::Panicked { .. }
             | Event::Warning(_)
     )

@@ -15,7 +15,7 @@ use crate::{
         ClientEnd, ClientStatus, Shared,
         dial::{Credential, DialError, Dialer, Established, Ways},
         link::Link,
-        targets::{Target, Targets},
+        targets::{self, Target, Targets},
     },
     event::Event,
     instance::{Instance, InstanceId},
@@ -64,6 +64,8 @@ pub(crate) struct Driver {
     dialing: Option<Dialing>,
     dial_at: Option<Instant>,
     backoff: Backoff,
+    /// Waits between tries of QUIC while lanes carry everything.
+    upgrade: Backoff,
     name: Option<Arc<str>>,
     /// A heartbeat is overdue: a new path is looked for without pause.
     is_suspect: bool,
@@ -103,6 +105,7 @@ enum Woken {
     Dialled(Result<Dialled, DialError>),
     DialNow,
     Timeout,
+    PathChanged,
     Broken,
     /// Time to see whether a client that shuts down may go.
     Ending,
@@ -131,6 +134,7 @@ impl Driver {
             dialing: None,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             is_suspect: false,
             relay: None,
@@ -177,6 +181,7 @@ impl Driver {
                 Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
                 Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
                     self.close();
@@ -189,8 +194,8 @@ impl Driver {
     async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
         let timeout = self.session.poll_timeout();
         let dial_at = self.dial_at.filter(|_| self.dialing.is_none());
-        let (control, broken) = match &mut self.active {
-            Some(active) => (Some(&mut active.control), Some(active.link.broken.clone())),
+        let (control, link) = match &mut self.active {
+            Some(active) => (Some(&mut active.control), Some(active.link.clone())),
             None => (None, None),
         };
         let look_at = self.ending.as_ref().map(|ending| ending.look_at);
@@ -206,12 +211,15 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             } => Woken::Said(said),
-            () = async {
-                match broken {
-                    Some(broken) => broken.cancelled().await,
-                    None => std::future::pending().await,
+            woken = async {
+                let Some(link) = link else {
+                    return std::future::pending().await;
+                };
+                tokio::select! {
+                    () = link.broken.cancelled() => Woken::Broken,
+                    () = link.path_changed.notified() => Woken::PathChanged,
                 }
-            } => Woken::Broken,
+            } => woken,
             dialled = async {
                 match &mut self.dialing {
                     Some(dialing) => dialing.await,
@@ -349,8 +357,13 @@ impl Driver {
                     active: is_lane,
                 });
             }
-            // UDP may come back: it is tried again while lanes carry everything.
-            self.dial_at = is_lane.then(|| Instant::now() + UPGRADE_EVERY);
+            self.dial_at = None;
+            if is_lane {
+                // UDP may come back: it is tried again while lanes carry everything.
+                self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+            } else {
+                self.upgrade.reset();
+            }
         }
         // The relay has moved everything over: the old path ends with its last stream.
         self.retiring = None;
@@ -471,7 +484,7 @@ impl Driver {
             let wait = if self.is_suspect {
                 self.backoff.next(self.shared.random())
             } else {
-                UPGRADE_EVERY
+                self.upgrade.next(self.shared.random())
             };
             self.dial_at = Some(Instant::now() + wait);
             return;
@@ -536,6 +549,7 @@ impl Driver {
             };
             new.insert(id, target);
         }
+        targets::keep_last_ids(&old, &mut new);
         let new = Arc::new(new);
         self.shared.targets.store(new.clone());
         for target in old.values() {
@@ -552,6 +566,7 @@ impl Driver {
             transport: active.map(|active| active.link.transport),
             rtt: self.session.rtt(),
             lane_congestion: self.dialer.lane_congestion(),
+            lanes_blocked: active.is_some_and(|active| active.link.is_without_lanes()),
             relay_drains: self.relay_drains && active.is_some(),
             instances: self
                 .session
@@ -615,8 +630,10 @@ impl Driver {
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
 /// Longest wait: a relay that comes back is found within this.
 const RECONNECT_MOST: Duration = Duration::from_secs(15);
-/// How often QUIC is tried while lanes carry everything.
-const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+/// First wait before QUIC is tried again while lanes carry everything: after a black-out it is often back at once.
+const UPGRADE_LEAST: Duration = Duration::from_secs(2);
+/// Longest such wait: where UDP is blocked for good, two tries a minute cost nothing.
+const UPGRADE_MOST: Duration = Duration::from_secs(30);
 /// How long a message may wait for the control stream.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to be answered with the close.

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::transport::admission::{Admission, AdmissionLimits};
 use crate::{
     instance::{RawInstance, RawService},
     join::TokenId,
@@ -67,7 +68,13 @@ impl Hostile {
             capabilities: Capabilities::SUPPORTED,
             psks: Arc::new(Knows(psk.clone())),
         };
-        let endpoint = quic::relay_endpoint(socket, identity, Arc::default()).unwrap();
+        let endpoint = quic::relay_endpoint(
+            socket,
+            identity,
+            Admission::shared(AdmissionLimits::default()),
+            Arc::default(),
+        )
+        .unwrap();
         let identity = ClientIdentity {
             relay: address.into(),
             relay_public_key: relay_key.public_key(),
@@ -78,7 +85,7 @@ impl Hostile {
             .instances([instance])
             .start()
             .unwrap();
-        let (_, answered) = quic::answer(endpoint.accept().await.unwrap());
+        let answered = quic::answer(endpoint.accept().await.unwrap());
         let connection = answered.unwrap().accepted(HANG).await.unwrap().connection;
         let (send, recv) = connection.accept_bi().await.unwrap();
         let mut control = control::over_quic(send, recv);

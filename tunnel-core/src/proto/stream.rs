@@ -357,8 +357,6 @@ const SHARE_NEW: u64 = 128;
 pub const GRANT_MIN: u64 = 16 * 1024;
 /// A reader that takes nothing for a minute while the budget is short has to make room: players do not pause that long.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
-/// The budget is short when less than a sixteenth of it is free.
-pub const BUDGET_SHORT: u64 = TUNNEL_BUDGET / 16;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         message::{IdleLanes as WantedLanes, Message, ServiceId},
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    relay::ingress::udp::Directory,
+    relay::{RelayLimits, ingress::udp::Directory, permits},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
@@ -41,6 +41,10 @@ pub(crate) struct RelayTunnel {
     pub(crate) transport: &'static str,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) lanes: IdleLanes,
+    /// Lanes that it may have, whatever they are used for.
+    pub(crate) lane_permits: Arc<Semaphore>,
+    /// Those of them that may carry datagrams.
+    pub(crate) datagram_lane_permits: Arc<Semaphore>,
     pub(crate) datagrams: DatagramSender,
     /// The lanes that carry datagrams, where there is no QUIC.
     pub(crate) queues: Arc<LaneQueues>,
@@ -87,7 +91,7 @@ pub(crate) enum AttachError {
 
 /// What a tunnel is made of; see [`RelayTunnel`] for the fields.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Parts<'a> {
     pub(crate) serial: u64,
     pub(crate) client: PublicKey,
     pub(crate) process: ProcessId,
@@ -101,10 +105,11 @@ pub(crate) struct Parts {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
+    pub(crate) limits: &'a RelayLimits,
 }
 
 impl RelayTunnel {
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
         Self {
             serial: parts.serial,
             client: parts.client,
@@ -114,10 +119,12 @@ impl RelayTunnel {
             transport: parts.transport,
             quic: parts.quic,
             lanes: IdleLanes::default(),
+            lane_permits: permits(parts.limits.lanes_per_tunnel),
+            datagram_lane_permits: permits(parts.limits.datagram_lanes),
             datagrams: parts.datagrams,
             queues: parts.queues,
             flows: parts.flows,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(parts.limits.tunnel_memory)),
             messages: parts.messages,
             closed: CancellationToken::new(),
             draining: CancellationToken::new(),

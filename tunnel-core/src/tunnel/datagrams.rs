@@ -36,9 +36,14 @@ enum Way {
 
 impl DatagramSender {
     /// Datagrams go over QUIC. The task that empties the queue ends with the connection.
-    pub(crate) fn quic(connection: quinn::Connection, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn quic(
+        connection: quinn::Connection,
+        metrics: Arc<Metrics>,
+        limits: QueueLimits,
+    ) -> Self {
         let queue = Arc::new(QuicQueue {
             connection,
+            limits,
             waiting: Mutex::default(),
             is_waiting: AtomicBool::new(false),
             added: Notify::new(),
@@ -123,6 +128,7 @@ impl DatagramSender {
 #[derive(Debug)]
 struct QuicQueue {
     connection: quinn::Connection,
+    limits: QueueLimits,
     waiting: Mutex<VecDeque<(Instant, Bytes)>>,
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
@@ -138,7 +144,7 @@ impl QuicQueue {
             return;
         }
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= QUEUE {
+        if waiting.len() >= self.limits.quic {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             waiting.pop_front();
             metrics.drop_queue_full.one();
@@ -176,12 +182,13 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
                 next
             };
             let Some((since, datagram)) = next else { break };
-            if since.elapsed() > AGE_MAX {
+            let most = queue.limits.age;
+            if since.elapsed() > most {
                 metrics.drop_too_old.one();
                 continue;
             }
             let sent = tokio::time::timeout(
-                AGE_MAX.saturating_sub(since.elapsed()),
+                most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
             );
             match sent.await {
@@ -195,24 +202,39 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
 }
 
 /// Queues of the lanes that carry datagrams. A flow keeps to one lane, so that a lost segment stalls only its share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LaneQueues {
+    limits: QueueLimits,
     lanes: Mutex<Vec<mpsc::Sender<(Instant, Bytes)>>>,
 }
 
 /// What one lane is to send.
 #[derive(Debug)]
 pub(crate) struct LaneQueue {
+    limits: QueueLimits,
     waiting: mpsc::Receiver<(Instant, Bytes)>,
     metrics: Arc<Metrics>,
 }
 
 impl LaneQueues {
+    /// No lane takes part yet.
+    pub(crate) fn new(limits: QueueLimits) -> Self {
+        Self {
+            limits,
+            lanes: Mutex::default(),
+        }
+    }
+
     /// A lane takes part from now on.
     pub(crate) fn add(&self, metrics: Arc<Metrics>) -> LaneQueue {
-        let (sender, waiting) = mpsc::channel(LANE_QUEUE);
+        let limits = self.limits;
+        let (sender, waiting) = mpsc::channel(limits.lane.max(1));
         lock(&self.lanes).push(sender);
-        LaneQueue { waiting, metrics }
+        LaneQueue {
+            limits,
+            waiting,
+            metrics,
+        }
     }
 
     fn send(&self, flow: u64, datagram: Bytes, metrics: &Metrics) {
@@ -236,7 +258,7 @@ impl LaneQueue {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let (since, datagram) = self.waiting.recv().await?;
-            if since.elapsed() <= AGE_MAX {
+            if since.elapsed() <= self.limits.age {
                 return Some(datagram);
             }
             // Dropping is safe: datagrams are never retransmitted.
@@ -252,12 +274,28 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Age at which a datagram that waits is dropped: 100 ms, two or three of a game's ticks; later ones replace it.
-const AGE_MAX: Duration = Duration::from_millis(100);
-/// Datagrams that wait at most: 1,024 = 100 ms of a node's 10,000 packets/s.
-const QUEUE: usize = 1024;
-/// Datagrams that wait for one lane at most: 256 = 100 ms of 2,500 packets/s on each of four lanes.
-const LANE_QUEUE: usize = 256;
+/// How many datagrams may wait for the tunnel, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueLimits {
+    /// Age at which a datagram that waits is dropped.
+    pub(crate) age: Duration,
+    /// Datagrams that wait for QUIC at most.
+    pub(crate) quic: usize,
+    /// Datagrams that wait for one lane at most.
+    pub(crate) lane: usize,
+}
+
+impl Default for QueueLimits {
+    /// See [`RelayLimits`](crate::relay::RelayLimits) for the reasons.
+    fn default() -> Self {
+        Self {
+            age: Duration::from_millis(100),
+            quic: 1024,
+            lane: 256,
+        }
+    }
+}
+
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
 /// Size of the buffer from which datagrams are cut: one allocation for 40 packets of 1,500 bytes.
@@ -270,10 +308,14 @@ mod tests {
     #[tokio::test]
     async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
         let metrics = Arc::new(Metrics::default());
-        let queues = LaneQueues::default();
+        let limits = QueueLimits {
+            age: Duration::from_millis(300),
+            ..QueueLimits::default()
+        };
+        let queues = LaneQueues::new(limits);
         let mut queue = queues.add(metrics.clone());
         let sender = lock(&queues.lanes)[0].clone();
-        let old = Instant::now() - 2 * AGE_MAX;
+        let old = Instant::now() - Duration::from_millis(301);
         sender.try_send((old, Bytes::from_static(b"old"))).unwrap();
         queues.send(1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
@@ -283,9 +325,13 @@ mod tests {
     #[test]
     fn a_lane_that_does_not_move_bounds_its_queue_and_counts() {
         let metrics = Arc::new(Metrics::default());
-        let queues = LaneQueues::default();
+        let limits = QueueLimits {
+            lane: 7,
+            ..QueueLimits::default()
+        };
+        let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
-        for _ in 0..LANE_QUEUE + 5 {
+        for _ in 0..7 + 5 {
             queues.send(1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);

@@ -29,6 +29,7 @@ macro_rules! on_transport {
 
 mod drain;
 mod instances;
+mod isolation;
 mod lifecycle;
 mod memory;
 mod resume;

@@ -175,7 +175,7 @@ impl Shared {
             return None;
         };
         let mut flows = lock(&self.flows.by_id);
-        if flows.len() >= FLOWS_MAX {
+        if flows.len() >= self.limits.flows {
             self.metrics.drop_service_cap.one();
             return None;
         }
@@ -379,5 +379,3 @@ thread_local! {
 const DATAGRAM_MAX: usize = 65_535;
 /// Answers of one flow between two looks at the others.
 const BATCH: usize = 32;
-/// Flows of one client: 65,536 sockets are what a raised descriptor limit usually allows.
-const FLOWS_MAX: usize = 65_536;

@@ -322,6 +322,13 @@ impl ClientSession {
         }
     }
 
+    /// This side's address has changed: the relay is told at once where it is now, by a heartbeat.
+    pub fn handle_path_changed(&mut self, now: Instant) {
+        if let Some(connected) = &mut self.connected {
+            connected.heartbeat.handle_path_changed(now);
+        }
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None` without a tunnel.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let heartbeat = self.connected.as_ref()?.heartbeat.poll_timeout();

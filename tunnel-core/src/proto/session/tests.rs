@@ -730,6 +730,21 @@ fn heartbeats_go_out_at_their_interval_and_measure_the_round_trip() {
     assert_eq!(client.session.rtt(), None);
 }
 
+#[test]
+fn a_changed_path_is_told_by_a_heartbeat_at_once() {
+    let mut client = Client::welcomed();
+    client.sent();
+    client.now += HEARTBEAT / 4;
+    client.session.handle_timeout(client.now);
+    assert_eq!(client.sent(), []);
+    client.session.handle_path_changed(client.now);
+    assert_eq!(client.session.poll_timeout(), Some(client.now));
+    client.session.handle_timeout(client.now);
+    assert!(matches!(client.sent()[..], [Message::Ping { .. }]));
+    let due = client.now + HEARTBEAT;
+    assert_eq!(client.session.poll_timeout(), Some(due), "as before");
+}
+
 /// A relay's side that has greeted.
 fn relay() -> (RelaySession, Instant) {
     let now = Instant::now();
@@ -913,6 +928,12 @@ fn a_silent_peer_is_suspect_and_then_dead() {
     assert_eq!((ping, changed), (Some(Message::Ping { number: 1 }), None));
     let (_, changed) = heartbeat.handle_timeout(start + HEARTBEAT + SUSPECT_GRACE);
     assert_eq!(changed, Some(Liveness::Suspect));
+    // From now on it is tried twice a second.
+    let next = start + HEARTBEAT + SUSPECT_GRACE + HEARTBEAT / 4;
+    assert_eq!(heartbeat.poll_timeout(), next);
+    let (ping, _) = heartbeat.handle_timeout(next);
+    assert!(ping.is_some());
+    assert_eq!(heartbeat.poll_timeout(), next + HEARTBEAT / 4);
     assert!(heartbeat.handle_heard(start + Duration::from_secs(4)));
     let (_, changed) = heartbeat.handle_timeout(start + Duration::from_secs(34));
     assert_eq!(changed, Some(Liveness::Dead));
