@@ -81,6 +81,7 @@ pub(crate) fn run(
         .build()?;
     {
         let _entered = players.enter();
+        tokio::spawn(load::watch_clock(book.clone()));
         for publics in site.publics {
             load::gather(&book, publics, load);
         }

@@ -22,7 +22,7 @@ pub(crate) enum Node {
 pub(crate) enum Harm {
     /// Datagrams lost and connections broken: a process has died.
     Everything,
-    /// Datagrams lost alone: connections live through a black-out.
+    /// Datagrams lost alone: connections live through a black-out and a machine that stands still.
     Datagrams,
 }
 
@@ -38,6 +38,7 @@ pub(crate) struct Book {
     pub(crate) wrong: AtomicU64,
     losses: Mutex<Vec<Loss>>,
     disturbances: Mutex<Vec<Disturbance>>,
+    stalls: Mutex<Vec<Duration>>,
 }
 
 /// A datagram without an answer, or a connection that ended before its time.
@@ -77,6 +78,7 @@ impl Book {
             wrong: AtomicU64::new(0),
             losses: Mutex::default(),
             disturbances: Mutex::default(),
+            stalls: Mutex::default(),
         }
     }
 
@@ -113,6 +115,24 @@ impl Book {
             to: None,
         });
         disturbances.len() - 1
+    }
+
+    /// The machine had no time for anybody: datagrams that it kept waiting are too old by now.
+    pub(crate) fn stalled(&self, length: Duration) {
+        lock(&self.stalls).push(length);
+        let now = Instant::now();
+        lock(&self.disturbances).push(Disturbance {
+            node: None,
+            harm: Harm::Datagrams,
+            from: now.checked_sub(length).unwrap_or(now),
+            to: Some(now),
+        });
+    }
+
+    /// How often the machine stood still, and for how long altogether.
+    pub(crate) fn stalls(&self) -> (usize, Duration) {
+        let stalls = lock(&self.stalls);
+        (stalls.len(), stalls.iter().sum())
     }
 
     pub(crate) fn healed(&self, disturbance: usize) {
