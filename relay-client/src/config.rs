@@ -1,10 +1,12 @@
 //! `client.toml`: one row per key.
 
+pub(crate) mod limits;
+
 use std::{collections::HashMap, path::Path};
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Loaded, Reader, Section, Span};
 use tunnel_core::{
-    client::ClientIdentity,
+    client::{ClientIdentity, ClientLimits},
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, RawService,
         Service, ServiceName, Target,
@@ -21,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) identity: ClientIdentity,
     /// What it exposes.
     pub(crate) instances: Vec<Instance>,
+    /// The engine's bounds.
+    pub(crate) limits: ClientLimits,
 }
 
 impl Config {
@@ -42,6 +46,7 @@ impl Config {
                 psk: client.psk?,
             },
             instances,
+            limits: raw.limits,
         })
     }
 }
@@ -50,6 +55,7 @@ impl Config {
 struct RawFile {
     client: Option<RawClient>,
     instances: Vec<RawInstance>,
+    limits: ClientLimits,
 }
 
 #[derive(Default)]
@@ -100,6 +106,11 @@ const ROOT: &[Key<RawFile>] = &[
             instance.sound = reader.fill(&section, INSTANCE, &mut instance);
             file.instances.push(instance);
         }
+        Ok(())
+    }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
         Ok(())
     }),
 ];

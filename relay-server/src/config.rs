@@ -1,5 +1,7 @@
 //! `relay.toml`: one row per key.
 
+pub(crate) mod limits;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,6 +12,7 @@ use adit_daemon::config::{self, At, Fault, Invalid, Key, Loaded, Reader, Section
 use tunnel_core::{
     instance::{HostPort, PortRange, PortSet},
     key::{Psk, PublicKey, SecretKey},
+    relay::RelayLimits,
 };
 
 use crate::state::ClientName;
@@ -33,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) advertise: Option<HostPort>,
     /// Clients written down by hand.
     pub(crate) clients: Vec<FileClient>,
+    /// The engine's bounds.
+    pub(crate) limits: RelayLimits,
 }
 
 /// A client of the configuration file.
@@ -76,6 +81,7 @@ impl Config {
                 .unwrap_or_else(|| reader.resolve(DEFAULT_STATE_FILE)),
             advertise: relay.advertise,
             clients,
+            limits: raw.limits,
         })
     }
 }
@@ -99,6 +105,7 @@ pub(crate) fn default_ports() -> PortSet {
 struct RawFile {
     relay: Option<RawRelay>,
     clients: Vec<RawClient>,
+    limits: RelayLimits,
 }
 
 #[derive(Default)]
@@ -136,6 +143,11 @@ const ROOT: &[Key<RawFile>] = &[
             reader.fill(&section, CLIENT, &mut client);
             file.clients.push(client);
         }
+        Ok(())
+    }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
         Ok(())
     }),
 ];

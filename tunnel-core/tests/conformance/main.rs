@@ -29,6 +29,7 @@ macro_rules! on_transport {
 
 mod instances;
 mod lifecycle;
+mod limits;
 mod memory;
 mod tcp;
 mod udp;
