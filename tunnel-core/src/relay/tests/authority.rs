@@ -79,7 +79,7 @@ async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
     let site = Site::new().await;
     let identity = site.identity();
     let (reached, at_gate) = oneshot::channel();
-    let (open, gate) = std::sync::mpsc::channel();
+    let (open, gate) = std::sync::mpsc::sync_channel(1);
     *lock(&site.desk.gate) = Some(Gate {
         reached,
         open: gate,

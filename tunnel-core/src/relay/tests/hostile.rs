@@ -290,7 +290,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
         ));
         for frame in frames {
             // The relay may have had enough already.
-            drop(channel.tx.write(Some(frame.clone()), None).await);
+            drop(channel.tx.write(Some(*frame), None).await);
         }
         // What would end a sound stream.
         drop(channel.tx.end().await);
@@ -410,8 +410,10 @@ async fn a_flood_of_declarations_keeps_nobody_else_waiting() {
 
 #[tokio::test]
 async fn lanes_without_end_are_bounded() {
-    let mut limits = RelayLimits::default();
-    limits.lanes_per_tunnel = 8;
+    let limits = RelayLimits {
+        lanes_per_tunnel: 8,
+        ..RelayLimits::default()
+    };
     let mut scene = Scene::with(limits).await;
     let hostile = Scripted::at(&scene.site).await;
     let secret = quic::lane_secret(&hostile.connection);
