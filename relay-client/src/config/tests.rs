@@ -244,10 +244,7 @@ fn every_limit_takes_effect() {
     }
     // By hand where a unit is converted.
     assert_eq!(config.limits.connect_time, Duration::from_secs(9));
-    assert_eq!(
-        config.limits.datagram_age,
-        std::time::Duration::from_millis(99)
-    );
+    assert_eq!(config.limits.datagram_age, Duration::from_millis(99));
     assert_eq!(config.limits.tunnel_memory, 59 << 20);
     assert_eq!(load(&least()).unwrap().value.limits, default);
 }

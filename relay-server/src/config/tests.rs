@@ -233,11 +233,8 @@ fn every_limit_takes_effect() {
         );
     }
     // By hand where a unit is converted.
-    assert_eq!(config.limits.lease, std::time::Duration::from_secs(31));
-    assert_eq!(
-        config.limits.handshake_burst,
-        std::time::Duration::from_millis(251)
-    );
+    assert_eq!(config.limits.lease, Duration::from_secs(31));
+    assert_eq!(config.limits.handshake_burst, Duration::from_millis(251));
     assert_eq!(config.limits.tunnel_memory, 59 << 20);
     assert_eq!(load(LEAST).unwrap().limits, default);
 }

@@ -216,10 +216,12 @@ async fn what_a_new_process_does_not_declare_is_given_back_after_the_lease(via: 
 
 async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     let lab = Lab::with(via, short_lease).await;
-    let server = Server::tcp(lab.ip).await;
+    let server = Server::both(lab.ip).await;
     let identity = lab.identity();
-    let wanted = simple("a", "tcp", lab.port, server.address());
+    let wanted = simple("a", "both", lab.port, server.address());
     let crashing = Crashing::start(&lab, identity.clone(), wanted.clone()).await;
+    let player = lab.udp(lab.port).await;
+    udp_echo(&player, b"hello").await;
     let mut events = lab.relay().events();
     crashing.crash().await;
     next(&mut events, |event| {
@@ -227,11 +229,15 @@ async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     })
     .await;
     assert!(TcpListener::bind(lab.at(lab.port)).await.is_err());
+    assert!(UdpSocket::bind(lab.at(lab.port)).await.is_err());
+    assert_eq!(lab.relay().metrics().flows, 1, "and so are flows");
     next(&mut events, |event| matches!(event, Event::Unbound { .. })).await;
     waited("the port", async || {
         TcpListener::bind(lab.at(lab.port)).await.ok()
     })
     .await;
+    until("the flow's end", || lab.relay().metrics().flows == 0).await;
+    assert!(lab.relay().status().await.clients.is_empty());
 }
 
 async fn a_revoked_client_is_ended_and_gives_its_ports_back(via: Via) {

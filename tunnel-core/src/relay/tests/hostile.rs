@@ -333,6 +333,13 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
     }
     assert!(is_reset(&mut player).await);
     until("the count", || scene.metrics().stream_misbehaved == 1).await;
+    // The budget of its tunnel is whole again: its next player is served.
+    let mut player = scene.site.tcp(scene.port).await;
+    let mut channel = hostile.stream().await;
+    channel.tx.write(None, Some("hi".into())).await.unwrap();
+    let mut heard = [0; 2];
+    let greeting = soon("a greeting", player.read_exact(&mut heard));
+    greeting.await.unwrap();
     scene.is_unharmed().await;
 }
 
