@@ -1,6 +1,6 @@
 //! `client.toml`: one row per key.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section, Span};
 use tunnel_core::{
@@ -19,6 +19,8 @@ use crate::claims::Claims;
 pub(crate) struct Config {
     /// Who the client is, and of which relay.
     pub(crate) identity: ClientIdentity,
+    /// What players have when the client is stopped.
+    pub(crate) grace: Duration,
     /// What it exposes.
     pub(crate) instances: Vec<Instance>,
 }
@@ -26,7 +28,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
-        config::load(path, Self::read)
+        config::load(path, "relay-client join", Self::read)
     }
 
     /// As [`load`](Self::load), of a text whose key files all hold `key`.
@@ -46,6 +48,7 @@ impl Config {
                 secret_key: client.key?,
                 psk: client.psk?,
             },
+            grace: client.grace.unwrap_or(config::DEFAULT_GRACE),
             instances,
         })
     }
@@ -63,6 +66,7 @@ struct RawClient {
     relay_public_key: Option<PublicKey>,
     key: Option<SecretKey>,
     psk: Option<Psk>,
+    grace: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -142,6 +146,10 @@ const CLIENT: &[Key<RawClient>] = &[
             Ok(())
         },
     ),
+    Key::optional("grace", |client, value, _| {
+        client.grace = Some(Duration::from_secs(value.number(config::GRACE_SECONDS)?));
+        Ok(())
+    }),
 ];
 
 const INSTANCE: &[Key<RawInstance>] = &[

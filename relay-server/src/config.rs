@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section};
@@ -31,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) state_file: PathBuf,
     /// The host and port in join strings.
     pub(crate) advertise: Option<HostPort>,
+    /// What players have when the relay is stopped.
+    pub(crate) grace: Duration,
     /// Clients written down by hand.
     pub(crate) clients: Vec<FileClient>,
 }
@@ -50,7 +53,9 @@ pub(crate) struct FileClient {
 impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
-        config::load(path, |reader, root| Self::read(path, reader, root))
+        config::load(path, "relay-server init", |reader, root| {
+            Self::read(path, reader, root)
+        })
     }
 
     /// As [`load`](Self::load), of a text whose key files all hold `key`.
@@ -82,6 +87,7 @@ impl Config {
                 .state_file
                 .unwrap_or_else(|| reader.resolve(DEFAULT_STATE_FILE)),
             advertise: relay.advertise,
+            grace: relay.grace.unwrap_or(config::DEFAULT_GRACE),
             clients,
         })
     }
@@ -116,6 +122,7 @@ struct RawRelay {
     key: Option<SecretKey>,
     state_file: Option<PathBuf>,
     advertise: Option<HostPort>,
+    grace: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -175,6 +182,10 @@ const RELAY: &[Key<RawRelay>] = &[
     ),
     Key::optional("state_file", |relay, value, reader| {
         relay.state_file = Some(reader.resolve(value.text()?));
+        Ok(())
+    }),
+    Key::optional("grace", |relay, value, _| {
+        relay.grace = Some(Duration::from_secs(value.number(config::GRACE_SECONDS)?));
         Ok(())
     }),
     Key::optional("advertise", |relay, value, _| {

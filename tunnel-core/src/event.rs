@@ -31,6 +31,18 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The relay has not answered over UDP yet: TCP is tried beside it.
+    UdpSilent {
+        /// The relay.
+        peer: SocketAddr,
+    },
+    /// UDP does not get through, and lanes carry everything (`true`), or it gets through again (`false`).
+    Fallback {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// Whether lanes carry everything.
+        active: bool,
+    },
     /// The client tries again after a failure.
     Reconnecting {
         /// What failed.
@@ -120,6 +132,20 @@ impl fmt::Display for Event {
             Self::TunnelDown { client, reason } => {
                 write!(f, "tunnel of {client} is down: {reason}")
             }
+            Self::UdpSilent { peer } => {
+                write!(f, "no answer from {peer} over UDP yet: trying TCP, too")
+            }
+            Self::Fallback {
+                client,
+                active: true,
+            } => write!(
+                f,
+                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again every 30 s"
+            ),
+            Self::Fallback {
+                client,
+                active: false,
+            } => write!(f, "UDP gets through again: {client}'s tunnel is on QUIC"),
             Self::Reconnecting { reason, retry_in } => {
                 write!(f, "{reason}; next try in {:.1} s", retry_in.as_secs_f64())
             }

@@ -7,6 +7,7 @@ pub(crate) mod datagrams;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
+pub(crate) mod rare;
 pub(crate) mod supervise;
 pub(crate) mod waiting;
 

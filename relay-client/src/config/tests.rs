@@ -48,6 +48,7 @@ relay = "[2001:db8::1]:4433"
 relay_public_key = "{key}"
 private_key_file = "client.key"
 psk_file = "client.psk"
+grace = 0
 
 [[instance]]
 id = "srv_123"
@@ -81,6 +82,7 @@ target = "127.0.0.1:80"
     assert_eq!(config.identity.relay_public_key, key);
     assert_eq!(config.identity.secret_key.as_bytes(), &[1; 32]);
     assert_eq!(config.identity.psk, Psk::from([2; 32]));
+    assert_eq!(config.grace, Duration::ZERO);
     let [srv, web] = &config.instances[..] else {
         panic!("two instances");
     };
@@ -99,6 +101,17 @@ target = "127.0.0.1:80"
     assert_eq!(beacon.flows.per_address, 8);
     assert_eq!(beacon.flows.per_service, 100);
     assert_eq!(web.services()[0].public.to_string(), "80");
+}
+
+#[test]
+fn a_grace_that_is_left_out_is_five_seconds_and_one_of_days_is_refused() {
+    let config = load(&least()).unwrap().value;
+    assert_eq!(config.grace, Duration::from_secs(5));
+    let problems = load(&format!("{}client.grace = 86400\n", least())).unwrap_err();
+    assert!(
+        problems[0].ends_with("grace: 86400 is outside 0 to 3600"),
+        "{problems:?}"
+    );
 }
 
 #[test]

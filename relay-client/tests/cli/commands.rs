@@ -240,5 +240,14 @@ fn nobody_reading_stdout_is_a_failure_without_a_panic() {
 #[test]
 fn a_directory_is_no_configuration() {
     let said = relay_client(&["check", "--config", Path::new("/tmp").to_str().unwrap()]).fails(2);
-    assert!(said.starts_with("/tmp: cannot be read"), "{said}");
+    assert!(said.starts_with("error: /tmp: cannot be read"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_that_says_what_makes_one() {
+    for command in ["check", "run"] {
+        let said = relay_client(&[command, "--config", "/nowhere/client.toml"]).fails(2);
+        assert!(said.starts_with("error: /nowhere/client.toml: "), "{said}");
+        assert!(said.contains("relay-client join makes one"), "{said}");
+    }
 }

@@ -63,7 +63,7 @@ async fn serve(config: Config) -> Result<(), Stop> {
     tracing::info!("stopping; a second signal ends at once");
     notify::stopping();
     tokio::select! {
-        () = engine.shutdown() => Ok(()),
+        () = engine.shutdown(running.grace) => Ok(()),
         () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
     }
 }

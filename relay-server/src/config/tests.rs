@@ -50,6 +50,7 @@ ports = "2000-3000,7777"
 private_key_file = "relay.key"
 state_file = "sub/clients.db"
 advertise = "relay.example.net:4433"
+grace = 60
 
 [[client]]
 name = "node-1"
@@ -77,6 +78,7 @@ psk_file = "node-1.psk"
         config.advertise,
         Some("relay.example.net:4433".parse().unwrap())
     );
+    assert_eq!(config.grace, Duration::from_secs(60));
     let [one, two] = &config.clients[..] else {
         panic!("two clients");
     };
@@ -87,7 +89,7 @@ psk_file = "node-1.psk"
         one.ports.as_ref().unwrap().to_string(),
         "2000-2010,2500,7777"
     );
-    assert_eq!((one.line, two.line), (10, 16));
+    assert_eq!((one.line, two.line), (11, 17));
     assert_eq!(two.ports, None);
 }
 
@@ -99,6 +101,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(config.ports.to_string(), "1024-65535");
     assert_eq!(config.state_file, dir.path().join("state.db"));
     assert_eq!(config.advertise, None);
+    assert_eq!(config.grace, Duration::from_secs(5));
     assert!(config.clients.is_empty());
 }
 

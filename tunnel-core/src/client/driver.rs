@@ -71,6 +71,8 @@ pub(crate) struct Driver {
     is_suspect: bool,
     /// The relay's process: another one knows none of the flows.
     relay: Option<ProcessId>,
+    /// Lanes carry everything, as far as the operator has been told.
+    is_fallback: bool,
     /// The relay shuts down: it takes no new players.
     relay_drains: bool,
     ending: Option<Ending>,
@@ -136,6 +138,7 @@ impl Driver {
             name: None,
             is_suspect: false,
             relay: None,
+            is_fallback: false,
             relay_drains: false,
             ending: None,
             all_bound,
@@ -347,8 +350,15 @@ impl Driver {
                 peer: active.link.peer,
                 transport: active.link.transport,
             });
+            let is_lane = active.link.transport == "lane";
+            if std::mem::replace(&mut self.is_fallback, is_lane) != is_lane {
+                self.shared.emit(Event::Fallback {
+                    client: name.into(),
+                    active: is_lane,
+                });
+            }
             self.dial_at = None;
-            if active.link.transport == "lane" {
+            if is_lane {
                 // UDP may come back: it is tried again while lanes carry everything.
                 self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
             } else {

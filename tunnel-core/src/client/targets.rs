@@ -179,7 +179,10 @@ const LAST_IDS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{Instance, RawInstance, RawService};
+    use crate::{
+        event::EventSink,
+        instance::{Instance, RawInstance, RawService},
+    };
 
     fn target(id: &str, port: u16) -> Arc<Target> {
         let raw = RawInstance {
@@ -192,7 +195,12 @@ mod tests {
             }],
         };
         let instance = Instance::try_from(&raw).unwrap();
-        Target::new(instance.id().clone(), instance.services()[0].clone())
+        let reporter = Reporter {
+            events: EventSink::new(),
+            metrics: Arc::default(),
+        };
+        let service = instance.services()[0].clone();
+        Target::new(instance.id().clone(), service, &reporter)
     }
 
     #[test]
