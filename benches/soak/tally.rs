@@ -1,6 +1,7 @@
 //! What players report, and which of it somebody is to blame for.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 /// What is between a player and its game server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Node {
     /// Its process is killed now and then.
     Mortal,
@@ -155,24 +156,25 @@ impl Book {
         sum
     }
 
-    /// When unexplained losses were, in seconds since the start: at most twenty.
+    /// When unexplained losses were, second by second: at most twenty lines.
     pub(crate) fn unexplained(&self) -> Vec<String> {
         let disturbances = lock(&self.disturbances);
-        let losses = lock(&self.losses);
-        losses
-            .iter()
-            .filter(|loss| !disturbances.iter().any(|one| one.explains(loss)))
-            .map(|loss| {
-                let at = loss.at.duration_since(self.start).as_secs_f64();
+        let mut seconds = BTreeMap::<_, u64>::new();
+        for loss in lock(&self.losses).iter() {
+            if !disturbances.iter().any(|one| one.explains(loss)) {
+                let at = loss.at.duration_since(self.start).as_secs();
                 let what = if loss.is_datagram {
-                    "datagram"
+                    "datagrams"
                 } else {
-                    "connection"
+                    "connections"
                 };
-                format!("{what} of {:?} at {at:.2} s", loss.node)
-            })
-            .take(20)
-            .collect()
+                *seconds.entry((at, what, loss.node)).or_default() += 1;
+            }
+        }
+        let lines = seconds
+            .iter()
+            .map(|((at, what, node), count)| format!("{count} {what} of {node:?} at {at} s"));
+        lines.take(20).collect()
     }
 }
 
