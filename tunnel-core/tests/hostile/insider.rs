@@ -123,8 +123,8 @@ async fn a_length_that_promises_gigabytes_ends_only_its_own_tunnel() {
         (control, [&long(99)[..], &long(MOST)].concat()),
         (control, [&[3][..], &long(65_537)].concat()),
         // Fields that promise more than their message holds.
-        (control, [&[3, 18, 1][..], &long(MOST), &[1; 8]].concat()),
-        (control, [&[3, 18, 3][..], &long(1 << 32), &[1; 8]].concat()),
+        (control, [&[3, 17, 1][..], &long(MOST), &[1; 8]].concat()),
+        (control, [&[3, 17, 3][..], &long(1 << 32), &[1; 8]].concat()),
         // What only the relay may say; frames and READY, which have no place on a control lane.
         (control, vec![5, 6, 1, 1, b'a', 2, 1, 1]),
         (frame(0x10), [&[1][..], &long(MOST)].concat()),
@@ -133,9 +133,7 @@ async fn a_length_that_promises_gigabytes_ends_only_its_own_tunnel() {
     for (kind, body) in attacks {
         let mut insider = Insider::enter(&lab, &lab.identity()).await;
         insider.send(kind, &body).await;
-        let t = std::time::Instant::now();
         insider.is_thrown_out().await;
-        eprintln!("{kind:?} {:?}", t.elapsed());
     }
     until("the end of each of those tunnels", || {
         lab.relay().metrics().tunnels == 1
