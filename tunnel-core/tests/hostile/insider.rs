@@ -99,7 +99,7 @@ impl Insider {
     }
 
     /// Whatever the relay still says, it closes.
-    async fn is_thrown_out(mut self) {
+    async fn thrown_out(mut self) {
         while self.hears().await.is_some() {}
     }
 }
@@ -133,7 +133,7 @@ async fn a_length_that_promises_gigabytes_ends_only_its_own_tunnel() {
     for (kind, body) in attacks {
         let mut insider = Insider::enter(&lab, &lab.identity()).await;
         insider.send(kind, &body).await;
-        insider.is_thrown_out().await;
+        insider.thrown_out().await;
     }
     until("the end of each of those tunnels", || {
         lab.relay().metrics().tunnels == 1
