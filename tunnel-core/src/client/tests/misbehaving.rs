@@ -204,8 +204,10 @@ async fn a_flood_of_opens_for_what_is_not_there_ends_each_of_them_alone() {
 
 #[tokio::test]
 async fn flows_without_end_are_bounded_and_counted() {
-    let mut limits = ClientLimits::default();
-    limits.flows = 8;
+    let limits = ClientLimits {
+        flows: 8,
+        ..ClientLimits::default()
+    };
     let scene = Scene::with(limits).await;
     for flow in 0..500 {
         scene
@@ -292,7 +294,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone() {
         let (mut channel, mut game) = scene.stream(at as u64).await;
         for frame in frames {
             // The client may have had enough already.
-            drop(channel.tx.write(Some(frame.clone()), None).await);
+            drop(channel.tx.write(Some(*frame), None).await);
         }
         drop(channel.tx.end().await);
         let mut rest = Vec::new();
