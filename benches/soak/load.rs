@@ -55,11 +55,17 @@ pub(crate) async fn serve() -> io::Result<SocketAddr> {
 }
 
 /// Lets players of every sort loose on a client's ports, in the current runtime. With a load of 1 they ask for some
-/// 300 datagrams, 100 requests, 20 new connections and half a megabyte a second, each way.
+/// 260 datagrams, 100 requests, 20 new connections and half a megabyte a second, each way.
 pub(crate) fn gather(book: &Arc<Book>, publics: Publics, load: f64) {
     let pace = |seconds: f64| Duration::from_secs_f64(seconds / load);
-    for size in [60, 200, 1_100, 1_300, 4_000] {
-        tokio::spawn(play(book.clone(), publics, size, pace(1.0 / 60.0)));
+    for (size, rate) in [
+        (60, 60.0),
+        (200, 60.0),
+        (1_100, 60.0),
+        (1_300, 60.0),
+        (4_000, 20.0),
+    ] {
+        tokio::spawn(play(book.clone(), publics, size, pace(1.0 / rate)));
     }
     for public in [publics.talk, publics.bulk] {
         for _ in 0..2 {
@@ -96,6 +102,19 @@ pub(crate) fn gather(book: &Arc<Book>, publics: Publics, load: f64) {
             pause: Duration::from_secs(15),
         };
         tokio::spawn(idle.stay());
+    }
+}
+
+/// Notices when the machine has no time for anybody.
+pub(crate) async fn watch_clock(book: Arc<Book>) {
+    let mut before = Instant::now();
+    loop {
+        sleep(CLOCK).await;
+        let late = before.elapsed().saturating_sub(CLOCK);
+        if late > STALL {
+            book.stalled(late);
+        }
+        before = Instant::now();
     }
 }
 
@@ -235,5 +254,9 @@ const SESSION: Duration = Duration::from_secs(15);
 const PATIENCE_UDP: Duration = Duration::from_secs(3);
 /// A connection that is silent for longer is broken: that is how long streams outlive their tunnel.
 const PATIENCE_TCP: Duration = Duration::from_secs(30);
+/// How often the clock is looked at.
+const CLOCK: Duration = Duration::from_millis(5);
+/// This late, others are late as well: half of the 100 ms after which a datagram that waits is dropped.
+const STALL: Duration = Duration::from_millis(50);
 /// Between two tries to connect.
 const BREATH: Duration = Duration::from_millis(50);

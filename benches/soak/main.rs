@@ -43,8 +43,7 @@ struct Arguments {
     /// Where the samples (soak.csv), the picture (soak.svg) and the programs' logs go.
     #[arg(long, default_value = "target/soak")]
     out: PathBuf,
-    /// The share of one core that players, servers and programs together may take is a matter of this: 1 is about a
-    /// third of a core, 0.1 a tenth of the load.
+    /// A factor to the players' rates; at 1 the three processes need about a tenth of a core.
     #[arg(long, default_value_t = 1.0)]
     load: f64,
 }

@@ -81,6 +81,7 @@ pub(crate) fn run(
         .build()?;
     {
         let _entered = players.enter();
+        tokio::spawn(load::watch_clock(book.clone()));
         for publics in site.publics {
             load::gather(&book, publics, load);
         }
@@ -103,10 +104,12 @@ pub(crate) fn run(
         let minute = start.elapsed().as_secs() / 60;
         if minute > told {
             told = minute;
+            let losses = book.losses();
             println!(
-                "{minute} min: {} blows, {:?}",
+                "{minute} min: {} blows, {} datagrams and {} connections lost without one",
                 happened.len(),
-                book.losses()
+                losses.datagrams,
+                losses.connections
             );
         }
     }

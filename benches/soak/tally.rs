@@ -1,6 +1,7 @@
 //! What players report, and which of it somebody is to blame for.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +10,7 @@ use std::{
 };
 
 /// What is between a player and its game server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Node {
     /// Its process is killed now and then.
     Mortal,
@@ -22,7 +23,7 @@ pub(crate) enum Node {
 pub(crate) enum Harm {
     /// Datagrams lost and connections broken: a process has died.
     Everything,
-    /// Datagrams lost alone: connections live through a black-out.
+    /// Datagrams lost alone: connections live through a black-out and a machine that stands still.
     Datagrams,
 }
 
@@ -38,6 +39,7 @@ pub(crate) struct Book {
     pub(crate) wrong: AtomicU64,
     losses: Mutex<Vec<Loss>>,
     disturbances: Mutex<Vec<Disturbance>>,
+    stalls: Mutex<Vec<Duration>>,
 }
 
 /// A datagram without an answer, or a connection that ended before its time.
@@ -77,6 +79,7 @@ impl Book {
             wrong: AtomicU64::new(0),
             losses: Mutex::default(),
             disturbances: Mutex::default(),
+            stalls: Mutex::default(),
         }
     }
 
@@ -115,6 +118,24 @@ impl Book {
         disturbances.len() - 1
     }
 
+    /// The machine had no time for anybody: datagrams that it kept waiting are too old by now.
+    pub(crate) fn stalled(&self, length: Duration) {
+        lock(&self.stalls).push(length);
+        let now = Instant::now();
+        lock(&self.disturbances).push(Disturbance {
+            node: None,
+            harm: Harm::Datagrams,
+            from: now.checked_sub(length).unwrap_or(now),
+            to: Some(now),
+        });
+    }
+
+    /// How often the machine stood still, and for how long altogether.
+    pub(crate) fn stalls(&self) -> (usize, Duration) {
+        let stalls = lock(&self.stalls);
+        (stalls.len(), stalls.iter().sum())
+    }
+
     pub(crate) fn healed(&self, disturbance: usize) {
         lock(&self.disturbances)[disturbance].to = Some(Instant::now());
     }
@@ -135,24 +156,25 @@ impl Book {
         sum
     }
 
-    /// When unexplained losses were, in seconds since the start: at most twenty.
+    /// When unexplained losses were, second by second: at most twenty lines.
     pub(crate) fn unexplained(&self) -> Vec<String> {
         let disturbances = lock(&self.disturbances);
-        let losses = lock(&self.losses);
-        losses
-            .iter()
-            .filter(|loss| !disturbances.iter().any(|one| one.explains(loss)))
-            .map(|loss| {
-                let at = loss.at.duration_since(self.start).as_secs_f64();
+        let mut seconds = BTreeMap::<_, u64>::new();
+        for loss in lock(&self.losses).iter() {
+            if !disturbances.iter().any(|one| one.explains(loss)) {
+                let at = loss.at.duration_since(self.start).as_secs();
                 let what = if loss.is_datagram {
-                    "datagram"
+                    "datagrams"
                 } else {
-                    "connection"
+                    "connections"
                 };
-                format!("{what} of {:?} at {at:.2} s", loss.node)
-            })
-            .take(20)
-            .collect()
+                *seconds.entry((at, what, loss.node)).or_default() += 1;
+            }
+        }
+        let lines = seconds
+            .iter()
+            .map(|((at, what, node), count)| format!("{count} {what} of {node:?} at {at} s"));
+        lines.take(20).collect()
     }
 }
 

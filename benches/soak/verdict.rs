@@ -104,6 +104,13 @@ fn traffic(record: &Record, verdict: &mut Verdict) {
     verdict.tell(format!(
         "{datagrams_explained} datagrams and {connections_explained} connections lost to what was done to their way"
     ));
+    let (stalls, stalled) = book.stalls();
+    if stalls > 0 {
+        verdict.tell(format!(
+            "the machine stood still {stalls} times for more than 50 ms, {:.1} s altogether: datagrams of then count as above",
+            stalled.as_secs_f64()
+        ));
+    }
     verdict.add(
         datagrams == 0 && connections == 0,
         format!("{datagrams} datagrams and {connections} connections lost although nobody had disturbed them"),

@@ -8,6 +8,7 @@ mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
+pub(crate) mod rare;
 pub(crate) mod supervise;
 pub(crate) mod waiting;
 

@@ -179,8 +179,10 @@ const LAST_IDS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventSink;
-    use crate::instance::{Instance, RawInstance, RawService};
+    use crate::{
+        event::EventSink,
+        instance::{Instance, RawInstance, RawService},
+    };
 
     fn target(id: &str, port: u16) -> Arc<Target> {
         let raw = RawInstance {

@@ -34,6 +34,7 @@ use crate::{
         budget::Budget,
         channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
+        rare::rare,
         waiting::Waiting,
     },
 };
@@ -278,14 +279,19 @@ impl<'a> Stream<'a> {
         // What an activity of the channel before was woken for, and did not do.
         self.up.raise();
         self.down.raise();
+        let ends = pin!(async {
+            tokio::select! {
+                () = resumption.moved() => StreamEnd::Moved,
+                () = self.kind.cancelled.cancelled() => StreamEnd::Cancelled,
+                () = self.carrier.closed.cancelled() => StreamEnd::Cancelled,
+            }
+        });
         tokio::select! {
             carried = async {
                 // In the order of the signals between them: see `Signal`.
                 tokio::try_join!(biased; self.downward(rx), self.backlog(), self.upward(tx, restart))
             } => carried.map(drop),
-            () = resumption.moved() => Err(StreamEnd::Moved),
-            () = self.kind.cancelled.cancelled() => Err(StreamEnd::Cancelled),
-            () = self.carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+            end = rare(ends) => Err(end),
         }
     }
 
