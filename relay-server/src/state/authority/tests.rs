@@ -24,6 +24,7 @@ fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
         state_file: dir.join("state.db"),
         advertise: None,
         clients,
+        limits: Default::default(),
     }
 }
 
