@@ -9,32 +9,20 @@ mod support;
 mod insider;
 mod lanes;
 mod packets;
+mod unproven;
 mod wire;
-
-use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
     client::{Client, ClientIdentity},
     event::{Event, Events},
-    relay::RelayLimits,
 };
 
 use support::{
-    Lab, Via, bound, hang,
+    Lab, bound, hang,
     servers::{Server, tcp_echo, udp_echo},
     simple,
 };
-
-/// A relay whose handshakes end before the first of its packets would be sent again, so that their number is fixed.
-async fn lab() -> Lab {
-    Lab::with(Via::Quic, |builder| {
-        let mut limits = RelayLimits::default();
-        limits.handshake_time = Duration::from_millis(400);
-        builder.limits(limits)
-    })
-    .await
-}
 
 /// A client whose game is played over TCP and UDP while others attack.
 struct Played {

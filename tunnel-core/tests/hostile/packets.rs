@@ -1,23 +1,34 @@
 //! Against QUIC.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use tokio::net::UdpSocket;
 use tunnel_core::{
     client::ClientIdentity,
     instance::PortSet,
     key::{Psk, SecretKey},
+    relay::RelayLimits,
 };
 
 use crate::{
-    Played, fails, lab,
+    Played, fails,
     support::{
-        Lab, hang,
+        Lab, Via, hang,
         servers::{drain, pattern, pour},
         until,
     },
     wire::{Way, Wire},
 };
+
+/// A relay whose handshakes end before the first of its packets would be sent again, so that their number is fixed.
+async fn lab() -> Lab {
+    Lab::with(Via::Quic, |builder| {
+        let mut limits = RelayLimits::default();
+        limits.handshake_time = Duration::from_millis(400);
+        builder.limits(limits)
+    })
+    .await
+}
 
 /// The first packet of a client with this identity, which no relay has seen.
 async fn first_packet(lab: &Lab, identity: ClientIdentity) -> Vec<u8> {
@@ -37,7 +48,7 @@ fn through(wire: &Wire, identity: ClientIdentity) -> ClientIdentity {
     }
 }
 
-async fn socket(ip: IpAddr) -> UdpSocket {
+pub(crate) async fn socket(ip: IpAddr) -> UdpSocket {
     UdpSocket::bind((ip, 0)).await.unwrap()
 }
 
@@ -102,7 +113,7 @@ async fn a_replayed_session_takes_nothing_over() {
     // The same key, from another process.
     let session = wire.datagrams(Way::ToRelay);
     let Played { client, .. } = recorded;
-    client.shutdown(std::time::Duration::ZERO).await;
+    client.shutdown(Duration::ZERO).await;
     until("the flow's and stream's end", || {
         let counters = lab.relay().metrics();
         (counters.flows, counters.streams, counters.tunnels) == (0, 0, 0)
