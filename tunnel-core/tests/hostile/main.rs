@@ -57,6 +57,11 @@ impl Played {
         udp_echo(&self.udp, b"still there?").await;
     }
 
+    /// The game gets something to answer.
+    async fn udp_says(&self) {
+        self.udp.send(b"a move").await.unwrap();
+    }
+
     /// The same players on the same tunnel; nobody was let in meanwhile.
     async fn is_undisturbed(&mut self, lab: &Lab) {
         self.goes_on().await;
