@@ -1,10 +1,12 @@
 //! `client.toml`: one row per key.
 
-use std::{collections::HashMap, path::Path};
+pub(crate) mod limits;
+
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section, Span};
 use tunnel_core::{
-    client::ClientIdentity,
+    client::{ClientIdentity, ClientLimits},
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, RawService,
         Service, ServiceName, Target,
@@ -19,14 +21,18 @@ use crate::claims::Claims;
 pub(crate) struct Config {
     /// Who the client is, and of which relay.
     pub(crate) identity: ClientIdentity,
+    /// What players have when the client is stopped.
+    pub(crate) grace: Duration,
     /// What it exposes.
     pub(crate) instances: Vec<Instance>,
+    /// The engine's bounds.
+    pub(crate) limits: ClientLimits,
 }
 
 impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
-        config::load(path, Self::read)
+        config::load(path, "relay-client join", Self::read)
     }
 
     /// As [`load`](Self::load), of a text whose key files all hold `key`.
@@ -46,7 +52,9 @@ impl Config {
                 secret_key: client.key?,
                 psk: client.psk?,
             },
+            grace: client.grace.unwrap_or(config::DEFAULT_GRACE),
             instances,
+            limits: raw.limits,
         })
     }
 }
@@ -55,6 +63,7 @@ impl Config {
 struct RawFile {
     client: Option<RawClient>,
     instances: Vec<RawInstance>,
+    limits: ClientLimits,
 }
 
 #[derive(Default)]
@@ -63,6 +72,7 @@ struct RawClient {
     relay_public_key: Option<PublicKey>,
     key: Option<SecretKey>,
     psk: Option<Psk>,
+    grace: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -107,6 +117,11 @@ const ROOT: &[Key<RawFile>] = &[
         }
         Ok(())
     }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
+        Ok(())
+    }),
 ];
 
 const CLIENT: &[Key<RawClient>] = &[
@@ -142,6 +157,10 @@ const CLIENT: &[Key<RawClient>] = &[
             Ok(())
         },
     ),
+    Key::optional("grace", |client, value, _| {
+        client.grace = Some(Duration::from_secs(value.number(config::GRACE_SECONDS)?));
+        Ok(())
+    }),
 ];
 
 const INSTANCE: &[Key<RawInstance>] = &[

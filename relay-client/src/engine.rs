@@ -52,6 +52,7 @@ impl Engine {
     pub(crate) fn start(config: &Config) -> Result<(Self, Events), ClientStartError> {
         let client = Client::builder(config.identity.clone())
             .instances(config.instances.clone())
+            .limits(config.limits.clone())
             .start()?;
         tracing::info!(
             relay = %config.identity.relay,
@@ -107,11 +108,8 @@ impl Engine {
         self.client.set_instances(instances.to_vec()).await;
     }
 
-    /// Lets what is under way end, for a while.
-    pub(crate) async fn shutdown(self) {
-        self.client.shutdown(GRACE).await;
+    /// Takes no new players, and ends when those who are there have left or the grace is over.
+    pub(crate) async fn shutdown(self, grace: Duration) {
+        self.client.shutdown(grace).await;
     }
 }
-
-/// systemd kills after 90 s; players are told at once, 5 s are for what is on its way.
-const GRACE: Duration = Duration::from_secs(5);

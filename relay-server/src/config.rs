@@ -1,15 +1,19 @@
 //! `relay.toml`: one row per key.
 
+pub(crate) mod limits;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section};
 use tunnel_core::{
     instance::{HostPort, PortRange, PortSet},
     key::{Psk, PublicKey, SecretKey},
+    relay::RelayLimits,
 };
 
 use crate::state::ClientName;
@@ -31,8 +35,12 @@ pub(crate) struct Config {
     pub(crate) state_file: PathBuf,
     /// The host and port in join strings.
     pub(crate) advertise: Option<HostPort>,
+    /// What players have when the relay is stopped.
+    pub(crate) grace: Duration,
     /// Clients written down by hand.
     pub(crate) clients: Vec<FileClient>,
+    /// The engine's bounds.
+    pub(crate) limits: RelayLimits,
 }
 
 /// A client of the configuration file.
@@ -50,7 +58,9 @@ pub(crate) struct FileClient {
 impl Config {
     /// Reads and validates the file.
     pub(crate) fn load(path: &Path) -> Result<Loaded<Self>, Invalid> {
-        config::load(path, |reader, root| Self::read(path, reader, root))
+        config::load(path, "relay-server init", |reader, root| {
+            Self::read(path, reader, root)
+        })
     }
 
     /// As [`load`](Self::load), of a text whose key files all hold `key`.
@@ -82,7 +92,9 @@ impl Config {
                 .state_file
                 .unwrap_or_else(|| reader.resolve(DEFAULT_STATE_FILE)),
             advertise: relay.advertise,
+            grace: relay.grace.unwrap_or(config::DEFAULT_GRACE),
             clients,
+            limits: raw.limits,
         })
     }
 }
@@ -106,6 +118,7 @@ pub(crate) fn default_ports() -> PortSet {
 struct RawFile {
     relay: Option<RawRelay>,
     clients: Vec<RawClient>,
+    limits: RelayLimits,
 }
 
 #[derive(Default)]
@@ -116,6 +129,7 @@ struct RawRelay {
     key: Option<SecretKey>,
     state_file: Option<PathBuf>,
     advertise: Option<HostPort>,
+    grace: Option<Duration>,
 }
 
 #[derive(Default)]
@@ -143,6 +157,11 @@ const ROOT: &[Key<RawFile>] = &[
             reader.fill(&section, CLIENT, &mut client);
             file.clients.push(client);
         }
+        Ok(())
+    }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
         Ok(())
     }),
 ];
@@ -175,6 +194,10 @@ const RELAY: &[Key<RawRelay>] = &[
     ),
     Key::optional("state_file", |relay, value, reader| {
         relay.state_file = Some(reader.resolve(value.text()?));
+        Ok(())
+    }),
+    Key::optional("grace", |relay, value, _| {
+        relay.grace = Some(Duration::from_secs(value.number(config::GRACE_SECONDS)?));
         Ok(())
     }),
     Key::optional("advertise", |relay, value, _| {

@@ -26,6 +26,7 @@ impl Engine {
             .listen(config.listen)
             .public_bind(config.public_bind)
             .ports(config.ports.clone())
+            .limits(config.limits.clone())
             .start()
             .await?;
         tracing::info!(
@@ -75,11 +76,8 @@ impl Engine {
         self.relay.set_ports(config.ports.clone()).await;
     }
 
-    /// Lets what is under way end, for a while.
-    pub(crate) async fn shutdown(self) {
-        self.relay.shutdown(GRACE).await;
+    /// Takes no new players, and ends when those who are there have left or the grace is over.
+    pub(crate) async fn shutdown(self, grace: Duration) {
+        self.relay.shutdown(grace).await;
     }
 }
-
-/// systemd kills after 90 s; players are told at once, 5 s are for what is on its way.
-const GRACE: Duration = Duration::from_secs(5);

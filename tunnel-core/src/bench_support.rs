@@ -5,13 +5,15 @@ use std::io;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use crate::{
+    key::PublicKey,
+    proto::{handshake::Secret, record::Role},
+    transport::lane::{Io, LaneError, LaneHalves, LaneReader, LaneWriter, tune},
+    transport::quic::firsts,
+};
 pub use crate::{
     proto::handshake::Suite,
     transport::quic::congestion::{Level, LevelConfig},
-};
-use crate::{
-    proto::{handshake::Secret, record::Role},
-    transport::lane::{Io, LaneError, LaneHalves, LaneReader, LaneWriter, tune},
 };
 
 /// The sending half of a lane.
@@ -66,6 +68,27 @@ pub fn lane(near: TcpStream, far: TcpStream, suite: Suite) -> io::Result<[(Sende
         Ok((Sender(lane.writer), Receiver(lane.reader)))
     };
     Ok([end(near, Role::Client)?, end(far, Role::Relay)?])
+}
+
+/// First messages of a client that no relay knows, to flood one with.
+#[derive(Debug)]
+pub struct FirstMessages(firsts::FirstMessages);
+
+impl FirstMessages {
+    /// Records one that is meant for this relay.
+    pub async fn record(relay: PublicKey) -> io::Result<Self> {
+        firsts::FirstMessages::record(relay).await.map(Self)
+    }
+
+    /// The recorded datagram.
+    pub fn recorded(&self) -> &[u8] {
+        self.0.recorded()
+    }
+
+    /// Another datagram with the same message, as genuine as the recorded one.
+    pub fn fresh(&self) -> io::Result<Vec<u8>> {
+        self.0.fresh()
+    }
 }
 
 /// Asks the kernel for what a lane wants, and describes the answer.

@@ -4,6 +4,7 @@ mod dial;
 mod driver;
 mod egress;
 mod enrol;
+mod limits;
 mod link;
 mod streams;
 mod targets;
@@ -17,10 +18,11 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use enrol::{EnrolError, Enrolled, enrol, enrol_mem};
+pub use limits::ClientLimits;
 
 use crate::{
     event::{Event, EventSink, Events},
@@ -95,15 +97,17 @@ pub struct ClientBuilder {
     identity: ClientIdentity,
     instances: Vec<Instance>,
     mem: Option<mem::Network>,
+    limits: ClientLimits,
 }
 
 impl Client {
     /// A client with this identity.
-    pub const fn builder(identity: ClientIdentity) -> ClientBuilder {
+    pub fn builder(identity: ClientIdentity) -> ClientBuilder {
         ClientBuilder {
             identity,
             instances: Vec::new(),
             mem: None,
+            limits: ClientLimits::default(),
         }
     }
 
@@ -196,6 +200,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Other bounds than the default ones.
+    pub const fn limits(mut self, limits: ClientLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Connects over a network in memory instead of the relay's address; for tests.
     pub fn mem(mut self, network: &mem::Network) -> Self {
         self.mem = Some(network.clone());
@@ -213,7 +223,10 @@ impl ClientBuilder {
         } = self.identity;
         let process = ProcessId::from(key::random::<16>()?);
         let place = self.mem.map_or(Place::Net(relay), Place::Mem);
+        let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
+            stream_permits: Arc::new(Semaphore::new(streams)),
+            limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
             flows: Flows::default(),
@@ -299,6 +312,8 @@ pub struct ClientStatus {
     pub lane_congestion: Option<String>,
     /// The relay shuts down: it takes no new players.
     pub relay_drains: bool,
+    /// No lane can be opened beside QUIC at the moment: TCP to the relay does not get through.
+    pub lanes_blocked: bool,
     /// Every instance, and what became of it, sorted by id.
     pub instances: Vec<(Instance, InstanceState)>,
 }
@@ -306,6 +321,8 @@ pub struct ClientStatus {
 /// What the client's tasks share.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) limits: ClientLimits,
+    pub(crate) stream_permits: Arc<Semaphore>,
     /// What the relay may name.
     pub(crate) targets: ArcSwap<Targets>,
     /// The way answers of flows leave; `None` without a tunnel.

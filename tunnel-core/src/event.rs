@@ -31,6 +31,18 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The relay has not answered over UDP yet: TCP is tried beside it.
+    UdpSilent {
+        /// The relay.
+        peer: SocketAddr,
+    },
+    /// UDP does not get through, and lanes carry everything (`true`), or it gets through again (`false`).
+    Fallback {
+        /// The client's name at the relay.
+        client: Arc<str>,
+        /// Whether lanes carry everything.
+        active: bool,
+    },
     /// The client tries again after a failure.
     Reconnecting {
         /// What failed.
@@ -71,6 +83,14 @@ pub enum Event {
         /// Whether a heartbeat is overdue.
         suspect: bool,
     },
+    /// No lane can be opened beside a QUIC connection that works: TCP to the relay does not get through. Streams that
+    /// want a lane use QUIC until it does.
+    LanesBlocked {
+        /// What the last try failed with.
+        reason: String,
+    },
+    /// Lanes can be opened again.
+    LanesBack,
     /// This side shuts down: it takes no new players, and those who are there have this long.
     Draining {
         /// How long, at most.
@@ -112,6 +132,20 @@ impl fmt::Display for Event {
             Self::TunnelDown { client, reason } => {
                 write!(f, "tunnel of {client} is down: {reason}")
             }
+            Self::UdpSilent { peer } => {
+                write!(f, "no answer from {peer} over UDP yet: trying TCP, too")
+            }
+            Self::Fallback {
+                client,
+                active: true,
+            } => write!(
+                f,
+                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again now and then"
+            ),
+            Self::Fallback {
+                client,
+                active: false,
+            } => write!(f, "UDP gets through again: {client}'s tunnel is on QUIC"),
             Self::Reconnecting { reason, retry_in } => {
                 write!(f, "{reason}; next try in {:.1} s", retry_in.as_secs_f64())
             }
@@ -146,6 +180,11 @@ impl fmt::Display for Event {
                 client,
                 suspect: false,
             } => write!(f, "tunnel of {client} answers again"),
+            Self::LanesBlocked { reason } => write!(
+                f,
+                "no TCP connection to the relay ({reason}): everything travels over QUIC until one can be made"
+            ),
+            Self::LanesBack => write!(f, "TCP connections to the relay can be made again"),
             Self::Draining { grace } => {
                 write!(
                     f,

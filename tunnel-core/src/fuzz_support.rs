@@ -1,6 +1,9 @@
 //! What `fuzz/checks` needs of the crate's inside. It is no part of the API and changes at will.
 
-use std::io;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{
     key::SecretKey,
@@ -9,6 +12,7 @@ use crate::{
         record::{self, Opener, RecordError, Role, Sealer},
     },
     transport::{
+        admission::{Admission, AdmissionLimits},
         lane::LaneWindow,
         quic::{self, DropReason},
     },
@@ -68,19 +72,23 @@ impl Window {
 pub struct Filter(quic::Filter);
 
 impl Filter {
-    /// That of the relay with this key.
+    /// That of the relay with this key. It has all the time of the world: what it says depends on the bytes alone.
     pub fn relay(key: &SecretKey) -> io::Result<Self> {
-        quic::relay_filter(key).map(Self)
+        let limits = AdmissionLimits {
+            cpu_permille: 1_000_000,
+            ..AdmissionLimits::default()
+        };
+        quic::relay_filter(key, Admission::shared(limits)).map(Self)
     }
 
     /// Whether quinn may see the datagram.
     pub fn passes(&self, datagram: &[u8]) -> bool {
-        self.0.check(datagram).is_ok()
+        self.0.check(datagram, SENDER).is_ok()
     }
 
     /// Whether the datagram is dropped for its QUIC version, and not for what follows it.
     pub fn is_foreign(&self, datagram: &[u8]) -> bool {
-        self.0.check(datagram) == Err(DropReason::ForeignVersion)
+        self.0.check(datagram, SENDER) == Err(DropReason::ForeignVersion)
     }
 }
 
@@ -89,3 +97,6 @@ impl std::fmt::Debug for Filter {
         f.debug_struct("Filter").finish_non_exhaustive()
     }
 }
+
+/// Who sends what is checked: it decides about a budget that is never short.
+const SENDER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -72,8 +72,16 @@ counters! {
     tunnels: Gauge = "adit_tunnels",
     /// Tunnels that were set up.
     tunnels_opened: Counter = "adit_tunnels_opened_total",
+    /// Tunnels refused because the relay has as many as it may.
+    tunnels_refused: Counter = "adit_tunnels_refused_total",
+    /// Earlier tunnels of a client, ended with their players because it has more than it may.
+    tunnels_ended: Counter = "adit_tunnels_ended_total",
     /// Lanes that are open now.
     lanes: Gauge = "adit_lanes",
+    /// Lanes that could not be opened: TCP to the relay is blocked, or the relay refuses more.
+    lanes_failed: Counter = "adit_lanes_failed_total",
+    /// Lanes refused because their tunnel has as many as it may.
+    lanes_refused: Counter = "adit_lanes_refused_total",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
@@ -148,18 +156,26 @@ counters! {
     stream_reset: Counter = "adit_streams_failed_total" ["reason=\"reset\""],
     /// Players refused because a limit of connections was reached.
     stream_limit: Counter = "adit_streams_failed_total" ["reason=\"limit\""],
+    /// Players refused because their address holds as many connections as one may.
+    stream_address_cap: Counter = "adit_streams_failed_total" ["reason=\"address_cap\""],
+    /// Players refused because the client's services hold as many connections as one client's may.
+    stream_client_cap: Counter = "adit_streams_failed_total" ["reason=\"client_cap\""],
     /// Connections refused because the process had no descriptors left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
     /// Handshakes that failed or timed out.
     handshakes_failed: Counter = "adit_handshakes_failed_total",
     /// First messages not looked at because too many handshakes were under way or had cost too much.
     handshakes_ignored: Counter = "adit_handshakes_ignored_total",
+    /// Unproven handshakes and silent connections that had to make room for others.
+    handshakes_evicted: Counter = "adit_handshakes_evicted_total",
     /// First messages answered with Retry.
     handshakes_retried: Counter = "adit_handshakes_retried_total",
     /// Packets at the tunnel's socket that no client sent: other QUIC versions, random bytes.
     strangers: Counter = "adit_stranger_packets_total",
     /// Instances that were refused.
     instances_refused: Counter = "adit_instances_refused_total",
+    /// Declarations refused because the client sends them faster than it may.
+    declarations_limited: Counter = "adit_declarations_limited_total",
     /// Panics that were caught: those of tasks, and of what an embedder decides by.
     panics: Counter = "adit_panics_total",
 }

@@ -4,9 +4,13 @@ mod accept;
 mod authority;
 mod further;
 mod ingress;
+mod limits;
+mod pace;
+mod pending;
 mod registry;
 mod resume;
 mod session;
+mod shares;
 mod supervisor;
 mod tunnel;
 
@@ -15,7 +19,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
+pub use limits::RelayLimits;
 
 use crate::{
     event::{Event, EventSink, Events},
@@ -33,12 +38,16 @@ use crate::{
     metrics::{Metrics, Snapshot},
     proto::{handshake::ProcessId, message::ServiceDeclaration, stream::frame::ResetCode},
     socket,
-    transport::{mem, quic},
+    transport::{
+        admission::{self, Source},
+        mem, quic,
+    },
     tunnel::{datagrams::lock, lanes::Granted, pump::StreamEnd, supervise::Reporter},
 };
 use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::Directory;
+use shares::Shares;
 use supervisor::{Command, Supervisor};
 
 /// A relay that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
@@ -76,42 +85,6 @@ pub struct RelayBuilder {
     listen: Option<SocketAddr>,
     mem: Option<mem::Network>,
     config: Config,
-}
-
-/// Bounds of a relay, each with the reason for its default.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RelayLimits {
-    /// How long the ports of a lost tunnel are held. 30 s: a reboot of a router; longer, and a dead node blocks its
-    /// replacement's ports.
-    pub lease: Duration,
-    /// How long a player's TCP connection that finds no tunnel waits for one before it is reset. 5 s: most reconnects
-    /// take a second or two, and who waits for longer than this has given up.
-    pub player_patience: Duration,
-    /// Players' TCP connections at once. 16,384: each takes a descriptor and up to 20 KiB.
-    pub streams: usize,
-    /// Instances of one client. 256: as many game servers as a large node runs.
-    pub instances_per_client: usize,
-    /// Handshakes under way at once, of QUIC and lanes each. 256: a restarted relay sees all of its clients at once.
-    pub handshakes: usize,
-    /// How long a handshake may take. 10 s: several losses on a path of 600 ms.
-    pub handshake_time: Duration,
-    /// Lanes of one tunnel. 4,096: one for each bulk stream, and an attacker with a stolen key gets no more.
-    pub lanes_per_tunnel: usize,
-}
-
-impl Default for RelayLimits {
-    fn default() -> Self {
-        Self {
-            lease: Duration::from_secs(30),
-            player_patience: Duration::from_secs(5),
-            streams: 16_384,
-            instances_per_client: 256,
-            handshakes: 256,
-            handshake_time: Duration::from_secs(10),
-            lanes_per_tunnel: 4096,
-        }
-    }
 }
 
 impl Relay {
@@ -236,10 +209,13 @@ impl RelayBuilder {
             events: events.clone(),
             metrics: metrics.clone(),
         };
+        let limits = &self.config.limits;
         let shared = Arc::new(Shared {
-            stream_permits: Arc::new(Semaphore::new(
-                self.config.limits.streams.min(Semaphore::MAX_PERMITS),
-            )),
+            stream_permits: permits(limits.streams),
+            streams_by_client: Shares::new(limits.streams_per_client),
+            streams_by_address: Shares::new(limits.streams_per_address),
+            tunnel_permits: permits(limits.tunnels),
+            admission: admission::Admission::shared(limits.admission()),
             config: self.config,
             authority: Guarded::new(self.authority, reporter),
             secret_key: self.secret_key,
@@ -351,6 +327,11 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: EventSink,
     pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) streams_by_client: Arc<Shares<PublicKey>>,
+    pub(crate) streams_by_address: Arc<Shares<Source>>,
+    pub(crate) tunnel_permits: Arc<Semaphore>,
+    /// What strangers may cost, over QUIC and TCP together.
+    pub(crate) admission: admission::Shared,
     pub(crate) spare: socket::Spare,
     pub(crate) further: Arc<FurtherLanes>,
     /// What the tunnel's socket dropped unread.
@@ -364,7 +345,7 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
-    directories: Mutex<HashMap<PublicKey, Arc<Directory>>>,
+    directories: Mutex<HashMap<PublicKey, Weak<Directory>>>,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,
     next_tunnel: AtomicU64,
@@ -380,9 +361,11 @@ pub(crate) struct Config {
 
 impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
+        let counted = self.metrics.snapshot();
         Snapshot {
-            strangers: self.strangers.total(),
-            ..self.metrics.snapshot()
+            strangers: self.strangers.strangers(),
+            handshakes_ignored: counted.handshakes_ignored + self.strangers.counts().unopened,
+            ..counted
         }
     }
 
@@ -397,9 +380,17 @@ impl Shared {
         self.events.emit(event);
     }
 
-    /// Where replies to a client's flows are looked up. It outlives the client's tunnels, as its flows do.
+    /// Where replies to a client's flows are looked up. It lives as long as a tunnel or a service of the client.
     pub(crate) fn directory(&self, client: PublicKey) -> Arc<Directory> {
-        lock(&self.directories).entry(client).or_default().clone()
+        let mut directories = lock(&self.directories);
+        if let Some(directory) = directories.get(&client).and_then(Weak::upgrade) {
+            return directory;
+        }
+        // Clients come and go for as long as the relay runs: nothing is kept of those who are gone.
+        directories.retain(|_, directory| directory.strong_count() > 0);
+        let directory = Arc::default();
+        directories.insert(client, Arc::downgrade(&directory));
+        directory
     }
 
     /// A flow id that no flow of this relay ever had.
@@ -435,7 +426,14 @@ impl Shared {
     }
 }
 
+fn permits(most: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
+}
+
 /// 256 commands: every instance of a large node declared at once.
 const COMMANDS: usize = 256;
 /// How long a relay that shuts down keeps its sockets after the goodbyes.
 const LINGER: Duration = Duration::from_millis(700);
+
+#[cfg(test)]
+mod tests;

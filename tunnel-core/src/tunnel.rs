@@ -4,10 +4,15 @@ pub(crate) mod budget;
 pub(crate) mod channel;
 pub(crate) mod control;
 pub(crate) mod datagrams;
+mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
+pub(crate) mod rare;
 pub(crate) mod supervise;
+pub(crate) mod waiting;
+
+pub(crate) use datagrams::QueueLimits;
 
 /// Where tests make a task panic; nothing anywhere else.
 macro_rules! fault {

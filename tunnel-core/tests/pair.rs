@@ -31,7 +31,7 @@ use tunnel_core::{
 #[test]
 fn every_instance_ends_bound_however_often_the_tunnel_is_cut() {
     let base = Instant::now();
-    for seed in 0..600 {
+    for seed in 0..1_500 {
         let trace = control(base, seed);
         if seed % 20 == 0 {
             assert_eq!(control(base, seed), trace, "seed {seed}");
@@ -43,7 +43,7 @@ fn every_instance_ends_bound_however_often_the_tunnel_is_cut() {
 fn a_stream_loses_and_doubles_nothing_however_often_its_channel_is_cut() {
     let base = Instant::now();
     let pool = pool();
-    for seed in 0..300 {
+    for seed in 0..1_000 {
         let trace = stream(base, seed, &pool);
         if seed % 20 == 0 {
             assert_eq!(stream(base, seed, &pool), trace, "seed {seed}");
@@ -55,7 +55,7 @@ fn a_stream_loses_and_doubles_nothing_however_often_its_channel_is_cut() {
 fn what_arrives_of_a_flow_is_what_was_sent_on_it() {
     let base = Instant::now();
     let pool = pool();
-    for seed in 0..300 {
+    for seed in 0..1_000 {
         let trace = flows(base, seed, &pool);
         if seed % 20 == 0 {
             assert_eq!(flows(base, seed, &pool), trace, "seed {seed}");

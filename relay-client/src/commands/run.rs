@@ -16,7 +16,7 @@ use adit_daemon::{
 };
 use clap::Args;
 use tokio::time;
-use tunnel_core::{join::JoinString, proto::backoff::Backoff};
+use tunnel_core::{client::ClientEnd, join::JoinString, proto::backoff::Backoff};
 
 use crate::{
     config::Config,
@@ -80,13 +80,16 @@ async fn serve(setup: Setup) -> Result<(), Stop> {
             }
             () = observe::log_next(&mut events) => notify::status(engine.status().await),
             _ = minute.tick() => summary.log(engine.metrics()),
-            end = engine.finished() => return Err(Stop::failure(end.to_string())),
+            end = engine.finished() => return Err(match end {
+                ClientEnd::Superseded => Stop::Superseded(end.into()),
+                end => Stop::failure(end.to_string()),
+            }),
         }
     }
     tracing::info!("stopping; a second signal ends at once");
     notify::stopping();
     tokio::select! {
-        () = engine.shutdown() => Ok(()),
+        () = engine.shutdown(running.grace) => Ok(()),
         () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
     }
 }
@@ -136,12 +139,16 @@ async fn reload(setup: &Setup, running: &mut Config, engine: &Engine) {
     if !same_identity(running, &config) {
         tracing::warn!("[client] has changed: it takes effect at the next start");
     }
+    if running.limits != config.limits {
+        tracing::warn!("[limits] has changed: it takes effect at the next start");
+    }
     engine.set_instances(&config.instances).await;
     tracing::info!(
         instances = config.instances.len(),
         "configuration read again"
     );
     running.instances = config.instances;
+    running.grace = config.grace;
 }
 
 /// A random number, good enough to spread tries.

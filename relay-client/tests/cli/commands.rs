@@ -119,6 +119,7 @@ fn check_says_what_would_be_exposed() {
         ran.stdout,
         format!(
             "ok\nrelay        127.0.0.1:9\nrelay's key  {key}\npublic key   {own}\n\
+             limits       as they are by default\n\
              srv_123/game   both  7777   -> 127.0.0.1:7777  auto\n\
              beacon/beacon  udp   15000  -> srv_1:15001     auto\n"
         )
@@ -240,5 +241,14 @@ fn nobody_reading_stdout_is_a_failure_without_a_panic() {
 #[test]
 fn a_directory_is_no_configuration() {
     let said = relay_client(&["check", "--config", Path::new("/tmp").to_str().unwrap()]).fails(2);
-    assert!(said.starts_with("/tmp: cannot be read"), "{said}");
+    assert!(said.starts_with("error: /tmp: cannot be read"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_that_says_what_makes_one() {
+    for command in ["check", "run"] {
+        let said = relay_client(&[command, "--config", "/nowhere/client.toml"]).fails(2);
+        assert!(said.starts_with("error: /nowhere/client.toml: "), "{said}");
+        assert!(said.contains("relay-client join makes one"), "{said}");
+    }
 }

@@ -20,16 +20,21 @@
 
 mod harness;
 
+mod address;
+mod black_out;
 mod bulk;
 mod dns;
 mod documents;
 mod enrolment;
 mod fallback;
+mod farewell;
 mod faults;
 mod half_close;
 mod http;
+mod isolation;
 mod lifecycle;
 mod names;
 mod night;
+mod path;
 mod reload;
 mod shapes;

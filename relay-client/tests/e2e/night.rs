@@ -34,7 +34,7 @@ fn twenty_kills_at_random_moments_are_healed_within_three_seconds_and_leave_noth
         for death in 0..10 {
             crowd.is_at_it(moment.below(300));
             let since = town.kill(victim);
-            town.serves_new_players(since);
+            town.serves_new_players();
             crowd.is_at_it(1);
             let took = since.elapsed();
             assert!(
@@ -163,31 +163,23 @@ impl Town {
 
     /// Ends a process without a word and starts it anew at once, as its supervisor does. When that was.
     fn kill(&mut self, victim: Victim) -> Instant {
-        let since;
         match victim {
-            Victim::Relay => {
-                self.site.relay.kill();
-                since = Instant::now();
-                self.site.start_relay();
-            }
-            Victim::Client => {
-                self.client.kill();
-                since = Instant::now();
-                self.client = self.node.start();
-            }
+            Victim::Relay => self.site.relay.kill(),
+            Victim::Client => self.client.kill(),
+        }
+        let since = Instant::now();
+        match victim {
+            Victim::Relay => self.site.start_relay(),
+            Victim::Client => self.client = self.node.start(),
         }
         since
     }
 
-    /// Waits for an answer to players who have never been here.
-    fn serves_new_players(&self, since: Instant) {
-        for (what, public, asks) in [
-            ("game", self.game, asks_udp as fn(_) -> _),
-            ("talk", self.talk, asks_tcp),
-            ("bulk", self.bulk, asks_tcp),
-        ] {
-            eventually("an answer", || asks(public).then_some(()));
-            eprintln!("{what}: back after {:?}", since.elapsed());
+    /// Waits for answers to players who have never been here.
+    fn serves_new_players(&self) {
+        eventually("an answer over UDP", || asks_udp(self.game).then_some(()));
+        for public in [self.talk, self.bulk] {
+            eventually("an answer over TCP", || asks_tcp(public).then_some(()));
         }
     }
 }

@@ -5,10 +5,11 @@
 
 use std::{
     collections::HashSet,
-    fmt,
+    fmt, io,
     ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use toml::de::{DeTable, DeValue};
@@ -70,6 +71,8 @@ pub struct Remark {
     /// Line and column, both from 1, the column in characters; none for the file as a whole.
     place: Option<(usize, usize)>,
     message: String,
+    /// What the line begins with.
+    prefix: &'static str,
 }
 
 impl Remark {
@@ -79,13 +82,14 @@ impl Remark {
             file: what.into(),
             place: None,
             message: message.into(),
+            prefix: "",
         }
     }
 }
 
 impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        write!(f, "{}{}", self.prefix, self.file.display())?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
@@ -128,13 +132,32 @@ impl fmt::Display for Invalid {
 impl std::error::Error for Invalid {}
 
 /// Reads a file: its top level goes to `read` as a section.
+///
+/// `made_by` is the command that makes such a file, for who has none.
 pub fn load<T>(
     path: &Path,
+    made_by: &str,
     read: impl FnOnce(&mut Reader<'_>, &Section<'_>) -> Option<T>,
 ) -> Result<Loaded<T>, Invalid> {
-    let text = file::read(path, FILE_LIMIT).map_err(|error| Invalid {
-        problems: vec![Remark::elsewhere(path, format!("cannot be read: {error}"))],
-        warnings: Vec::new(),
+    let text = file::read(path, FILE_LIMIT).map_err(|error| {
+        let what_next = match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("; {made_by} makes one, --config FILE names another")
+            }
+            io::ErrorKind::PermissionDenied => {
+                "; start the program as the user whom the file belongs to, or let that user read it"
+                    .into()
+            }
+            _ => "; --config FILE names another".into(),
+        };
+        Invalid {
+            problems: vec![Remark {
+                // As of any failure: there is no line to show.
+                prefix: "error: ",
+                ..Remark::elsewhere(path, format!("cannot be read: {error}{what_next}"))
+            }],
+            warnings: Vec::new(),
+        }
     })?;
     parse(path, &text, Keys::Files, read)
 }
@@ -181,6 +204,11 @@ pub fn parse<T>(
     let value = read(&mut reader, &section);
     reader.finish(value)
 }
+
+/// What players have when a program is stopped, in seconds: an hour is the end of a long match.
+pub const GRACE_SECONDS: RangeInclusive<u64> = 0..=3600;
+/// The same unless said otherwise. systemd kills after 90 s by default; 5 s are for what is on its way.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 /// Reads sections and collects what is wrong with them.
 #[derive(Debug)]
@@ -296,6 +324,7 @@ impl Reader<'_> {
             file: self.path.to_owned(),
             place: Some(self.place(&span)),
             message,
+            prefix: "",
         };
         noted.into_iter().map(remark).collect()
     }

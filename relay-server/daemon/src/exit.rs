@@ -1,4 +1,5 @@
-//! How a program ends: 0 only on success, 1 on failure, 2 for bad usage or configuration.
+//! How a program ends: 0 only on success, 1 on failure, 2 for bad usage or configuration, 3 where another has taken its
+//! place.
 
 use std::{io, process::ExitCode};
 
@@ -9,6 +10,8 @@ use crate::{config::Invalid, print};
 pub enum Stop {
     /// Wrong usage or configuration: the person who started it must change something. Exit status 2.
     Misuse(anyhow::Error),
+    /// Another process has taken this one's place: starting it again would take it back. Exit status 3.
+    Superseded(anyhow::Error),
     /// It did not work out. Exit status 1.
     Failure(anyhow::Error),
 }
@@ -41,6 +44,7 @@ pub fn report(outcome: Result<(), Stop>) -> ExitCode {
     let (error, status) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Stop::Misuse(error)) => (error, 2),
+        Err(Stop::Superseded(error)) => (error, 3),
         Err(Stop::Failure(error)) => (error, 1),
     };
     // Whoever closed our stdout knows; `relay-server clients list | head -1` needs no remark.

@@ -44,8 +44,10 @@ const fn is_bad(event: &Event) -> bool {
         event,
         Event::TunnelDown { .. }
             | Event::Reconnecting { .. }
+            | Event::Fallback { active: true, .. }
             | Event::Refused { .. }
             | Event::Suspect { suspect: true, .. }
+            | Event::LanesBlocked { .. }
             | Event::Panicked { .. }
             | Event::Warning(_)
     )

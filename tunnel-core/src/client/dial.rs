@@ -197,6 +197,11 @@ impl Dialer {
             },
             () = tokio::time::sleep(QUIC_HEAD_START) => None,
         };
+        if silent.is_none()
+            && let Some(events) = &self.0.events
+        {
+            events.emit(Event::UdpSilent { peer: address });
+        }
         if let Some(quic) = silent {
             return lane_after(&quic, lane).await;
         }

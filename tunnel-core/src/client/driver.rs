@@ -15,7 +15,7 @@ use crate::{
         ClientEnd, ClientStatus, Shared,
         dial::{Credential, DialError, Dialer, Established, Ways},
         link::Link,
-        targets::{Target, Targets},
+        targets::{self, Target, Targets},
     },
     event::Event,
     instance::{Instance, InstanceId},
@@ -64,11 +64,17 @@ pub(crate) struct Driver {
     dialing: Option<Dialing>,
     dial_at: Option<Instant>,
     backoff: Backoff,
+    /// Of tunnels that are lost as soon as they stand.
+    flapping: Backoff,
+    /// Waits between tries of QUIC while lanes carry everything.
+    upgrade: Backoff,
     name: Option<Arc<str>>,
     /// A heartbeat is overdue: a new path is looked for without pause.
     is_suspect: bool,
     /// The relay's process: another one knows none of the flows.
     relay: Option<ProcessId>,
+    /// Lanes carry everything, as far as the operator has been told.
+    is_fallback: bool,
     /// The relay shuts down: it takes no new players.
     relay_drains: bool,
     ending: Option<Ending>,
@@ -86,7 +92,8 @@ struct Ending {
 struct Active {
     link: Arc<Link>,
     control: Control,
-    is_welcome: bool,
+    /// Since when the relay has let us in.
+    welcome_at: Option<Instant>,
 }
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
@@ -130,9 +137,12 @@ impl Driver {
             dialing: None,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            flapping: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             is_suspect: false,
             relay: None,
+            is_fallback: false,
             relay_drains: false,
             ending: None,
             all_bound,
@@ -163,11 +173,11 @@ impl Driver {
                 Woken::Ending => {}
                 Woken::Said(Some(Ok(message))) => {
                     if let Err(error) = self.session.handle_message(Instant::now(), message) {
-                        self.lose(&error.to_string());
+                        self.leave(&error.to_string());
                     }
                 }
                 Woken::Said(Some(Err(error))) => {
-                    self.lose(&format!("the relay broke the protocol: {error}"))
+                    self.leave(&format!("the relay broke the protocol: {error}"))
                 }
                 Woken::Said(None) => self.lose("the control stream ended"),
                 Woken::Broken => self.lose("the connection to the relay broke"),
@@ -336,7 +346,7 @@ impl Driver {
         self.is_suspect = false;
         self.name = Some(name.into());
         if let Some(active) = &mut self.active {
-            active.is_welcome = true;
+            active.welcome_at = Some(Instant::now());
             // Answers leave by the tunnel that the relay has just acknowledged.
             self.shared.sender.store(Some(active.link.sender.clone()));
             self.shared.emit(Event::TunnelUp {
@@ -344,9 +354,20 @@ impl Driver {
                 peer: active.link.peer,
                 transport: active.link.transport,
             });
-            // UDP may come back: it is tried again while lanes carry everything.
-            self.dial_at =
-                (active.link.transport == "lane").then(|| Instant::now() + UPGRADE_EVERY);
+            let is_lane = active.link.transport == "lane";
+            if std::mem::replace(&mut self.is_fallback, is_lane) != is_lane {
+                self.shared.emit(Event::Fallback {
+                    client: name.into(),
+                    active: is_lane,
+                });
+            }
+            self.dial_at = None;
+            if is_lane {
+                // UDP may come back: it is tried again while lanes carry everything.
+                self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+            } else {
+                self.upgrade.reset();
+            }
         }
         // The relay has moved everything over: the old path ends with its last stream.
         self.retiring = None;
@@ -419,10 +440,9 @@ impl Driver {
         );
         // A lane that works needs QUIC only; one that is suspect is raced by whatever gets through.
         let works = !self.is_suspect
-            && self
-                .active
-                .as_ref()
-                .is_some_and(|active| active.is_welcome && active.link.transport == "lane");
+            && self.active.as_ref().is_some_and(|active| {
+                active.welcome_at.is_some() && active.link.transport == "lane"
+            });
         let ways = if works { Ways::QuicOnly } else { Ways::Any };
         self.dialing = Some(Box::pin(async move {
             let established: Established = dialer.dial(&credential, ways).await?;
@@ -450,7 +470,7 @@ impl Driver {
         self.active = Some(Active {
             link,
             control,
-            is_welcome: false,
+            welcome_at: None,
         });
         self.dial_at = None;
         self.relay_drains = false;
@@ -461,13 +481,13 @@ impl Driver {
         if self
             .active
             .as_ref()
-            .is_some_and(|active| active.is_welcome && !active.link.broken.is_cancelled())
+            .is_some_and(|active| active.welcome_at.is_some() && !active.link.broken.is_cancelled())
         {
             // There is a tunnel. Beside a suspect one another is looked for without pause; a better one, later.
             let wait = if self.is_suspect {
                 self.backoff.next(self.shared.random())
             } else {
-                UPGRADE_EVERY
+                self.upgrade.next(self.shared.random())
             };
             self.dial_at = Some(Instant::now() + wait);
             return;
@@ -475,14 +495,24 @@ impl Driver {
         self.retry(&error.to_string());
     }
 
+    /// The relay breaks the protocol: the tunnel in use is given up.
+    fn leave(&mut self, reason: &str) {
+        self.close_active(reason, Code::ProtocolError);
+    }
+
     /// The tunnel in use is gone.
     fn lose(&mut self, reason: &str) {
+        self.close_active(reason, Code::None);
+    }
+
+    fn close_active(&mut self, reason: &str, code: Code) {
         let Some(active) = self.active.take() else {
             return;
         };
         active.link.broken.cancel();
         if let Some(quic) = &active.link.quic {
-            quic.close(quinn::VarInt::from_u32(0), b"");
+            let code = quinn::VarInt::from_u64(code.into()).unwrap_or_default();
+            quic.close(code, b"");
         }
         self.shared.sender.store(None);
         self.session.handle_disconnected();
@@ -492,17 +522,28 @@ impl Driver {
                 reason: reason.into(),
             });
         }
-        if active.is_welcome {
-            // The first try is at once: most losses are a relay that restarts or an address that changed.
-            self.backoff.reset();
-            self.dial_at = Some(Instant::now());
-        } else {
-            self.retry(reason);
+        match active.welcome_at {
+            Some(at) if at.elapsed() >= STOOD => {
+                // The first try is at once: most losses are a relay that restarts or an address that changed.
+                self.backoff.reset();
+                self.flapping.reset();
+                self.dial_at = Some(Instant::now());
+            }
+            Some(_) => {
+                // Or a relay that ends what it has just let in would keep both busy for ever.
+                let wait = self.flapping.next(self.shared.random());
+                self.retry_in(wait, reason);
+            }
+            None => self.retry(reason),
         }
     }
 
     fn retry(&mut self, reason: &str) {
         let wait = self.backoff.next(self.shared.random());
+        self.retry_in(wait, reason);
+    }
+
+    fn retry_in(&mut self, wait: Duration, reason: &str) {
         self.dial_at = Some(Instant::now() + wait);
         self.shared.emit(Event::Reconnecting {
             reason: reason.into(),
@@ -532,6 +573,7 @@ impl Driver {
             };
             new.insert(id, target);
         }
+        targets::keep_last_ids(&old, &mut new);
         let new = Arc::new(new);
         self.shared.targets.store(new.clone());
         for target in old.values() {
@@ -542,12 +584,16 @@ impl Driver {
     }
 
     fn status(&self) -> ClientStatus {
-        let active = self.active.as_ref().filter(|active| active.is_welcome);
+        let active = self
+            .active
+            .as_ref()
+            .filter(|active| active.welcome_at.is_some());
         ClientStatus {
             name: self.name.as_deref().map(str::to_owned),
             transport: active.map(|active| active.link.transport),
             rtt: self.session.rtt(),
             lane_congestion: self.dialer.lane_congestion(),
+            lanes_blocked: active.is_some_and(|active| active.link.is_without_lanes()),
             relay_drains: self.relay_drains && active.is_some(),
             instances: self
                 .session
@@ -607,12 +653,16 @@ impl Driver {
     }
 }
 
+/// How long a tunnel must have stood for the next one to be dialled at once.
+const STOOD: Duration = Duration::from_secs(1);
 /// First wait before the relay is tried again.
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
 /// Longest wait: a relay that comes back is found within this.
 const RECONNECT_MOST: Duration = Duration::from_secs(15);
-/// How often QUIC is tried while lanes carry everything.
-const UPGRADE_EVERY: Duration = Duration::from_secs(30);
+/// First wait before QUIC is tried again while lanes carry everything: after a black-out it is often back at once.
+const UPGRADE_LEAST: Duration = Duration::from_secs(2);
+/// Longest such wait: where UDP is blocked for good, two tries a minute cost nothing.
+const UPGRADE_MOST: Duration = Duration::from_secs(30);
 /// How long a message may wait for the control stream.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to be answered with the close.

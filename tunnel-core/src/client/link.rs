@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ use crate::{
         egress::{tcp, udp::Egress},
         streams::Attach,
     },
+    event::Event,
     metrics::Gauge,
     proto::{
         backoff::Backoff,
@@ -59,9 +60,13 @@ pub(crate) struct Link {
     pub(crate) path_changed: Notify,
     /// Idle lanes that the relay wants.
     lanes_wanted: watch::Sender<u32>,
+    /// And how many it gets at most.
+    lanes_most: u32,
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
     lane_taken: Notify,
+    /// The last try to open one failed.
+    lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
     queues: Arc<LaneQueues>,
 }
@@ -82,10 +87,14 @@ impl Link {
             ..
         } = established;
         let metrics = &shared.metrics;
-        let queues = Arc::new(LaneQueues::default());
+        let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
             Transport::Quic(connection) => {
-                let sender = DatagramSender::quic(connection.clone(), metrics.clone());
+                let sender = DatagramSender::quic(
+                    connection.clone(),
+                    metrics.clone(),
+                    shared.limits.queues(),
+                );
                 (Some(connection.clone()), sender)
             }
             Transport::Lane(_) => (None, DatagramSender::lanes(queues.clone(), metrics.clone())),
@@ -94,7 +103,7 @@ impl Link {
             transport: name,
             peer,
             quic,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(shared.limits.tunnel_memory)),
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),
@@ -103,8 +112,10 @@ impl Link {
             path: watch::Sender::new(0),
             path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),
+            lanes_most: u32::try_from(shared.limits.idle_lanes).unwrap_or(u32::MAX),
             lanes_idle: AtomicUsize::new(0),
             lane_taken: Notify::new(),
+            lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
             queues,
         });
@@ -134,7 +145,7 @@ impl Link {
             }
         };
         if link.quic.is_none() {
-            for _ in 0..DATAGRAM_LANES {
+            for _ in 0..shared.limits.datagram_lanes {
                 tokio::spawn(link.clone().keep_datagram_lane(
                     shared.clone(),
                     dialer.clone(),
@@ -147,9 +158,14 @@ impl Link {
         Ok((link, control))
     }
 
+    /// Whether lanes cannot be opened at the moment.
+    pub(crate) fn is_without_lanes(&self) -> bool {
+        self.lanes_blocked.load(Ordering::Relaxed)
+    }
+
     /// The relay wants so many idle lanes.
     pub(crate) fn want_lanes(&self, wanted: u32) {
-        self.lanes_wanted.send_replace(wanted.min(LANES_MAX));
+        self.lanes_wanted.send_replace(wanted.min(self.lanes_most));
     }
 
     async fn serve_streams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
@@ -206,15 +222,27 @@ impl Link {
                 match opened {
                     Ok(lane) => {
                         backoff.reset();
+                        if self.lanes_blocked.swap(false, Ordering::Relaxed) {
+                            shared.emit(Event::LanesBack);
+                        }
                         self.lanes_idle.fetch_add(1, Ordering::Relaxed);
                         let served = self.clone().serve_lane(shared.clone(), lane, None);
                         supervise::spawn(shared.reporter(), "a lane", served);
                     }
-                    Err(error) => failed = Some(error),
+                    Err(error) => {
+                        shared.metrics.lanes_failed.one();
+                        failed = Some(error);
+                    }
                 }
             }
             if let Some(error) = failed {
                 tracing::debug!("no lane: {error}");
+                let is_beside_quic = self.quic.is_some() && !self.broken.is_cancelled();
+                if is_beside_quic && !self.lanes_blocked.swap(true, Ordering::Relaxed) {
+                    shared.emit(Event::LanesBlocked {
+                        reason: error.to_string(),
+                    });
+                }
                 tokio::select! {
                     () = tokio::time::sleep(backoff.next(shared.random())) => {}
                     () = self.broken.cancelled() => return,
@@ -452,10 +480,6 @@ async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
         .collect()
 }
 
-/// Lanes beside the first that carry datagrams where UDP is blocked: with four, a lost segment stalls a quarter.
-const DATAGRAM_LANES: usize = 3;
-/// Idle lanes that a client keeps at most, whatever the relay wants.
-const LANES_MAX: u32 = 256;
 /// Lanes opened side by side: a burst of players is served within two round trips.
 const OPEN_AT_ONCE: usize = 8;
 /// How often it is looked whether our own address has changed. Half a second: four system calls, and players hardly

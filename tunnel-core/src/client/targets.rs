@@ -115,6 +115,26 @@ pub(crate) fn leads_to(address: SocketAddr, known: &[IpAddr]) -> bool {
     known.contains(&address.ip())
 }
 
+/// Lets ids that a change has replaced go on leading to services that live on: the relay's word that it uses the new ones
+/// may overtake players' streams and datagrams that left with the old ones.
+pub(crate) fn keep_last_ids(old: &Targets, new: &mut Targets) {
+    let mut replaced: Vec<_> = old.iter().filter(|(id, _)| !new.contains_key(id)).collect();
+    // Ids rise: the highest are those replaced last.
+    replaced.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));
+    let mut kept: HashMap<*const Target, usize> = new
+        .values()
+        .map(|target| (Arc::as_ptr(target), 0))
+        .collect();
+    for (id, target) in replaced {
+        if let Some(count) = kept.get_mut(&Arc::as_ptr(target))
+            && *count < LAST_IDS
+        {
+            *count += 1;
+            new.insert(*id, target.clone());
+        }
+    }
+}
+
 /// Resolves a target's name again and again. A name that stops resolving keeps its last addresses.
 async fn resolve(target: Arc<Target>, name: Box<str>) {
     loop {
@@ -153,3 +173,51 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 const RESOLVE_LEAST: Duration = Duration::from_millis(500);
 /// How long a player's connection waits for a name: below what players wait, above a slow resolver's second try.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Replaced ids of a service that still lead to it: eight changes within the time that a datagram is on its way.
+const LAST_IDS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::EventSink,
+        instance::{Instance, RawInstance, RawService},
+    };
+
+    fn target(id: &str, port: u16) -> Arc<Target> {
+        let raw = RawInstance {
+            id: id.into(),
+            services: vec![RawService {
+                name: "game".into(),
+                protocol: "tcp".into(),
+                target: format!("127.0.0.1:{port}"),
+                ..RawService::default()
+            }],
+        };
+        let instance = Instance::try_from(&raw).unwrap();
+        let reporter = Reporter {
+            events: EventSink::new(),
+            metrics: Arc::default(),
+        };
+        let service = instance.services()[0].clone();
+        Target::new(instance.id().clone(), service, &reporter)
+    }
+
+    #[test]
+    fn replaced_ids_lead_to_a_service_that_lives_on_and_to_no_other() {
+        let (stays, goes) = (target("stays", 1), target("goes", 2));
+        let mut now = Targets::from([(ServiceId(1), stays.clone()), (ServiceId(2), goes)]);
+        for id in 3..100 {
+            let mut next = Targets::from([(ServiceId(id), stays.clone())]);
+            keep_last_ids(&now, &mut next);
+            assert!(next.values().all(|target| Arc::ptr_eq(target, &stays)));
+            assert!(next.len() <= 1 + LAST_IDS, "no more than are of use");
+            let before = if id == 3 { 1 } else { id - 1 };
+            assert!(next.contains_key(&ServiceId(before)));
+            now = next;
+        }
+        let mut none = Targets::new();
+        keep_last_ids(&now, &mut none);
+        assert!(none.is_empty());
+    }
+}

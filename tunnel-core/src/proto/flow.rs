@@ -120,6 +120,7 @@ pub enum FlowDrop {
 #[derive(Debug)]
 pub struct FlowTable {
     limits: FlowLimits,
+    unanswered_life: Duration,
     by_key: HashMap<FlowKey, usize>,
     by_id: HashMap<FlowId, usize>,
     /// Flows by player's address; of IPv6 by /64, which is what one player is given.
@@ -136,6 +137,7 @@ impl FlowTable {
     pub fn new(limits: FlowLimits) -> Self {
         Self {
             limits,
+            unanswered_life: UNANSWERED,
             by_key: HashMap::new(),
             by_id: HashMap::new(),
             by_address: HashMap::new(),
@@ -144,6 +146,13 @@ impl FlowTable {
             unanswered: List::default(),
             answered: List::default(),
         }
+    }
+
+    /// The same with flows that live so long without an answer, instead of [`UNANSWERED`].
+    #[must_use]
+    pub const fn with_unanswered(mut self, life: Duration) -> Self {
+        self.unanswered_life = life;
+        self
     }
 
     /// Other limits from now on. Flows past a lowered cap stay until they end by themselves.
@@ -325,7 +334,7 @@ impl FlowTable {
         let life = if node.flow.open_acknowledged {
             self.limits.idle
         } else {
-            UNANSWERED
+            self.unanswered_life
         };
         node.touched.checked_add(life.saturating_add(GRANULARITY))
     }

@@ -93,10 +93,17 @@ impl Heartbeat {
         };
         let changed = (liveness != self.liveness).then_some(liveness);
         self.liveness = liveness;
+        // A path that comes back is found soon.
+        let interval = if liveness == Liveness::Suspect {
+            self.interval / SUSPECT_PACE
+        } else {
+            self.interval
+        };
+        self.next_ping = self.next_ping.min(now + interval);
         let mut ping = None;
         if now >= self.next_ping {
             self.number += 1;
-            self.next_ping = now + self.interval;
+            self.next_ping = now + interval;
             self.outstanding = Some((self.number, now));
             ping = Some(Message::Ping {
                 number: self.number,
@@ -122,6 +129,8 @@ impl Heartbeat {
 pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long after a missed heartbeat a path is suspect: 1.5 s covers the round trip of any usable path and one loss.
 pub const SUSPECT_GRACE: Duration = Duration::from_millis(1500);
+/// How many times as often a suspect path is tried: twice a second.
+const SUSPECT_PACE: u32 = 4;
 /// Silence after which a tunnel and its streams end.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 

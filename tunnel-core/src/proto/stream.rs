@@ -230,12 +230,12 @@ impl RecvHalf {
         if self.fin.is_some() {
             return Err(StreamMisbehaved::DataAfterFin);
         }
-        self.received += length;
-        if self.received - self.delivered > WINDOW_MAX {
-            return Err(StreamMisbehaved::WindowExceeded {
-                waiting: self.received - self.delivered,
-            });
+        let waiting = (self.received - self.delivered).saturating_add(length);
+        if waiting > WINDOW_MAX {
+            // Not counted: what is refused does not wait.
+            return Err(StreamMisbehaved::WindowExceeded { waiting });
         }
+        self.received += length;
         Ok(())
     }
 
@@ -357,8 +357,6 @@ const SHARE_NEW: u64 = 128;
 pub const GRANT_MIN: u64 = 16 * 1024;
 /// A reader that takes nothing for a minute while the budget is short has to make room: players do not pause that long.
 pub const STALLED_AFTER: Duration = Duration::from_secs(60);
-/// The budget is short when less than a sixteenth of it is free.
-pub const BUDGET_SHORT: u64 = TUNNEL_BUDGET / 16;
 
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,15 @@
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::{
     io::DuplexStream,
-    net::TcpListener,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
 };
 
 use crate::{
@@ -28,6 +28,7 @@ use crate::{
     relay::{
         Admission, Denial, RelayStartError, Shared,
         ingress::udp::Replies,
+        pending::{Pending, Place},
         session,
         supervisor::Command,
         tunnel::{Parts, RelayTunnel},
@@ -35,8 +36,8 @@ use crate::{
     socket,
     transport::{
         PskSource,
-        admission::{Admission as Handshakes, AdmissionLimits, Verdict},
-        lane::{self, Io, Opening, RelaySide},
+        admission::{Source, Verdict, charged},
+        lane::{self, FirstMessage, Heard, Io, LaneError, RelaySide},
         quic,
     },
     tunnel::{
@@ -91,21 +92,28 @@ pub(crate) fn listen(
         capabilities: Capabilities::SUPPORTED,
         psks: Arc::new(Psks(shared.clone())),
     };
-    let endpoint =
-        quic::relay_endpoint(udp, identity, shared.strangers.clone()).map_err(failed("UDP"))?;
+    let (admission, drops) = (shared.admission.clone(), shared.strangers.clone());
+    let endpoint = quic::relay_endpoint(udp, identity, admission, drops).map_err(failed("UDP"))?;
+    let handshakes = pending(shared);
+    let door = Arc::new(Door {
+        side: relay_side(shared),
+        strangers: pending(shared),
+        known: pending(shared),
+        answered: handshakes.clone(),
+    });
     let quic = shared.clone();
     supervise(
         shared.reporter(),
         shared.stopped.clone(),
         "accepting QUIC".into(),
-        move || accept_quic(quic.clone(), endpoint.clone()),
+        move || accept_quic(quic.clone(), endpoint.clone(), handshakes.clone()),
     );
     let lanes = shared.clone();
     supervise(
         shared.reporter(),
         shared.stopped.clone(),
         "accepting lanes".into(),
-        move || accept_lanes(lanes.clone(), tcp.clone()),
+        move || accept_lanes(lanes.clone(), tcp.clone(), door.clone()),
     );
     Ok(address)
 }
@@ -145,53 +153,60 @@ pub(crate) fn listen_mem(shared: Arc<Shared>, mut accept: mpsc::Receiver<DuplexS
                 () = shared.stopped.cancelled() => return,
             };
             let Some(io) = io else { return };
-            tokio::spawn(open_lane(
-                shared.clone(),
-                side.clone(),
-                Io::Mem(io),
-                None,
-                "mem",
-                None,
-            ));
+            tokio::spawn(open_mem(shared.clone(), side.clone(), Io::Mem(io)));
         }
     });
 }
 
-async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
-    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes));
-    let limits = AdmissionLimits {
-        in_flight: shared.config.limits.handshakes,
-        ..AdmissionLimits::default()
-    };
-    let budget = Mutex::new(Handshakes::new(limits, Instant::now()));
+/// Takes in a connection in memory: nobody else is there, so only the time is bounded.
+async fn open_mem(shared: Arc<Shared>, side: Arc<RelaySide>, mut io: Io) {
+    let limit = shared.config.limits.handshake_time;
+    let opened = tokio::time::timeout(limit, async {
+        Ok::<_, LaneError>(match lane::hear(&mut io).await? {
+            Heard::First(first) => Opened::First(first.answer(&side)?.prove(io).await?),
+            Heard::Further(further) => Opened::Further(further.open(io, &side).await?),
+        })
+    });
+    match opened.await {
+        Ok(Ok(opened)) => serve_opened(shared, opened, None, "mem").await,
+        Ok(Err(error)) => failed(&shared, NOWHERE, &error),
+        Err(_) => failed(&shared, NOWHERE, &timed_out()),
+    }
+}
+
+async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint, handshakes: Arc<Pending>) {
     while let Some(incoming) = endpoint.accept().await {
-        let in_flight = shared.config.limits.handshakes - handshakes.available_permits();
-        let validated = incoming.remote_address_validated();
-        let verdict = lock(&budget).decide(Instant::now(), validated, in_flight);
-        let permit = match verdict {
-            Verdict::Accept => handshakes.clone().try_acquire_owned().ok(),
+        let address = incoming.remote_address();
+        let source = Source::of(address.ip());
+        let verdict = lock(&shared.admission).decide(
+            Instant::now(),
+            source,
+            incoming.remote_address_validated(),
+            handshakes.count(),
+        );
+        let place = match verdict {
+            Verdict::Accept => shared.enter(&handshakes, source),
             Verdict::Retry => {
                 shared.metrics.handshakes_retried.one();
                 // Only an address that has been validated cannot be retried, and this one has not.
-                drop(incoming.retry());
+                drop(charged(&shared.admission, source, || incoming.retry()));
                 continue;
             }
-            Verdict::Ignore => None,
+            Verdict::Ignore => {
+                shared.metrics.handshakes_ignored.one();
+                None
+            }
         };
-        let Some(permit) = permit else {
-            shared.metrics.handshakes_ignored.one();
+        let Some(place) = place else {
             incoming.ignore();
             continue;
         };
-        let address = incoming.remote_address();
-        let (cost, answered) = quic::answer(incoming);
-        lock(&budget).charge(Instant::now(), cost);
-        match answered {
+        match charged(&shared.admission, source, || quic::answer(incoming)) {
             Ok(answered) => drop(tokio::spawn(finish_quic(
                 shared.clone(),
                 answered,
                 address,
-                permit,
+                place,
             ))),
             Err(error) => failed(&shared, address, &error),
         }
@@ -202,13 +217,18 @@ async fn finish_quic(
     shared: Arc<Shared>,
     answered: quic::Answered,
     address: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) {
-    let accepted = match answered.accepted(shared.config.limits.handshake_time).await {
+    let accepted = tokio::select! {
+        accepted = answered.accepted(shared.config.limits.handshake_time) => accepted,
+        () = place.evicted() => return,
+    };
+    let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return failed(&shared, address, &error),
     };
-    drop(permit);
+    drop(place);
+    lock(&shared.admission).prove(Source::of(address.ip()));
     let proven = Proven {
         peer: accepted.peer,
         hello: accepted.hello,
@@ -220,29 +240,30 @@ async fn finish_quic(
     serve(shared, proven).await;
 }
 
-async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>) {
-    let handshakes = Arc::new(Semaphore::new(shared.config.limits.handshakes));
-    let side = Arc::new(relay_side(&shared));
+/// What TCP connections come in through.
+struct Door {
+    side: RelaySide,
+    /// Connections that have said nothing yet.
+    strangers: Arc<Pending>,
+    /// The same from where clients have proved themselves, so that strangers cannot stand in their way.
+    known: Arc<Pending>,
+    /// Handshakes that have their answer.
+    answered: Arc<Pending>,
+}
+
+async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>, door: Arc<Door>) {
     loop {
         match listener.accept().await {
             Ok((tcp, address)) => {
-                // Strangers who keep all places do so for a bounded time; who comes meanwhile is closed, not kept.
-                let Ok(permit) = handshakes.clone().try_acquire_owned() else {
-                    shared.metrics.handshakes_ignored.one();
-                    continue;
+                let source = Source::of(address.ip());
+                let places = if lock(&shared.admission).knows(source) {
+                    &door.known
+                } else {
+                    &door.strangers
                 };
-                if let Some(remark) = shared.granted.note(lane::tune(&tcp)) {
-                    shared.emit(Event::Warning(remark));
+                if let Some(place) = shared.enter(places, source) {
+                    tokio::spawn(open_lane(shared.clone(), door.clone(), tcp, address, place));
                 }
-                let io = Io::Tcp(tcp);
-                tokio::spawn(open_lane(
-                    shared.clone(),
-                    side.clone(),
-                    io,
-                    Some(address),
-                    "lane",
-                    Some(permit),
-                ));
             }
             Err(error) if socket::is_exhausted(&error) => {
                 shared.metrics.no_descriptors.one();
@@ -253,19 +274,88 @@ async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>) {
     }
 }
 
+/// A lane that has opened.
+enum Opened {
+    First(lane::FirstLane),
+    Further(lane::FurtherLane),
+}
+
 async fn open_lane(
     shared: Arc<Shared>,
-    side: Arc<RelaySide>,
+    door: Arc<Door>,
+    tcp: TcpStream,
+    address: SocketAddr,
+    place: Place,
+) {
+    let limits = &shared.config.limits;
+    let mut io = Io::Tcp(tcp);
+    let opened = async {
+        let heard = tokio::select! {
+            heard = tokio::time::timeout(limits.first_message_time, lane::hear(&mut io)) => {
+                heard.unwrap_or_else(|_| Err(timed_out()))?
+            }
+            () = place.evicted() => return Ok(None),
+        };
+        if let Io::Tcp(tcp) = &io
+            && let Some(remark) = shared.granted.note(lane::tune(tcp))
+        {
+            shared.emit(Event::Warning(remark));
+        }
+        match heard {
+            Heard::Further(further) => further
+                .open(io, &door.side)
+                .await
+                .map(|lane| Some(Opened::Further(lane))),
+            Heard::First(first) => first_lane(&shared, &door, io, address, first, place).await,
+        }
+    };
+    match tokio::time::timeout(limits.handshake_time, opened).await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(opened))) => {
+            lock(&shared.admission).prove(Source::of(address.ip()));
+            serve_opened(shared, opened, Some(address), "lane").await;
+        }
+        Ok(Err(error)) => failed(&shared, address, &error),
+        Err(_) => failed(&shared, address, &timed_out()),
+    }
+}
+
+/// Does the handshake of a first lane once strangers' share of the CPU allows it. `None` if another needed the place.
+async fn first_lane(
+    shared: &Arc<Shared>,
+    door: &Door,
     io: Io,
+    address: SocketAddr,
+    first: FirstMessage,
+    waiting: Place,
+) -> Result<Option<Opened>, LaneError> {
+    let source = Source::of(address.ip());
+    // Waiting costs a client less than trying again.
+    while !lock(&shared.admission).may_spend(Instant::now(), source, true) {
+        tokio::select! {
+            () = tokio::time::sleep(BUDGET_LOOK) => {}
+            () = waiting.evicted() => return Ok(None),
+        }
+    }
+    let Some(place) = shared.enter(&door.answered, source) else {
+        return Ok(None);
+    };
+    drop(waiting);
+    let answered = charged(&shared.admission, source, || first.answer(&door.side))?;
+    tokio::select! {
+        proven = answered.prove(io) => Ok(Some(Opened::First(proven?))),
+        () = place.evicted() => Ok(None),
+    }
+}
+
+async fn serve_opened(
+    shared: Arc<Shared>,
+    opened: Opened,
     address: Option<SocketAddr>,
     name: &'static str,
-    permit: Option<OwnedSemaphorePermit>,
 ) {
-    let opened =
-        tokio::time::timeout(shared.config.limits.handshake_time, lane::accept(io, &side)).await;
-    drop(permit);
     match opened {
-        Ok(Ok(Opening::First(first))) => {
+        Opened::First(first) => {
             let proven = Proven {
                 peer: first.peer,
                 hello: first.hello,
@@ -276,19 +366,22 @@ async fn open_lane(
             };
             serve(shared, proven).await;
         }
-        Ok(Ok(Opening::Further(further))) => {
+        Opened::Further(further) => {
             if let Some(tunnel) = shared.further.tunnel(&further.tunnel) {
                 tracing::trace!(client = %tunnel.name, number = further.number, "lane opened");
-                shared.keep_lane(tunnel, Box::new(further.halves));
+                shared.add_lane(tunnel, Box::new(further.halves));
             }
         }
-        Ok(Err(error)) => failed(&shared, address.unwrap_or(NOWHERE), &error),
-        Err(_) => failed(
-            &shared,
-            address.unwrap_or(NOWHERE),
-            &io::Error::from(io::ErrorKind::TimedOut),
-        ),
     }
+}
+
+fn timed_out() -> LaneError {
+    io::Error::from(io::ErrorKind::TimedOut).into()
+}
+
+fn pending(shared: &Shared) -> Arc<Pending> {
+    let limits = &shared.config.limits;
+    Pending::new(limits.handshakes, limits.handshakes_per_source)
 }
 
 fn failed(shared: &Shared, address: SocketAddr, error: &dyn std::error::Error) {
@@ -343,12 +436,19 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
 }
 
 async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission: Admission) {
+    // Before anything changes: a full relay is full for a take-over, too.
+    let Ok(_permit) = shared.tunnel_permits.clone().try_acquire_owned() else {
+        shared.metrics.tunnels_refused.one();
+        let text = "the relay has as many tunnels as it may";
+        return reject(&shared, proven.transport, Code::Limit, text).await;
+    };
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
-    let queues = Arc::new(LaneQueues::default());
+    let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
     let metrics = &shared.metrics;
     let (quic, name, datagrams) = match &proven.transport {
         Transport::Quic(connection) => {
-            let sender = DatagramSender::quic(connection.clone(), metrics.clone());
+            let queue = shared.config.limits.queues();
+            let sender = DatagramSender::quic(connection.clone(), metrics.clone(), queue);
             (Some(connection.clone()), "quic", sender)
         }
         Transport::Lane(_, name) => (
@@ -372,9 +472,12 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         next_stream: shared.next_stream(),
         resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
             .contains(Capabilities::STREAM_RESUMPTION),
+        limits: &shared.config.limits,
     };
     metrics.tunnels_opened.one();
-    let tunnel = Arc::new(RelayTunnel::new(parts, Gauge::new(metrics, |m| &m.tunnels)));
+    // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
+    let _counted = Gauge::new(metrics, |m| &m.tunnels);
+    let tunnel = Arc::new(RelayTunnel::new(parts));
     let Some(control) = start_transport(&shared, &tunnel, proven.transport, queues).await else {
         return;
     };
@@ -495,14 +598,37 @@ fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
 }
 
 impl Shared {
+    /// Enters those who have not proved themselves, and counts who has to go for it or is turned away.
+    fn enter(&self, pending: &Arc<Pending>, source: Source) -> Option<Place> {
+        match pending.enter(source) {
+            Some((place, evicted)) => {
+                if evicted {
+                    self.metrics.handshakes_evicted.one();
+                }
+                Some(place)
+            }
+            None => {
+                self.metrics.handshakes_ignored.one();
+                None
+            }
+        }
+    }
+
+    /// A lane has been opened: it is the tunnel's for as long as it lives, if the tunnel may have one more.
+    fn add_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
+        let Ok(permit) = tunnel.lane_permits.clone().try_acquire_owned() else {
+            self.metrics.lanes_refused.one();
+            return;
+        };
+        let counted = Gauge::new(&self.metrics, |m| &m.lanes);
+        lane.reader.hold((permit, counted));
+        self.keep_lane(tunnel, lane);
+    }
+
     /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
     pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
-        if tunnel.lanes.count() >= self.config.limits.lanes_per_tunnel {
-            return;
-        }
         let shared = self.clone();
         tokio::spawn(async move {
-            let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
             let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
                 watched = tunnel.lanes.watch(lane) => watched,
@@ -510,22 +636,31 @@ impl Shared {
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,
             };
-            if let Watched::Datagrams(mut lane, first) = watched {
-                let agreed = (lane.writer)
-                    .write_frame(RecordType::Datagram, &probe())
-                    .await;
-                if agreed.is_err() {
-                    return;
-                }
-                let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
-                replies.handle(first);
-                let queue = tunnel.queues.add(shared.metrics.clone());
-                tokio::select! {
-                    _ = carry(lane, None, queue, &mut replies) => {}
-                    () = tunnel.closed.cancelled() => {}
-                }
+            if let Watched::Datagrams(lane, first) = watched {
+                shared.carry_datagrams(&tunnel, lane, first).await;
             }
         });
+    }
+
+    /// Carries datagrams on a lane that the client offers for it.
+    async fn carry_datagrams(&self, tunnel: &RelayTunnel, mut lane: Lane, first: Bytes) {
+        let Ok(_permit) = tunnel.datagram_lane_permits.clone().try_acquire_owned() else {
+            self.metrics.lanes_refused.one();
+            return;
+        };
+        let agreed = (lane.writer)
+            .write_frame(RecordType::Datagram, &probe())
+            .await;
+        if agreed.is_err() {
+            return;
+        }
+        let mut replies = Replies::new(tunnel.flows.clone(), self.reporter());
+        replies.handle(first);
+        let queue = tunnel.queues.add(self.metrics.clone());
+        tokio::select! {
+            _ = carry(lane, None, queue, &mut replies) => {}
+            () = tunnel.closed.cancelled() => {}
+        }
     }
 }
 
@@ -558,6 +693,8 @@ const PORT_DRAWS: u32 = 16;
 /// Stands for the address of a client in memory, in logs.
 const NOWHERE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+/// How soon a handshake that waits for CPU time looks again.
+const BUDGET_LOOK: Duration = Duration::from_millis(20);
 /// How long a proven client may take to open its control stream, and to read why it is rejected.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
 /// Most that is read at once of a client that gets no tunnel.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    key::PublicKey,
     proto::message::{Code, ServiceDeclaration},
     relay::{Shared, registry::Binding, tunnel::RelayTunnel},
     socket,
@@ -24,6 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct PublicService {
     pub(crate) binding: Binding,
+    /// Whose it is.
+    pub(crate) owner: PublicKey,
     /// Where players go: the tunnel and the declaration in force. `None` while no tunnel stands.
     pub(crate) route: watch::Sender<Option<Arc<Route>>>,
     /// Closes the TCP listeners: whoever connects is refused. Ends with `cancelled` at the latest.
@@ -79,13 +82,14 @@ impl OpenError {
 }
 
 impl OpenPorts {
-    /// Opens every port of a binding, or none.
-    pub(crate) fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
+    /// Opens every port of a binding, or none. Players' packets go on between the ports of a large one.
+    pub(crate) async fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
         let mut open = Self {
             tcp: Vec::new(),
             udp: Vec::new(),
         };
-        for port in binding.public.ports() {
+        for (at, port) in binding.public.ports().enumerate() {
+            pause(at).await;
             let address = SocketAddr::new(shared.config.public_bind, port);
             if binding.tcp {
                 let listener = socket::listen_tcp(address).map_err(|error| OpenError {
@@ -109,7 +113,7 @@ impl OpenPorts {
     }
 
     /// Serves the ports until the service is cancelled.
-    pub(crate) fn serve(
+    pub(crate) async fn serve(
         self,
         shared: &Arc<Shared>,
         binding: Binding,
@@ -120,6 +124,7 @@ impl OpenPorts {
         let cancelled = CancellationToken::new();
         let service = Arc::new(PublicService {
             binding,
+            owner: route.tunnel.client,
             route: watch::Sender::new(Some(route)),
             listening: cancelled.child_token(),
             cancelled,
@@ -128,6 +133,7 @@ impl OpenPorts {
         });
         let open = Arc::new(service.closed.clone().drop_guard());
         for (index, listener) in self.tcp.into_iter().enumerate() {
+            pause(index).await;
             let listener = Arc::new(Listener {
                 io: tokio::net::TcpListener::from_std(listener)?,
                 _open: open.clone(),
@@ -158,6 +164,7 @@ impl OpenPorts {
             // It was set nowhere before.
             drop(service.udp.set(Arc::downgrade(&udp)));
             for index in 0..udp.ports() {
+                pause(index).await;
                 let udp = udp.clone();
                 supervise(
                     shared.reporter(),
@@ -182,6 +189,16 @@ impl OpenPorts {
         Ok(service)
     }
 }
+
+/// Lets everybody else go on, every now and then.
+async fn pause(at: usize) {
+    if at % SLICE == SLICE - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Ports opened at a stretch: 16, some 300 µs.
+const SLICE: usize = 16;
 
 impl PublicService {
     /// The route in force, if a tunnel stands.

@@ -16,12 +16,22 @@ use crate::{
 pub(crate) struct Registry {
     ports: PortSet,
     lease: Duration,
-    per_client: usize,
+    limits: OwnerLimits,
     instances: BTreeMap<InstanceId, Held>,
     /// What stood before a declaration that the supervisor has not carried out yet.
     before: HashMap<InstanceId, Option<Held>>,
     /// When what an owner has not declared since its tunnel was lost or replaced is released.
     leases: HashMap<PublicKey, Instant>,
+}
+
+/// What one owner may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OwnerLimits {
+    pub(crate) instances: usize,
+    /// Ports of one instance, each of its protocols counted.
+    pub(crate) ports_per_instance: usize,
+    /// Ports of all of its instances.
+    pub(crate) ports: usize,
 }
 
 #[derive(Debug)]
@@ -108,6 +118,14 @@ pub(crate) enum Refusal {
     IdInUse(InstanceId),
     #[error("the client has {0} instances already")]
     TooMany(usize),
+    #[error(
+        "the instance wants {wanted} ports, at most {most} are allowed (a port of both protocols counts twice)"
+    )]
+    InstanceTooLarge { wanted: usize, most: usize },
+    #[error(
+        "the client would have {wanted} ports, at most {most} are allowed (a port of both protocols counts twice)"
+    )]
+    TooManyPorts { wanted: usize, most: usize },
     #[error("the instance has no service")]
     Empty,
     #[error("two services of the instance use port {0}")]
@@ -121,7 +139,9 @@ impl Refusal {
             Self::NotPermitted(_) | Self::OutsideRelay(_) => Code::NotPermitted,
             Self::PortInUse { .. } => Code::PortInUse,
             Self::IdInUse(_) => Code::IdInUse,
-            Self::TooMany(_) => Code::Limit,
+            Self::TooMany(_) | Self::InstanceTooLarge { .. } | Self::TooManyPorts { .. } => {
+                Code::Limit
+            }
             Self::Empty | Self::PortTwice(_) => Code::ProtocolError,
         }
     }
@@ -133,20 +153,24 @@ impl Refusal {
             | Self::OutsideRelay(port)
             | Self::PortTwice(port)
             | Self::PortInUse { port, .. } => Some(port.first()),
-            Self::IdInUse(_) | Self::TooMany(_) | Self::Empty => None,
+            Self::IdInUse(_)
+            | Self::TooMany(_)
+            | Self::InstanceTooLarge { .. }
+            | Self::TooManyPorts { .. }
+            | Self::Empty => None,
         }
     }
 }
 
 impl Registry {
     /// An empty registry of a relay that gives out `ports`, holds them for `lease` when a tunnel is lost, and
-    /// grants each client at most `per_client` instances.
-    pub(crate) fn new(ports: PortSet, lease: Duration, per_client: usize) -> Self {
+    /// grants each client at most so much.
+    pub(crate) fn new(ports: PortSet, lease: Duration, limits: OwnerLimits) -> Self {
         Self {
             ports,
             // What a WELCOME can say at most, and a clock can add.
             lease: lease.min(Duration::from_millis(u32::MAX.into())),
-            per_client,
+            limits,
             instances: BTreeMap::new(),
             before: HashMap::new(),
             leases: HashMap::new(),
@@ -273,11 +297,12 @@ impl Registry {
                     .values()
                     .filter(|held| held.owner == *owner)
                     .count();
-                if own >= self.per_client {
+                if own >= self.limits.instances {
                     return Err(Refusal::TooMany(own));
                 }
             }
         }
+        self.check_count(owner, instance, services)?;
         for (i, service) in services.iter().enumerate() {
             let clash = |other: &ServiceDeclaration| {
                 other.protocol.overlaps(service.protocol) && other.public.overlaps(service.public)
@@ -301,6 +326,29 @@ impl Registry {
                     instance: id.clone(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Whether that is not too many ports.
+    fn check_count(
+        &self,
+        owner: &PublicKey,
+        instance: &InstanceId,
+        services: &[ServiceDeclaration],
+    ) -> Result<(), Refusal> {
+        let (wanted, most) = (sockets(services), self.limits.ports_per_instance);
+        if wanted > most {
+            return Err(Refusal::InstanceTooLarge { wanted, most });
+        }
+        let others = self
+            .instances
+            .iter()
+            .filter(|(id, held)| held.owner == *owner && *id != instance);
+        let others: usize = others.map(|(_, held)| sockets(&held.services)).sum();
+        let (wanted, most) = (others + wanted, self.limits.ports);
+        if wanted > most {
+            return Err(Refusal::TooManyPorts { wanted, most });
         }
         Ok(())
     }
@@ -393,11 +441,25 @@ impl Registry {
     }
 }
 
+/// Sockets that services take.
+fn sockets(services: &[ServiceDeclaration]) -> usize {
+    let of = |service: &ServiceDeclaration| {
+        let protocols = usize::from(service.protocol.tcp()) + usize::from(service.protocol.udp());
+        usize::from(service.public.count()) * protocols
+    };
+    services.iter().map(of).sum()
+}
+
 /// How long a client whose tunnel stands again has for declaring its instances, where the lease is shorter: 10 s, the
 /// time of a handshake.
 const DECLARE_TIME: Duration = Duration::from_secs(10);
 
 impl Binding {
+    /// Sockets that it takes.
+    pub(crate) fn sockets(&self) -> usize {
+        usize::from(self.public.count()) * (usize::from(self.tcp) + usize::from(self.udp))
+    }
+
     /// Whether the two cannot be open at once.
     pub(crate) const fn clashes(&self, other: &Self) -> bool {
         self.public.overlaps(other.public) && ((self.tcp && other.tcp) || (self.udp && other.udp))

@@ -12,7 +12,7 @@ use crate::{
     proto::{
         message::{Code, Message},
         session::{
-            Liveness, SessionMisbehaved,
+            Liveness,
             relay::{RelayEvent, RelaySession},
         },
     },
@@ -104,11 +104,14 @@ async fn converse(
             incoming = control.rx.recv(), if asked.is_none() => {
                 let message = match incoming {
                     Some(Ok(message)) => message,
-                    Some(Err(error)) => return format!("the client broke the protocol: {error}"),
+                    Some(Err(error)) => {
+                        goodbye(control, error.to_string()).await;
+                        return format!("the client broke the protocol: {error}");
+                    }
                     None => return "the control stream ended".into(),
                 };
                 if let Err(error) = session.handle_message(Instant::now(), message) {
-                    goodbye(control, &error).await;
+                    goodbye(control, error.to_string()).await;
                     return error.to_string();
                 }
             }
@@ -162,8 +165,8 @@ async fn answered(asked: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-async fn goodbye(control: &Control, error: &SessionMisbehaved) {
-    let text = crate::proto::message::Text::new(&error.to_string());
+async fn goodbye(control: &Control, why: String) {
+    let text = crate::proto::message::Text::new(&why);
     let goodbye = Message::Goodbye {
         code: Code::ProtocolError,
         text,

@@ -1,8 +1,8 @@
 //! The one place where the registry's decisions are carried out: opens and closes public ports, routes players.
 
 use std::{
-    collections::HashMap,
-    sync::Arc,
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,8 @@ use crate::{
         Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
         authority::Forbidden,
         ingress::{OpenError, OpenPorts, PublicService, Route},
-        registry::{Action, Binding, Change, Refusal, Registry},
+        pace::Pace,
+        registry::{Action, Binding, Change, OwnerLimits, Refusal, Registry},
         tunnel::RelayTunnel,
     },
     tunnel::supervise::caught,
@@ -69,6 +70,8 @@ pub(crate) struct Supervisor {
     closing: Vec<(Binding, CancellationToken)>,
     clients: HashMap<PublicKey, Client>,
     ending: Option<Ending>,
+    /// How often each client may declare; kept while it is gone, or coming back would begin anew.
+    paces: HashMap<PublicKey, Pace>,
 }
 
 /// The relay shuts down: it takes no new players, and goes when the last has left.
@@ -84,16 +87,39 @@ struct Client {
     tunnel: Option<Arc<RelayTunnel>>,
     /// The tunnel that was lost, whose streams wait for the next one.
     lost: Option<Arc<RelayTunnel>>,
+    /// Tunnels before it, which may still carry players.
+    earlier: VecDeque<Weak<RelayTunnel>>,
+}
+
+impl Client {
+    /// Keeps an earlier tunnel in mind; beyond `most`, the oldest ends with its players.
+    fn note_earlier(&mut self, tunnel: &Arc<RelayTunnel>, most: usize) -> usize {
+        self.earlier.push_back(Arc::downgrade(tunnel));
+        self.earlier.retain(|earlier| {
+            earlier
+                .upgrade()
+                .is_some_and(|it| !it.closed.is_cancelled())
+        });
+        let mut ended = 0;
+        while self.earlier.len() > most {
+            if let Some(oldest) = self.earlier.pop_front().and_then(|oldest| oldest.upgrade()) {
+                oldest.closed.cancel();
+                ended += 1;
+            }
+        }
+        ended
+    }
 }
 
 impl Supervisor {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let limits = &shared.config.limits;
-        let registry = Registry::new(
-            shared.config.ports.clone(),
-            limits.lease,
-            limits.instances_per_client,
-        );
+        let owner = OwnerLimits {
+            instances: limits.instances_per_client,
+            ports_per_instance: limits.ports_per_instance,
+            ports: limits.ports_per_client,
+        };
+        let registry = Registry::new(shared.config.ports.clone(), limits.lease, owner);
         Self {
             shared,
             registry,
@@ -101,6 +127,7 @@ impl Supervisor {
             closing: Vec::new(),
             clients: HashMap::new(),
             ending: None,
+            paces: HashMap::new(),
         }
     }
 
@@ -199,12 +226,19 @@ impl Supervisor {
                 );
             }
         };
+        let now = Instant::now();
+        self.paces.retain(|_, pace| !pace.is_full(now));
         self.apply(Change::Returned { owner: key });
-        let (before, lost) = match self.clients.get_mut(&key) {
-            Some(client) => (client.tunnel.take(), client.lost.take()),
-            None => (None, None),
-        };
-        if let Some(lost) = lost {
+        let limits = &self.shared.config.limits;
+        let client = self.clients.entry(key).or_insert_with(|| Client {
+            admission: admission.clone(),
+            tunnel: None,
+            lost: None,
+            earlier: VecDeque::new(),
+        });
+        client.admission = admission;
+        let before = client.tunnel.replace(tunnel.clone());
+        if let Some(lost) = client.lost.take() {
             if lost.process == tunnel.process {
                 lost.successor.send_replace(Some(tunnel.clone()));
             } else {
@@ -214,7 +248,11 @@ impl Supervisor {
         }
         if let Some(before) = before {
             if before.process == tunnel.process {
-                // The same process has found a better path: its streams go on there.
+                // The same process has found a better path: its streams go on there. (A superseded one is told, and
+                // ends by itself.)
+                let most = limits.tunnels_per_client.saturating_sub(1);
+                let ended = client.note_earlier(&before, most);
+                self.shared.metrics.tunnels_ended.add(ended as u64);
                 if before.draining.is_cancelled() {
                     tunnel.draining.cancel();
                 }
@@ -240,14 +278,6 @@ impl Supervisor {
             let grace = ending.until.map_or(Duration::MAX, left);
             tell(&tunnel, Message::Drain { grace });
         }
-        self.clients.insert(
-            key,
-            Client {
-                admission,
-                tunnel: Some(tunnel),
-                lost: None,
-            },
-        );
     }
 
     fn handle_down(&mut self, tunnel: &Arc<RelayTunnel>, reason: String) {
@@ -262,6 +292,9 @@ impl Supervisor {
             return;
         }
         client.lost = client.tunnel.take();
+        let most = (self.shared.config.limits.tunnels_per_client).saturating_sub(1);
+        let ended = client.note_earlier(tunnel, most);
+        self.shared.metrics.tunnels_ended.add(ended as u64);
         self.reroute(tunnel, None);
         self.apply(Change::Lost {
             owner: tunnel.client,
@@ -352,6 +385,22 @@ impl Supervisor {
                 port: None,
             });
         }
+        let limits = &self.shared.config.limits;
+        let declarations = self.paces.entry(tunnel.client).or_insert_with(|| {
+            Pace::new(
+                limits.declarations_per_second,
+                limits.declaration_burst,
+                Instant::now(),
+            )
+        });
+        if !declarations.take(1, Instant::now()) {
+            self.shared.metrics.declarations_limited.one();
+            return Err(Refused {
+                code: Code::Limit,
+                text: "the client declares instances faster than it may".into(),
+                port: None,
+            });
+        }
         for service in &services {
             let allowed =
                 self.shared
@@ -374,6 +423,11 @@ impl Supervisor {
             services,
         };
         let actions = self.registry.apply(Instant::now(), change)?;
+        let binds = actions.iter().filter_map(|action| match action {
+            Action::Bind { binding, .. } => Some(binding.sockets()),
+            Action::Route { .. } | Action::Unbind { .. } => None,
+        });
+        declarations.owe(binds.sum::<usize>() / SOCKETS_A_DECLARATION, Instant::now());
         self.carry_out(tunnel, instance, actions).await
     }
 
@@ -437,7 +491,7 @@ impl Supervisor {
                     service,
                 });
                 warm(&route);
-                let served = ports.serve(&self.shared, binding.clone(), route);
+                let served = ports.serve(&self.shared, binding.clone(), route).await;
                 let served = served.map_err(|error| Refused {
                     code: Code::Internal,
                     text: error.to_string(),
@@ -712,7 +766,7 @@ impl Supervisor {
         };
         // If it takes this long, the system says that the port is in use.
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-        OpenPorts::open(&self.shared, binding)
+        OpenPorts::open(&self.shared, binding).await
     }
 
     fn refusal(&self, instance: InstanceId, revision: Revision, refused: Refused) -> Message {
@@ -799,6 +853,8 @@ fn end(tunnel: Arc<RelayTunnel>, code: Code, text: &str) {
     });
 }
 
+/// Opening 16 sockets costs what a declaration does.
+const SOCKETS_A_DECLARATION: usize = 16;
 /// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// How often a relay that shuts down looks whether the last player has left.
@@ -807,3 +863,64 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        proto::handshake::ProcessId,
+        relay::{RelayLimits, tunnel::Parts},
+        tunnel::{
+            QueueLimits,
+            datagrams::{DatagramSender, LaneQueues},
+        },
+    };
+
+    fn tunnel() -> Arc<RelayTunnel> {
+        let metrics = Arc::new(Metrics::default());
+        let queues = Arc::new(LaneQueues::new(QueueLimits::default()));
+        let parts = Parts {
+            serial: 1,
+            client: PublicKey::from([1; 32]),
+            process: ProcessId::from([1; 16]),
+            name: "node-1".into(),
+            peer: None,
+            transport: "mem",
+            quic: None,
+            datagrams: DatagramSender::lanes(queues.clone(), metrics.clone()),
+            queues,
+            flows: Arc::default(),
+            messages: mpsc::channel(1).0,
+            next_stream: Arc::new(AtomicU64::new(1)),
+            resumes: true,
+            limits: &RelayLimits::default(),
+        };
+        Arc::new(RelayTunnel::new(parts))
+    }
+
+    #[test]
+    fn the_oldest_earlier_tunnel_ends_for_one_too_many() {
+        let mut client = Client {
+            admission: Admission {
+                name: "node-1".into(),
+                ports: PortSet::all(),
+                psk: None,
+            },
+            tunnel: None,
+            lost: None,
+            earlier: VecDeque::new(),
+        };
+        let tunnels = [tunnel(), tunnel(), tunnel(), tunnel()];
+        assert_eq!(client.note_earlier(&tunnels[0], 2), 0);
+        assert_eq!(client.note_earlier(&tunnels[1], 2), 0);
+        // One that has ended by itself takes no place.
+        tunnels[1].closed.cancel();
+        assert_eq!(client.note_earlier(&tunnels[2], 2), 0);
+        assert_eq!(client.note_earlier(&tunnels[3], 2), 1);
+        assert!(tunnels[0].closed.is_cancelled());
+        assert!(!tunnels[2].closed.is_cancelled() && !tunnels[3].closed.is_cancelled());
+    }
+}

@@ -9,19 +9,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     instance::Optimize,
     key::PublicKey,
-    metrics::Gauge,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    relay::ingress::udp::Directory,
+    relay::{RelayLimits, ingress::udp::Directory, permits},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
@@ -42,6 +41,10 @@ pub(crate) struct RelayTunnel {
     pub(crate) transport: &'static str,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) lanes: IdleLanes,
+    /// Lanes that it may have, whatever they are used for.
+    pub(crate) lane_permits: Arc<Semaphore>,
+    /// Those of them that may carry datagrams.
+    pub(crate) datagram_lane_permits: Arc<Semaphore>,
     pub(crate) datagrams: DatagramSender,
     /// The lanes that carry datagrams, where there is no QUIC.
     pub(crate) queues: Arc<LaneQueues>,
@@ -66,7 +69,6 @@ pub(crate) struct RelayTunnel {
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
-    _counted: Gauge,
 }
 
 /// Who opens a stream, and to what.
@@ -89,7 +91,7 @@ pub(crate) enum AttachError {
 
 /// What a tunnel is made of; see [`RelayTunnel`] for the fields.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Parts<'a> {
     pub(crate) serial: u64,
     pub(crate) client: PublicKey,
     pub(crate) process: ProcessId,
@@ -103,10 +105,11 @@ pub(crate) struct Parts {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
+    pub(crate) limits: &'a RelayLimits,
 }
 
 impl RelayTunnel {
-    pub(crate) fn new(parts: Parts, counted: Gauge) -> Self {
+    pub(crate) fn new(parts: Parts<'_>) -> Self {
         Self {
             serial: parts.serial,
             client: parts.client,
@@ -116,10 +119,12 @@ impl RelayTunnel {
             transport: parts.transport,
             quic: parts.quic,
             lanes: IdleLanes::default(),
+            lane_permits: permits(parts.limits.lanes_per_tunnel),
+            datagram_lane_permits: permits(parts.limits.datagram_lanes),
             datagrams: parts.datagrams,
             queues: parts.queues,
             flows: parts.flows,
-            budget: Arc::default(),
+            budget: Arc::new(Budget::new(parts.limits.tunnel_memory)),
             messages: parts.messages,
             closed: CancellationToken::new(),
             draining: CancellationToken::new(),
@@ -130,7 +135,6 @@ impl RelayTunnel {
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
-            _counted: counted,
         }
     }
 

@@ -1,31 +1,55 @@
-//! How many handshakes a relay takes on. A pure decision; the accept loop executes it.
+//! How much of a core strangers may use, and who goes first when there is little. A pure decision; the socket filter
+//! and the accept loops execute it.
 //!
-//! A handshake costs its client one packet, even a recorded one, and the relay four Diffie-Hellman operations, so
-//! their number in flight and their share of a core are bounded. Before the bound an address must show that it
-//! receives what is sent to it (Retry), which who forges addresses cannot.
+//! A handshake costs its client one packet, even a recorded one, and the relay four Diffie-Hellman operations; opening
+//! an Initial packet costs a fiftieth of that. All of it is paid out of one budget of CPU time. Where the budget runs
+//! low, those go first who cost an attacker most to be: who comes from where a client has proved itself before; then
+//! who has shown that it receives what is sent to its address (Retry, TCP); then everybody else. And no source, by
+//! its address, takes more than an eighth.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use crate::tunnel::datagrams::lock;
 
 /// The bounds of [`Admission`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AdmissionLimits {
-    /// Handshakes begun and not proved at a time. At 100 ms of round trip 256 leave room for 2,500 a second, many
-    /// more than the CPU's share does; what they hold is a few MiB.
+    /// Handshakes begun and not proved at a time.
     pub(crate) in_flight: usize,
-    /// Part of one core for handshakes, in 1/1000. 50 (5 %) is 100 handshakes a second, of 0.4 to 0.5 ms each as
-    /// measured, for ever, while the players' packets keep the rest.
+    /// Part of one core for strangers, in 1/1000.
     pub(crate) cpu_permille: u32,
-    /// What the share may save up. 250 ms are 500 handshakes: every client of a large relay coming back at
-    /// once after a restart.
+    /// What the share may save up.
     pub(crate) burst: Duration,
 }
 
 impl Default for AdmissionLimits {
+    /// See [`RelayLimits`](crate::relay::RelayLimits) for the reasons.
     fn default() -> Self {
         Self {
             in_flight: 256,
             cpu_permille: 50,
             burst: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Where somebody comes from, as far as limits tell people apart: an IPv4 address, or the /64 that one site has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source(IpAddr);
+
+impl Source {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V6(v6) => {
+                Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into())
+            }
+            v4 => Self(v4),
         }
     }
 }
@@ -41,14 +65,30 @@ pub(crate) enum Verdict {
     Ignore,
 }
 
-/// Decides which handshakes begin.
+/// Decides who may cost something.
 #[derive(Debug)]
 pub(crate) struct Admission {
     limits: AdmissionLimits,
     /// CPU time left, in ns; below zero when the last handshake cost more than was left.
     budget: i64,
     refilled: Instant,
+    /// What sources have cost lately, by a keyed hash of theirs. Two that share a place share their part, too.
+    spent: Vec<Spent>,
+    hasher: RandomState,
+    /// Where clients have proved themselves, and in which order.
+    known: HashMap<Source, u64>,
+    proofs: u64,
 }
+
+/// What a source has cost, in ns; it is forgotten at the pace of the source's part.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    cost: i64,
+    at: Instant,
+}
+
+/// One [`Admission`] for all that accept.
+pub(crate) type Shared = Arc<Mutex<Admission>>;
 
 impl Admission {
     /// A full budget at `now`.
@@ -57,47 +97,140 @@ impl Admission {
             limits,
             budget: nanos(limits.burst),
             refilled: now,
+            spent: vec![Spent { cost: 0, at: now }; PLACES],
+            hasher: RandomState::new(),
+            known: HashMap::new(),
+            proofs: 0,
         }
     }
 
-    /// What to do with a handshake from an address that is `validated` or not, while `in_flight` others run.
-    pub(crate) fn decide(&mut self, now: Instant, validated: bool, in_flight: usize) -> Verdict {
+    /// The same, to be shared.
+    pub(crate) fn shared(limits: AdmissionLimits) -> Shared {
+        Arc::new(Mutex::new(Self::new(limits, Instant::now())))
+    }
+
+    /// Whether somebody's packet may be looked at who has proved nothing but, perhaps, its address (`validated`).
+    pub(crate) fn may_spend(&mut self, now: Instant, source: Source, validated: bool) -> bool {
         self.refill(now);
-        if self.budget <= 0 || in_flight >= self.limits.in_flight {
-            Verdict::Ignore
-        } else if !validated && self.is_busy(in_flight) {
+        let floor = if self.known.contains_key(&source) {
+            0
+        } else if validated {
+            nanos(self.limits.burst) / FLOOR_VALIDATED
+        } else {
+            nanos(self.limits.burst) / FLOOR_STRANGERS
+        };
+        self.budget > floor && !(self.is_short() && self.has_had_its_part(now, source))
+    }
+
+    /// What to do with a handshake from an address that is `validated` or not, while `in_flight` others run.
+    pub(crate) fn decide(
+        &mut self,
+        now: Instant,
+        source: Source,
+        validated: bool,
+        in_flight: usize,
+    ) -> Verdict {
+        if !self.may_spend(now, source, validated) {
+            return Verdict::Ignore;
+        }
+        let is_busy = self.is_short() || in_flight >= self.limits.in_flight.div_ceil(2);
+        if is_busy && !validated && !self.known.contains_key(&source) {
             Verdict::Retry
         } else {
             Verdict::Accept
         }
     }
 
-    /// Takes what a handshake cost from the budget.
-    pub(crate) fn charge(&mut self, now: Instant, cost: Duration) {
+    /// Takes what somebody has cost from the budget.
+    pub(crate) fn charge(&mut self, now: Instant, source: Source, cost: Duration) {
         self.refill(now);
+        let (burst, cost) = (nanos(self.limits.burst), nanos(cost));
         // A debt is bounded too: a machine that slept must not stay closed for long.
-        self.budget = (self.budget - nanos(cost)).max(-nanos(self.limits.burst));
+        self.budget = self.budget.saturating_sub(cost).max(-burst);
+        let left = self.spent_by(now, source);
+        let place = self.place(source);
+        self.spent[place] = Spent {
+            // Nobody is shut out for longer than seconds.
+            cost: left.saturating_add(cost).min(2 * burst / PART),
+            at: now,
+        };
     }
 
-    /// Whether half of either bound is gone.
-    fn is_busy(&self, in_flight: usize) -> bool {
-        self.budget < nanos(self.limits.burst) / 2 || in_flight >= self.limits.in_flight.div_ceil(2)
+    /// A client has proved itself from there: when it comes again, it goes first.
+    pub(crate) fn prove(&mut self, source: Source) {
+        self.proofs += 1;
+        if self.known.len() >= KNOWN_MAX
+            && !self.known.contains_key(&source)
+            && let Some((&oldest, _)) = self.known.iter().min_by_key(|(_, proof)| **proof)
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(source, self.proofs);
+    }
+
+    /// Whether a client has proved itself from there.
+    pub(crate) fn knows(&self, source: Source) -> bool {
+        self.known.contains_key(&source)
+    }
+
+    /// Whether half of the budget is gone.
+    fn is_short(&self) -> bool {
+        self.budget < nanos(self.limits.burst) / 2
+    }
+
+    fn has_had_its_part(&self, now: Instant, source: Source) -> bool {
+        self.spent_by(now, source) >= nanos(self.limits.burst) / PART
+    }
+
+    fn spent_by(&self, now: Instant, source: Source) -> i64 {
+        let Spent { cost, at } = self.spent[self.place(source)];
+        (cost - self.earned(now.saturating_duration_since(at)) / PART).max(0)
+    }
+
+    fn place(&self, source: Source) -> usize {
+        (self.hasher.hash_one(source) % PLACES as u64) as usize
     }
 
     fn refill(&mut self, now: Instant) {
-        let elapsed = nanos(now.saturating_duration_since(self.refilled));
-        let earned = elapsed / 1_000 * i64::from(self.limits.cpu_permille);
+        let earned = self.earned(now.saturating_duration_since(self.refilled));
         self.budget = self
             .budget
             .saturating_add(earned)
             .min(nanos(self.limits.burst));
         self.refilled = self.refilled.max(now);
     }
+
+    fn earned(&self, elapsed: Duration) -> i64 {
+        (nanos(elapsed) / 1_000).saturating_mul(i64::from(self.limits.cpu_permille))
+    }
+}
+
+/// Runs `work` for a source, and charges what it cost.
+pub(crate) fn charged<T>(
+    admission: &Mutex<Admission>,
+    source: Source,
+    work: impl FnOnce() -> T,
+) -> T {
+    let started = Instant::now();
+    let done = work();
+    let now = Instant::now();
+    lock(admission).charge(now, source, now - started);
+    done
 }
 
 fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
+
+/// The last quarter of the budget is for those whose address is proved, the last eighth for those who were here before.
+const FLOOR_STRANGERS: i64 = 4;
+const FLOOR_VALIDATED: i64 = 8;
+/// One source gets an eighth: it takes eight to use the share up.
+const PART: i64 = 8;
+/// Places to count sources in: 4,096, of 24 bytes. With 100 sources at a time, two in a hundred share theirs.
+const PLACES: usize = 4096;
+/// Sources that are known: 4,096, more than a relay has clients.
+const KNOWN_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -110,42 +243,112 @@ mod tests {
         (Admission::new(AdmissionLimits::default(), now), now)
     }
 
+    fn source(number: u32) -> Source {
+        Source::of(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into())
+    }
+
+    /// Spends for sources that each stay below their part.
+    fn spend(admission: &mut Admission, now: Instant, cost: Duration) {
+        for number in 0..(cost.as_millis() as u32) {
+            admission.charge(now, source(1_000 + number), MS);
+        }
+    }
+
     #[test]
     fn quiet_relay_takes_strangers_at_once() {
         let (mut admission, now) = admission();
-        assert_eq!(admission.decide(now, false, 0), Verdict::Accept);
-        assert_eq!(admission.decide(now, false, 127), Verdict::Accept);
-    }
-
-    #[test]
-    fn half_of_the_budget_gone_asks_for_the_address() {
-        let (mut admission, now) = admission();
-        admission.charge(now, 126 * MS);
-        assert_eq!(admission.decide(now, false, 0), Verdict::Retry);
-        assert_eq!(admission.decide(now, true, 0), Verdict::Accept);
-    }
-
-    #[test]
-    fn exhausted_budget_ignores_everyone_until_it_refills() {
-        let (mut admission, now) = admission();
-        admission.charge(now, 260 * MS);
-        assert_eq!(admission.decide(now, true, 0), Verdict::Ignore);
-        // 10 ms are owed, and 5 % of a core pays 1 ms in 20.
-        assert_eq!(admission.decide(now + 199 * MS, true, 0), Verdict::Ignore);
-        assert_eq!(admission.decide(now + 201 * MS, true, 0), Verdict::Accept);
-        assert_eq!(admission.decide(now + 201 * MS, false, 0), Verdict::Retry);
+        assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Accept);
         assert_eq!(
-            admission.decide(now + 10_000 * MS, false, 0),
+            admission.decide(now, source(1), false, 127),
             Verdict::Accept
         );
     }
 
     #[test]
-    fn handshakes_in_flight_are_bounded() {
+    fn half_of_the_budget_gone_asks_for_the_address() {
         let (mut admission, now) = admission();
-        assert_eq!(admission.decide(now, false, 128), Verdict::Retry);
-        assert_eq!(admission.decide(now, true, 255), Verdict::Accept);
-        assert_eq!(admission.decide(now, true, 256), Verdict::Ignore);
+        spend(&mut admission, now, 126 * MS);
+        assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Retry);
+        assert_eq!(admission.decide(now, source(1), true, 0), Verdict::Accept);
+        admission.prove(source(1));
+        assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Accept);
+    }
+
+    #[test]
+    fn many_in_flight_ask_for_the_address() {
+        let (mut admission, now) = admission();
+        assert_eq!(admission.decide(now, source(1), false, 128), Verdict::Retry);
+        assert_eq!(admission.decide(now, source(1), true, 128), Verdict::Accept);
+    }
+
+    #[test]
+    fn the_last_of_the_budget_is_for_who_has_proved_most() {
+        let (mut admission, now) = admission();
+        admission.prove(source(3));
+        let may = |admission: &mut Admission| {
+            [
+                admission.may_spend(now, source(1), false),
+                admission.may_spend(now, source(2), true),
+                admission.may_spend(now, source(3), false),
+            ]
+        };
+        spend(&mut admission, now, 187 * MS);
+        assert_eq!(may(&mut admission), [true, true, true]);
+        spend(&mut admission, now, 2 * MS);
+        assert_eq!(may(&mut admission), [false, true, true]);
+        spend(&mut admission, now, 32 * MS);
+        assert_eq!(may(&mut admission), [false, false, true]);
+        spend(&mut admission, now, 40 * MS);
+        assert_eq!(may(&mut admission), [false, false, false]);
+        // 11 ms are owed, and 5 % of a core pays 1 ms in 20.
+        let later = now + 19 * 20 * MS;
+        assert!(admission.may_spend(later, source(3), false));
+        assert!(!admission.may_spend(later, source(2), true));
+    }
+
+    #[test]
+    fn one_source_leaves_budget_for_the_others() {
+        let (mut admission, mut now) = admission();
+        let mut spent = Duration::ZERO;
+        for step in 0..100_000u32 {
+            now += MS;
+            if admission.may_spend(now, source(1), false) {
+                admission.charge(now, source(1), MS);
+                spent += MS;
+            }
+            if step % 1_000 == 0 {
+                assert_ne!(
+                    admission.decide(now, source(2), false, 0),
+                    Verdict::Ignore,
+                    "{step}"
+                );
+            }
+        }
+        // It had the first half as everybody, and what is above the half since: never what is below.
+        assert!(admission.budget >= nanos(124 * MS), "{}", admission.budget);
+        assert!(spent <= 5_260 * MS, "{spent:?}");
+    }
+
+    #[test]
+    fn addresses_of_one_site_are_one_source() {
+        let of = |text: &str| Source::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn known_sources_are_bounded_and_the_oldest_goes() {
+        let (mut admission, _) = admission();
+        for number in 0..KNOWN_MAX as u32 {
+            admission.prove(source(number));
+        }
+        admission.prove(source(0));
+        admission.prove(source(99_999));
+        assert_eq!(admission.known.len(), KNOWN_MAX);
+        assert!(admission.knows(source(0)) && admission.knows(source(99_999)));
+        assert!(!admission.knows(source(1)));
     }
 
     #[test]
@@ -154,24 +357,26 @@ mod tests {
         let mut spent = Duration::ZERO;
         for step in 0..100_000u32 {
             let now = start + step * MS;
-            if admission.decide(now, true, 0) == Verdict::Accept {
-                admission.charge(now, 4 * MS / 5);
+            let source = source(step % 5_000);
+            if admission.decide(now, source, true, 0) == Verdict::Accept {
+                admission.charge(now, source, 4 * MS / 5);
                 spent += 4 * MS / 5;
             }
         }
         // 5 % of 100 s, and the burst.
-        assert!(spent >= 5_200 * MS && spent <= 5_260 * MS, "{spent:?}");
+        assert!(spent >= 5_150 * MS && spent <= 5_260 * MS, "{spent:?}");
     }
 
     #[test]
     fn clock_that_stands_still_or_jumps_does_no_harm() {
         let (mut admission, now) = admission();
-        admission.charge(now, Duration::MAX);
-        assert_eq!(admission.decide(now, true, 0), Verdict::Ignore);
+        admission.charge(now, source(1), Duration::MAX);
+        assert_eq!(admission.decide(now, source(1), true, 0), Verdict::Ignore);
+        let later = now + Duration::from_secs(86_400 * 365);
         assert_eq!(
-            admission.decide(now + Duration::from_secs(86_400 * 365), false, 0),
+            admission.decide(later, source(1), false, 0),
             Verdict::Accept
         );
-        assert_eq!(admission.decide(now, false, 0), Verdict::Accept);
+        assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Accept);
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! client                            relay
-//! connect_first ──── message 1 ───► accept        who asks, and with which pre-shared key?
-//!               ◄─── message 2 ────
-//!               ──── record ──────►               the proof: Opening::First
+//! connect_first ──── message 1 ───► hear, answer  who asks, and with which pre-shared key?
+//!               ◄─── message 2 ──── prove
+//!               ──── record ──────►               the proof
 //!
-//! connect_further ── 57 bytes ────► accept        a MAC with the tunnel's secret, a number used once
-//!                 ◄─ READY ────────               Opening::Further
+//! connect_further ── 57 bytes ────► hear, open    a MAC with the tunnel's secret, a number used once
+//!                 ◄─ READY ────────
 //! ```
 //!
 //! Then each end has [`LaneHalves`], for two tasks or one. What the records mean is the tunnel's business, and so
@@ -25,7 +25,10 @@ use std::io;
 pub(crate) use self::{
     conn::Io,
     further::{LaneRegistry, LaneSecretHandle, TunnelId},
-    opening::{Opening, RelaySide, accept, connect_first, connect_further},
+    opening::{
+        FirstLane, FirstMessage, FurtherLane, Heard, RelaySide, connect_first, connect_further,
+        hear,
+    },
     reader::LaneReader,
     tune::{LaneTuning, tune},
     window::{LaneWindow, NumberError},

@@ -8,7 +8,7 @@
 //! | close, protocol violation | an Initial to an id shorter than 8 bytes | [`filter`]: not sealed for this relay |
 //! | close, invalid token | an Initial with a Retry token that is old or of another address | the same |
 //! | close, handshake failed | message 1 is wrong | the same: its author has the public key |
-//! | Retry | ours, under load, before the Initial is opened | the same |
+//! | Retry | ours, under load | the same |
 //! | close, refused | a dropped or refused `Incoming`, or a closing endpoint | the same; we ignore, never refuse |
 //! | stateless reset | a short header with an id that could be ours | [`cid`]: 6 bytes of HMAC in every id |
 //! | stateless reset | an Initial to a client's socket | [`filter`]: an id that the client did not issue |
@@ -23,6 +23,7 @@ mod config;
 pub(crate) mod congestion;
 mod crypto;
 mod filter;
+pub(crate) mod firsts;
 mod keys;
 mod socket;
 
@@ -30,7 +31,7 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use quinn::{ConnectionError, Endpoint, VarInt};
@@ -46,7 +47,7 @@ use crate::{
     proto::handshake::{
         Answer, Capabilities, Hello, ProcessId, Suite, VersionMismatch, VersionRange, keys::Secret,
     },
-    transport::PskSource,
+    transport::{PskSource, admission},
 };
 
 /// Who a relay is, and what it says to every client.
@@ -85,15 +86,17 @@ pub(crate) struct ClientIdentity {
     pub(crate) suite: Suite,
 }
 
-/// A relay's endpoint on `socket`. What the socket drops is counted in `drops`.
+/// A relay's endpoint on `socket`, where strangers cost no more than `admission` lets them. What the socket drops is
+/// counted in `drops`.
 pub(crate) fn relay_endpoint(
     socket: UdpSocket,
     identity: RelayIdentity,
+    admission: admission::Shared,
     drops: Arc<Drops>,
 ) -> io::Result<Endpoint> {
     let suites = keys::Suites::load()?;
     let keys = RelayKeys::derive(&identity.secret_key);
-    let filter = relay_filter(&identity.secret_key)?;
+    let filter = relay_filter(&identity.secret_key, admission)?;
     let endpoint_config = config::endpoint(keys.cid, &keys.reset);
     let crypto = crypto::RelayCrypto::new(identity, suites);
     let server_config = config::server(Arc::new(crypto), &keys.retry_token);
@@ -106,10 +109,14 @@ pub(crate) fn relay_endpoint(
 }
 
 /// What a relay's socket lets through.
-pub(crate) fn relay_filter(secret_key: &SecretKey) -> io::Result<Filter> {
+pub(crate) fn relay_filter(
+    secret_key: &SecretKey,
+    admission: admission::Shared,
+) -> io::Result<Filter> {
     let cids = RelayKeys::derive(secret_key).cid;
     let suites = keys::Suites::load()?;
-    Ok(Filter::relay(secret_key.public_key(), suites, cids))
+    let public_key = secret_key.public_key();
+    Ok(Filter::relay(public_key, suites, cids, admission))
 }
 
 /// A client's endpoint on `socket`: it connects, and answers nobody.
@@ -200,16 +207,12 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Answered(quinn::Connecting);
 
-/// Reads message 1 and answers it: at once, in this thread and under the endpoint's lock. Returns how long that
-/// took too, which is what admission is charged with.
-pub(crate) fn answer(incoming: quinn::Incoming) -> (Duration, Result<Answered, QuicAcceptError>) {
-    let started = Instant::now();
-    let connecting = incoming.accept();
-    let cost = started.elapsed();
-    let answered = connecting
+/// Reads message 1 and answers it: at once, in this thread and under the endpoint's lock.
+pub(crate) fn answer(incoming: quinn::Incoming) -> Result<Answered, QuicAcceptError> {
+    incoming
+        .accept()
         .map(Answered)
-        .map_err(QuicAcceptError::Connection);
-    (cost, answered)
+        .map_err(QuicAcceptError::Connection)
 }
 
 impl Answered {

@@ -5,17 +5,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::proto::stream::TUNNEL_BUDGET;
 
 /// Bytes held by all streams of a tunnel, sent and not yet acknowledged.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Budget {
+    most: u64,
     held: AtomicU64,
     /// Bytes that came and wait for their sockets.
     waiting: AtomicU64,
 }
 
 impl Budget {
+    /// So many bytes, at most what the protocol lets a tunnel hold.
+    pub(crate) fn new(most: u64) -> Self {
+        Self {
+            most: most.min(TUNNEL_BUDGET),
+            held: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether less than a sixteenth is free: then a reader that takes nothing has to make room.
+    pub(crate) fn is_short(&self) -> bool {
+        self.free() < self.most / 16
+    }
+
     /// Bytes that may still be held.
     pub(crate) fn free(&self) -> u64 {
-        TUNNEL_BUDGET.saturating_sub(self.held.load(Ordering::Relaxed))
+        self.most.saturating_sub(self.held.load(Ordering::Relaxed))
     }
 
     /// Bytes came that their socket does not take yet. Returns whether the peer keeps to what a tunnel may hold.

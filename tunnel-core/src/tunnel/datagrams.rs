@@ -1,7 +1,6 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::{
     metrics::Metrics,
@@ -18,6 +17,7 @@ use crate::{
         datagram::{DatagramHead, FragmentHead},
         fragment,
     },
+    tunnel::fair::Fair,
 };
 
 /// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
@@ -36,9 +36,14 @@ enum Way {
 
 impl DatagramSender {
     /// Datagrams go over QUIC. The task that empties the queue ends with the connection.
-    pub(crate) fn quic(connection: quinn::Connection, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn quic(
+        connection: quinn::Connection,
+        metrics: Arc<Metrics>,
+        limits: QueueLimits,
+    ) -> Self {
         let queue = Arc::new(QuicQueue {
             connection,
+            limits,
             waiting: Mutex::default(),
             is_waiting: AtomicBool::new(false),
             added: Notify::new(),
@@ -62,13 +67,19 @@ impl DatagramSender {
 
     /// Sends one datagram, or counts why not. Never waits.
     ///
-    /// `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
+    /// `whose` is the first public port of the service, between which the path is shared. `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
     /// allocation of its own.
-    pub(crate) fn send(&self, mut head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    pub(crate) fn send(
+        &self,
+        whose: u16,
+        mut head: DatagramHead,
+        payload: &[u8],
+        scratch: &mut BytesMut,
+    ) {
         let room = self.room();
         let whole = head.encoded_len() + payload.len();
         if whole <= room {
-            self.send_one(head, payload, scratch);
+            self.send_one(whose, head, payload, scratch);
             return;
         }
         // The fragment header's place is part of each piece's room.
@@ -92,7 +103,7 @@ impl DatagramSender {
                 index: index as u8,
                 count,
             });
-            self.send_one(head, &payload[range], scratch);
+            self.send_one(whose, head, &payload[range], scratch);
         }
     }
 
@@ -103,7 +114,7 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         if scratch.capacity() < length {
             // One allocation serves many packets: `split` leaves the rest of it to the next.
@@ -113,8 +124,8 @@ impl DatagramSender {
         scratch.put_slice(payload);
         let datagram = scratch.split().freeze();
         match &self.way {
-            Way::Quic(queue) => queue.send(datagram, &self.metrics),
-            Way::Lanes(lanes) => lanes.send(head.flow.0, datagram, &self.metrics),
+            Way::Quic(queue) => queue.send(whose, datagram, &self.metrics),
+            Way::Lanes(lanes) => lanes.send(whose, head.flow.0, datagram, &self.metrics),
         }
     }
 }
@@ -123,14 +134,15 @@ impl DatagramSender {
 #[derive(Debug)]
 struct QuicQueue {
     connection: quinn::Connection,
-    waiting: Mutex<VecDeque<(Instant, Bytes)>>,
+    limits: QueueLimits,
+    waiting: Mutex<Fair<(Instant, Bytes)>>,
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
 }
 
 impl QuicQueue {
-    fn send(&self, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: u16, datagram: Bytes, metrics: &Metrics) {
         if !self.is_waiting.load(Ordering::Acquire)
             && self.connection.datagram_send_buffer_space() >= datagram.len()
         {
@@ -138,12 +150,11 @@ impl QuicQueue {
             return;
         }
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= QUEUE {
+        let item = (Instant::now(), datagram);
+        if waiting.push(whose, item, self.limits.quic).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
-            waiting.pop_front();
             metrics.drop_queue_full.one();
         }
-        waiting.push_back((Instant::now(), datagram));
         self.is_waiting.store(true, Ordering::Release);
         drop(waiting);
         self.added.notify_one();
@@ -169,19 +180,20 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
         loop {
             let next = {
                 let mut waiting = lock(&queue.waiting);
-                let next = waiting.pop_front();
+                let next = waiting.pop();
                 if next.is_none() {
                     queue.is_waiting.store(false, Ordering::Release);
                 }
                 next
             };
             let Some((since, datagram)) = next else { break };
-            if since.elapsed() > AGE_MAX {
+            let most = queue.limits.age;
+            if since.elapsed() > most {
                 metrics.drop_too_old.one();
                 continue;
             }
             let sent = tokio::time::timeout(
-                AGE_MAX.saturating_sub(since.elapsed()),
+                most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
             );
             match sent.await {
@@ -195,38 +207,72 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
 }
 
 /// Queues of the lanes that carry datagrams. A flow keeps to one lane, so that a lost segment stalls only its share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LaneQueues {
-    lanes: Mutex<Vec<mpsc::Sender<(Instant, Bytes)>>>,
+    limits: QueueLimits,
+    lanes: Mutex<Vec<Arc<Waiting>>>,
 }
 
 /// What one lane is to send.
 #[derive(Debug)]
 pub(crate) struct LaneQueue {
-    waiting: mpsc::Receiver<(Instant, Bytes)>,
+    limits: QueueLimits,
+    waiting: Arc<Waiting>,
     metrics: Arc<Metrics>,
 }
 
+/// What waits for one lane.
+#[derive(Debug, Default)]
+struct Waiting {
+    datagrams: Mutex<Fair<(Instant, Bytes)>>,
+    added: Notify,
+    /// Nobody sends any more, or the lane has ended.
+    has_ended: AtomicBool,
+}
+
 impl LaneQueues {
-    /// A lane takes part from now on.
-    pub(crate) fn add(&self, metrics: Arc<Metrics>) -> LaneQueue {
-        let (sender, waiting) = mpsc::channel(LANE_QUEUE);
-        lock(&self.lanes).push(sender);
-        LaneQueue { waiting, metrics }
+    /// No lane takes part yet.
+    pub(crate) fn new(limits: QueueLimits) -> Self {
+        Self {
+            limits,
+            lanes: Mutex::default(),
+        }
     }
 
-    fn send(&self, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    /// A lane takes part from now on.
+    pub(crate) fn add(&self, metrics: Arc<Metrics>) -> LaneQueue {
+        let waiting = Arc::<Waiting>::default();
+        lock(&self.lanes).push(waiting.clone());
+        LaneQueue {
+            limits: self.limits,
+            waiting,
+            metrics,
+        }
+    }
+
+    fn send(&self, whose: u16, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
-        lanes.retain(|lane| !lane.is_closed());
+        lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
             metrics.drop_no_tunnel.one();
             return;
         };
-        if lanes[place as usize]
-            .try_send((Instant::now(), datagram))
-            .is_err()
-        {
+        let lane = &lanes[place as usize];
+        let item = (Instant::now(), datagram);
+        let dropped = lock(&lane.datagrams).push(whose, item, self.limits.lane);
+        if dropped.is_some() {
+            // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
+        }
+        lane.added.notify_one();
+    }
+}
+
+impl Drop for LaneQueues {
+    fn drop(&mut self) {
+        for lane in lock(&self.lanes).drain(..) {
+            lane.has_ended.store(true, Ordering::Relaxed);
+            lane.added.notify_one();
         }
     }
 }
@@ -235,13 +281,26 @@ impl LaneQueue {
     /// The next datagram that is still of use. `None` when nobody will send any more. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let (since, datagram) = self.waiting.recv().await?;
-            if since.elapsed() <= AGE_MAX {
+            let next = lock(&self.waiting.datagrams).pop();
+            let Some((since, datagram)) = next else {
+                if self.waiting.has_ended.load(Ordering::Relaxed) {
+                    return None;
+                }
+                self.waiting.added.notified().await;
+                continue;
+            };
+            if since.elapsed() <= self.limits.age {
                 return Some(datagram);
             }
             // Dropping is safe: datagrams are never retransmitted.
             self.metrics.drop_too_old.one();
         }
+    }
+}
+
+impl Drop for LaneQueue {
+    fn drop(&mut self) {
+        self.waiting.has_ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -252,12 +311,28 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Age at which a datagram that waits is dropped: 100 ms, two or three of a game's ticks; later ones replace it.
-const AGE_MAX: Duration = Duration::from_millis(100);
-/// Datagrams that wait at most: 1,024 = 100 ms of a node's 10,000 packets/s.
-const QUEUE: usize = 1024;
-/// Datagrams that wait for one lane at most: 256 = 100 ms of 2,500 packets/s on each of four lanes.
-const LANE_QUEUE: usize = 256;
+/// How many datagrams may wait for the tunnel, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QueueLimits {
+    /// Age at which a datagram that waits is dropped.
+    pub(crate) age: Duration,
+    /// Datagrams that wait for QUIC at most.
+    pub(crate) quic: usize,
+    /// Datagrams that wait for one lane at most.
+    pub(crate) lane: usize,
+}
+
+impl Default for QueueLimits {
+    /// See [`RelayLimits`](crate::relay::RelayLimits) for the reasons.
+    fn default() -> Self {
+        Self {
+            age: Duration::from_millis(100),
+            quic: 1024,
+            lane: 256,
+        }
+    }
+}
+
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
 /// Size of the buffer from which datagrams are cut: one allocation for 40 packets of 1,500 bytes.
@@ -270,12 +345,16 @@ mod tests {
     #[tokio::test]
     async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
         let metrics = Arc::new(Metrics::default());
-        let queues = LaneQueues::default();
+        let limits = QueueLimits {
+            age: Duration::from_millis(300),
+            ..QueueLimits::default()
+        };
+        let queues = LaneQueues::new(limits);
         let mut queue = queues.add(metrics.clone());
-        let sender = lock(&queues.lanes)[0].clone();
-        let old = Instant::now() - 2 * AGE_MAX;
-        sender.try_send((old, Bytes::from_static(b"old"))).unwrap();
-        queues.send(1, Bytes::from_static(b"new"), &metrics);
+        let old = Instant::now() - Duration::from_millis(301);
+        let old = (old, Bytes::from_static(b"old"));
+        lock(&queue.waiting.datagrams).push(1, old, limits.lane);
+        queues.send(1, 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
     }
@@ -283,14 +362,18 @@ mod tests {
     #[test]
     fn a_lane_that_does_not_move_bounds_its_queue_and_counts() {
         let metrics = Arc::new(Metrics::default());
-        let queues = LaneQueues::default();
+        let limits = QueueLimits {
+            lane: 7,
+            ..QueueLimits::default()
+        };
+        let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
-        for _ in 0..LANE_QUEUE + 5 {
-            queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+        for _ in 0..7 + 5 {
+            queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);
         drop(queue);
-        queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+        queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
         assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
     }
 }

@@ -58,7 +58,14 @@ impl IdleLanes {
     /// Keeps a lane until it is taken, used for datagrams or closed.
     pub(crate) async fn watch(&self, mut lane: Lane) -> Watched {
         let (ask, asked) = oneshot::channel();
-        lock(&self.idle).push_back(ask);
+        {
+            let mut idle = lock(&self.idle);
+            // A client that opens lanes and closes them leaves nothing behind.
+            if idle.len() == idle.capacity() {
+                idle.retain(|ask| !ask.is_closed());
+            }
+            idle.push_back(ask);
+        }
         self.added.notify_one();
         let mut asked = pin!(asked);
         loop {
@@ -106,13 +113,6 @@ impl IdleLanes {
             }
             tokio::time::timeout_at(until, added).await.ok()?;
         }
-    }
-
-    /// Lanes that stand idle now.
-    pub(crate) fn count(&self) -> usize {
-        let mut idle = lock(&self.idle);
-        idle.retain(|ask| !ask.is_closed());
-        idle.len()
     }
 
     fn pop(&self) -> Option<oneshot::Sender<oneshot::Sender<Lane>>> {

@@ -6,7 +6,6 @@
 //! other's would never move again.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
@@ -19,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::{Counter, Metrics},
     proto::stream::{
-        ACK_DELAY, BUDGET_SHORT, RecvHalf, SendHalf, StreamMisbehaved,
+        ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
     },
     socket,
@@ -35,6 +34,8 @@ use crate::{
         budget::Budget,
         channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
+        rare::rare,
+        waiting::Waiting,
     },
 };
 
@@ -231,7 +232,7 @@ struct State {
     send: SendHalf,
     recv: RecvHalf,
     /// What the socket did not take yet.
-    waiting: VecDeque<Bytes>,
+    waiting: Waiting,
     /// Whether `upward` knows that an acknowledgement is owed.
     ack_known: bool,
 }
@@ -240,21 +241,6 @@ impl State {
     /// Whether both ends have everything that there was.
     fn is_complete(&self) -> bool {
         self.send.is_finished() && self.send.unacked() == 0 && self.recv.is_complete()
-    }
-
-    /// The socket took the first `written` bytes of what waits.
-    fn take_written(&mut self, mut written: usize) {
-        while written > 0 {
-            let Some(front) = self.waiting.front_mut() else {
-                return;
-            };
-            let taken = front.len().min(written);
-            front.advance(taken);
-            written -= taken;
-            if front.is_empty() {
-                self.waiting.pop_front();
-            }
-        }
     }
 }
 
@@ -268,7 +254,7 @@ impl<'a> Stream<'a> {
         let state = State {
             send: SendHalf::new(Instant::now()),
             recv: RecvHalf::new(),
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             ack_known: false,
         };
         Self {
@@ -293,14 +279,19 @@ impl<'a> Stream<'a> {
         // What an activity of the channel before was woken for, and did not do.
         self.up.raise();
         self.down.raise();
+        let ends = pin!(async {
+            tokio::select! {
+                () = resumption.moved() => StreamEnd::Moved,
+                () = self.kind.cancelled.cancelled() => StreamEnd::Cancelled,
+                () = self.carrier.closed.cancelled() => StreamEnd::Cancelled,
+            }
+        });
         tokio::select! {
             carried = async {
                 // In the order of the signals between them: see `Signal`.
                 tokio::try_join!(biased; self.downward(rx), self.backlog(), self.upward(tx, restart))
             } => carried.map(drop),
-            () = resumption.moved() => Err(StreamEnd::Moved),
-            () = self.kind.cancelled.cancelled() => Err(StreamEnd::Cancelled),
-            () = self.carrier.closed.cancelled() => Err(StreamEnd::Cancelled),
+            end = rare(ends) => Err(end),
         }
     }
 
@@ -405,8 +396,7 @@ impl<'a> Stream<'a> {
                 state.ack_known = owes;
                 let room = state.send.allowance(self.carrier.budget.free());
                 let done = at_end && state.send.unacked() == 0 && state.recv.is_complete() && !owes;
-                let free = self.carrier.budget.free();
-                if free < BUDGET_SHORT && state.send.is_stalled(Instant::now()) {
+                if self.carrier.budget.is_short() && state.send.is_stalled(Instant::now()) {
                     return Err(StreamEnd::Stalled);
                 }
                 (ack, room, owes, done, state.send.unacked())
@@ -595,9 +585,7 @@ impl<'a> Stream<'a> {
             }
             .into());
         }
-        if !data.is_empty() {
-            state.waiting.push_back(data);
-        }
+        state.waiting.push(data);
         Ok(())
     }
 
@@ -623,16 +611,14 @@ impl<'a> Stream<'a> {
         let mut state = lock(&self.state);
         while !state.waiting.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = state.waiting.len().min(SLICES);
-            for (slice, data) in slices.iter_mut().zip(&state.waiting) {
-                *slice = IoSlice::new(data);
-            }
+            let count = state.waiting.fill(&mut slices);
             match self.socket.try_write_vectored(&slices[..count]) {
                 Ok(written) => {
-                    state.take_written(written);
+                    state.waiting.take(written);
                     self.delivered(&mut state, written);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    state.waiting.settle();
                     drop(state);
                     self.down.raise();
                     return Ok(());
@@ -641,7 +627,7 @@ impl<'a> Stream<'a> {
             }
         }
         // A stalled reader's queue is not kept for ever.
-        state.waiting = VecDeque::new();
+        state.waiting = Waiting::default();
         Ok(())
     }
 

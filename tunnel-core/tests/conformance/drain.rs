@@ -287,7 +287,7 @@ async fn is_reset(lab: &Lab) {
 /// A relay whose players wait so long for a tunnel.
 fn patience(builder: RelayBuilder, patience: Duration) -> RelayBuilder {
     let mut limits = RelayLimits::default();
-    limits.player_patience = patience;
+    limits.stream_wait = patience;
     builder.limits(limits)
 }
 

@@ -45,7 +45,14 @@ on_transport!(
     Lane,
     a_cut_of_every_connection_is_healed_and_keeps_the_flows,
     what_was_removed_while_the_tunnel_was_down_is_given_back,
+    a_client_tells_that_udp_is_silent_and_that_lanes_carry_everything,
     ports_of_a_lost_client_are_held_for_the_lease,
+);
+
+on_transport!(
+    quic_only,
+    Quic,
+    a_client_whose_relays_name_does_not_resolve_tries_for_ever,
 );
 
 // A QUIC connection whose process has died is only silent: the relay gives it up after half a minute, which is too
@@ -209,10 +216,12 @@ async fn what_a_new_process_does_not_declare_is_given_back_after_the_lease(via: 
 
 async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     let lab = Lab::with(via, short_lease).await;
-    let server = Server::tcp(lab.ip).await;
+    let server = Server::both(lab.ip).await;
     let identity = lab.identity();
-    let wanted = simple("a", "tcp", lab.port, server.address());
+    let wanted = simple("a", "both", lab.port, server.address());
     let crashing = Crashing::start(&lab, identity.clone(), wanted.clone()).await;
+    let player = lab.udp(lab.port).await;
+    udp_echo(&player, b"hello").await;
     let mut events = lab.relay().events();
     crashing.crash().await;
     next(&mut events, |event| {
@@ -220,11 +229,15 @@ async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     })
     .await;
     assert!(TcpListener::bind(lab.at(lab.port)).await.is_err());
+    assert!(UdpSocket::bind(lab.at(lab.port)).await.is_err());
+    assert_eq!(lab.relay().metrics().flows, 1, "and so are flows");
     next(&mut events, |event| matches!(event, Event::Unbound { .. })).await;
     waited("the port", async || {
         TcpListener::bind(lab.at(lab.port)).await.ok()
     })
     .await;
+    until("the flow's end", || lab.relay().metrics().flows == 0).await;
+    assert!(lab.relay().status().await.clients.is_empty());
 }
 
 async fn a_revoked_client_is_ended_and_gives_its_ports_back(via: Via) {
@@ -445,6 +458,43 @@ async fn a_cut_of_every_connection_is_healed_and_keeps_the_flows(via: Via) {
     tcp_echo(&mut tcp, b"still there").await;
     assert_eq!(lab.relay().metrics().flows_opened, 1);
     assert_eq!(server.players().len(), 1, "the game noticed nothing");
+}
+
+async fn a_client_tells_that_udp_is_silent_and_that_lanes_carry_everything(via: Via) {
+    let lab = Lab::new(via).await;
+    let client = lab.client([]).await;
+    let mut events = client.events();
+    let peer = lab.forwarder().address();
+    next(&mut events, |event| *event == Event::UdpSilent { peer }).await;
+    next(&mut events, |event| matches!(event, Event::TunnelUp { .. })).await;
+    next(&mut events, |event| {
+        matches!(event, Event::Fallback { active: true, .. })
+    })
+    .await;
+}
+
+async fn a_client_whose_relays_name_does_not_resolve_tries_for_ever(via: Via) {
+    let lab = Lab::new(via).await;
+    let mut identity = lab.identity();
+    identity.relay = "no-such-host.invalid:4433".parse().unwrap();
+    let client = lab.start(identity, []);
+    let mut events = client.events();
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let event = next(&mut events, |event| {
+            matches!(event, Event::Reconnecting { .. })
+        })
+        .await;
+        let Event::Reconnecting { reason, retry_in } = event else {
+            unreachable!()
+        };
+        assert!(reason.contains("cannot resolve"), "{reason}");
+        waits.push(retry_in);
+    }
+    // Doubling, with a jitter of half.
+    assert!(waits[3] > waits[0], "{waits:?}");
+    let ended = tokio::time::timeout(Duration::ZERO, client.finished());
+    assert!(ended.await.is_err(), "it does not give up");
 }
 
 async fn what_was_removed_while_the_tunnel_was_down_is_given_back(via: Via) {

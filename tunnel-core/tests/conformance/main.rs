@@ -29,7 +29,9 @@ macro_rules! on_transport {
 
 mod drain;
 mod instances;
+mod isolation;
 mod lifecycle;
+mod limits;
 mod memory;
 mod resume;
 mod tcp;

@@ -1,13 +1,17 @@
 //! Streams go on when what carries them breaks, in order, with nothing lost or doubled.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tunnel_core::{client::Client, instance::Instance};
+use tunnel_core::{client::Client, event::Event, instance::Instance};
 
+use crate::lifecycle::next;
 use crate::support::{
     Lab, Via, bound, hang, instance,
-    servers::{End, Server, accept, drain, end_of, listener, pour, reset, tcp_echo},
+    servers::{End, Server, accept, drain, end_of, listener, pour, pour_while, reset, tcp_echo},
     service, simple, until, waited,
 };
 
@@ -77,8 +81,9 @@ async fn bulk_survives_cuts_in_both_directions(via: Via) {
         let metrics = lab.relay().metrics();
         metrics.stream_bytes_in + metrics.stream_bytes_out
     };
+    let done = AtomicBool::new(false);
     let cuts = async {
-        loop {
+        for _ in 0..8 {
             // A while of undisturbed transfer, and the next cut.
             let start = moved();
             until("more of the transfer", || moved() >= start + (3 << 20)).await;
@@ -86,20 +91,16 @@ async fn bulk_survives_cuts_in_both_directions(via: Via) {
             lab.forwarder().cut();
             until("the stream's going on", || resumed(&lab) > before).await;
         }
+        done.store(true, Ordering::Relaxed);
     };
-    let transfer = async {
-        tokio::join!(
-            pour(&mut player_tx, 1, 200),
-            drain(&mut game_rx),
-            pour(&mut game_tx, 2, 200),
-            drain(&mut player_rx),
-        )
-    };
-    let (up, came_up, down, came_down) = tokio::select! {
-        done = transfer => done,
-        () = cuts => unreachable!(),
-    };
-    assert!(resumed(&lab) >= 3);
+    let goes_on = |_| !done.load(Ordering::Relaxed);
+    let ((), up, came_up, down, came_down) = tokio::join!(
+        cuts,
+        pour_while(&mut player_tx, 1, goes_on),
+        drain(&mut game_rx),
+        pour_while(&mut game_tx, 2, goes_on),
+        drain(&mut player_rx),
+    );
     assert_eq!(came_up, up);
     assert_eq!(came_down, down);
 }
@@ -219,14 +220,27 @@ async fn a_stream_whose_lane_breaks_goes_on_over_another(via: Via) {
 async fn a_stream_whose_lane_breaks_goes_on_over_quic(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
-    let _client = talk_and_bulk(&lab, &server).await;
+    let (client, _) = talk_and_bulk(&lab, &server).await;
     let mut player = on_a_lane(&lab).await;
+    let mut events = client.events();
     lab.forwarder().refuse(true);
     lab.forwarder().cut();
     tcp_echo(&mut player, b"after").await;
     until("no lane", || lab.relay().metrics().lanes == 0).await;
     assert_eq!(resumed(&lab), 1);
     assert_eq!(lab.relay().metrics().tunnels_opened, 1);
+
+    // The operator is told that TCP does not get through, and that it does again.
+    next(&mut events, |event| {
+        matches!(event, Event::LanesBlocked { .. })
+    })
+    .await;
+    assert!(client.status().await.lanes_blocked);
+    assert!(client.metrics().lanes_failed > 0);
+    lab.forwarder().refuse(false);
+    next(&mut events, |event| *event == Event::LanesBack).await;
+    assert!(!client.status().await.lanes_blocked);
+    on_a_lane(&lab).await;
 }
 
 async fn streams_follow_a_client_whose_address_changes(via: Via) {

@@ -266,17 +266,28 @@ pub(crate) async fn pour(
     seed: u64,
     blocks: u64,
 ) -> Checksum {
+    pour_while(stream, seed, |block| block < blocks).await
+}
+
+/// Writes blocks of 256 KiB as long as `goes_on` says of the next one's number, ends, and says what that was.
+pub(crate) async fn pour_while(
+    stream: &mut (impl AsyncWriteExt + Unpin),
+    seed: u64,
+    goes_on: impl Fn(u64) -> bool,
+) -> Checksum {
     let mut hasher = DefaultHasher::new();
-    for block in 0..blocks {
+    let mut block = 0;
+    while goes_on(block) {
         let bytes = pattern(seed ^ (block << 32), BLOCK);
         hasher.write(&bytes);
         hang("room for a block", stream.write_all(&bytes))
             .await
             .unwrap();
+        block += 1;
     }
     stream.shutdown().await.unwrap();
     Checksum {
-        length: blocks * BLOCK as u64,
+        length: block * BLOCK as u64,
         hash: hasher.finish(),
     }
 }

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,12 +20,16 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+use super::eventually;
+
 /// Players and game servers; dropping it ends them all.
 pub(crate) struct Crowd(Option<Runtime>);
 
 /// How a player is doing.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
+    /// The player says no more.
+    over: AtomicBool,
     sent: AtomicU64,
     answered: AtomicU64,
     /// Connections that ended although the player had more to say.
@@ -39,6 +43,18 @@ pub(crate) struct Tally {
 impl Tally {
     pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Lets the player say no more, and waits for the answers to all that it said.
+    pub(crate) fn finish(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        eventually("the last answers", || {
+            (self.sent() == self.answered()).then_some(())
+        });
     }
 
     /// Fails unless every connection lasted and every answer came once.
@@ -88,6 +104,18 @@ impl Crowd {
                 if let Ok((length, from)) = udp.recv_from(&mut buffer).await {
                     udp.send_to(&buffer[..length], from).await.ok();
                 }
+            }
+        });
+    }
+
+    /// A game server that takes datagrams and never answers.
+    pub(crate) fn sink(&self, address: SocketAddr) {
+        let socket = UdpSocket::bind(address);
+        let socket = self.runtime().block_on(socket).unwrap();
+        self.runtime().spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                socket.recv_from(&mut buffer).await.ok();
             }
         });
     }
@@ -183,6 +211,9 @@ impl Drop for Crowd {
 async fn talk(stream: &mut TcpStream, size: usize, tally: &Tally) -> io::Result<()> {
     let mut got = vec![0; size];
     for number in 0_u64.. {
+        if tally.over.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
         let block: Vec<u8> = (0..size).map(|i| (number as usize + i) as u8).collect();
         tally.sent.fetch_add(1, Ordering::Relaxed);
         // Both at once: a block may be larger than what the way holds.
@@ -204,7 +235,7 @@ async fn play(socket: &UdpSocket, size: usize, pace: Duration, window: usize, ta
     let mut buffer = vec![0; 65_536];
     loop {
         tokio::select! {
-            _ = ticks.tick(), if unanswered.len() < window => {
+            _ = ticks.tick(), if unanswered.len() < window && !tally.over.load(Ordering::Relaxed) => {
                 let mut packet = vec![next as u8; size.max(8)];
                 packet[..8].copy_from_slice(&next.to_be_bytes());
                 // An error is the news of a relay that is not there at the moment.

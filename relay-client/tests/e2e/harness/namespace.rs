@@ -2,9 +2,12 @@
 
 use std::{
     fs::File,
+    io::Read,
+    net::Ipv4Addr,
+    os::fd::AsFd,
     panic,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
 };
 
@@ -37,6 +40,73 @@ pub(crate) fn isolated(body: impl FnOnce() + Send) {
     }
 }
 
+/// A further network, joined to this one by a link of Ethernet's usual size; it goes with its value.
+pub(crate) struct FarSide {
+    holder: Child,
+    /// Its end of the link; this side's is beside it.
+    pub(crate) address: Ipv4Addr,
+}
+
+impl FarSide {
+    /// Called in a namespace of one's own.
+    pub(crate) fn new() -> Self {
+        let holder = hold().unwrap();
+        let far = holder.id().to_string();
+        ip(&[
+            "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &far,
+        ]);
+        ip(&["address", "add", "10.77.0.2/24", "dev", "near"]);
+        ip(&["link", "set", "near", "up"]);
+        let side = Self {
+            holder,
+            address: Ipv4Addr::new(10, 77, 0, 1),
+        };
+        for args in [
+            "link set lo up",
+            "address add 10.77.0.1/24 dev far",
+            "link set far up",
+        ] {
+            let prefix = side.prefix();
+            let mut there = process::command(&prefix[0]);
+            there.args(&prefix[1..]).arg("ip").args(args.split(' '));
+            process::run("ip", &mut there).success();
+        }
+        side
+    }
+
+    /// Runs something there; the sockets that it makes stay there.
+    pub(crate) fn visit<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        let path = format!("/proc/{}/ns/net", self.holder.id());
+        thread::scope(|scope| {
+            let visitor = scope.spawn(|| {
+                let namespace = File::open(path).unwrap();
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), network).unwrap();
+                body()
+            });
+            visitor.join().unwrap()
+        })
+    }
+
+    /// What to put before a command so that it runs there.
+    pub(crate) fn prefix(&self) -> [String; 3] {
+        let network = format!("--net=/proc/{}/ns/net", self.holder.id());
+        ["nsenter".to_owned(), network, "--".to_owned()]
+    }
+}
+
+impl Drop for FarSide {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        self.holder.wait().ok();
+    }
+}
+
+/// Runs `ip` with these arguments.
+pub(crate) fn ip(args: &[&str]) {
+    process::run("ip", process::command("ip").args(args)).success();
+}
+
 /// What to put before a command so that it takes names from this file in the place of `/etc/hosts`; the file may change while
 /// it runs. Skips the test where that cannot be done.
 pub(crate) fn own_hosts(hosts: &Path) -> Option<Vec<String>> {
@@ -66,29 +136,31 @@ pub(crate) fn clear_filter() {
 }
 
 fn enter() -> Result<(), String> {
-    // The namespace lives as long as someone is in it: first this process, which its closed input ends, then we.
+    // The namespace lives as long as someone is in it: first this process, then we.
+    let mut holder = hold()?;
+    let entered = File::open(format!("/proc/{}/ns/net", holder.id())).and_then(|namespace| {
+        let network = Some(LinkNameSpaceType::Network);
+        Ok(move_into_link_name_space(namespace.as_fd(), network)?)
+    });
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    entered.map_err(|error| format!("no network namespace: {error}"))?;
+    ip(&["link", "set", "lo", "up"]);
+    Ok(())
+}
+
+/// A process in a network namespace of its own, which ends when its input is closed.
+fn hold() -> Result<Child, String> {
     let mut holder = Command::new("unshare");
     holder.args(["--net", "--", "sh", "-c", "echo there; exec cat"]);
     holder.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut holder = holder
         .spawn()
         .map_err(|error| format!("unshare: {error}"))?;
-    let mut said = [0; 6];
-    let heard = std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said);
-    let entered = heard
-        .and_then(|()| File::open(format!("/proc/{}/ns/net", holder.id())))
-        .and_then(|namespace| {
-            use std::os::fd::AsFd;
-            let network = Some(LinkNameSpaceType::Network);
-            Ok(move_into_link_name_space(namespace.as_fd(), network)?)
-        });
-    drop(holder.stdin.take());
-    holder.wait().unwrap();
-    entered.map_err(|error| format!("no network namespace: {error}"))?;
-    process::run(
-        "ip",
-        process::command("ip").args(["link", "set", "lo", "up"]),
-    )
-    .success();
-    Ok(())
+    let heard = holder.stdout.as_mut().unwrap().read_exact(&mut [0; 6]);
+    if let Err(error) = heard {
+        holder.wait().unwrap();
+        return Err(format!("no network namespace: {error}"));
+    }
+    Ok(holder)
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tunnel_core::client::ClientIdentity;
 
 use super::{
     ports,
@@ -19,6 +20,8 @@ pub(crate) struct Site {
     pub(crate) relay: Process,
     pub(crate) listen: SocketAddr,
     public_bind: IpAddr,
+    /// What comes before the relay's command.
+    prefix: Vec<String>,
     dir: TempDir,
 }
 
@@ -35,11 +38,22 @@ impl Site {
 
     /// A relay that gives no other ports than these.
     pub(crate) fn with_options(public_bind: IpAddr, ports: &str) -> Self {
+        Self::set_up(Ipv4Addr::LOCALHOST.into(), public_bind, ports, &[])
+    }
+
+    /// A relay at this address with its public ports on every one, started by a command that comes before its own.
+    pub(crate) fn elsewhere(address: IpAddr, prefix: &[String]) -> Self {
+        let mut site = Self::set_up(address, Ipv4Addr::UNSPECIFIED.into(), "1024-65535", prefix);
+        site.public_bind = address;
+        site
+    }
+
+    fn set_up(address: IpAddr, public_bind: IpAddr, ports: &str, prefix: &[String]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("adit-e2e-")
             .tempdir()
             .unwrap();
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::one()));
+        let listen = SocketAddr::new(address, ports::one());
         let init = &mut command(program("relay-server"));
         init.arg("init").arg("--dir").arg(dir.path().join("relay"));
         init.args(["--listen", &listen.to_string()]);
@@ -47,12 +61,13 @@ impl Site {
         init.args(["--public-bind", &public_bind.to_string()]);
         init.args(["--ports", ports]);
         run("relay-server init", init).success();
-        let relay = start_relay(&dir.path().join("relay/relay.toml"));
+        let relay = start_relay(prefix, &dir.path().join("relay/relay.toml"));
         relay.wait_until_ready();
         Self {
             relay,
             listen,
             public_bind,
+            prefix: prefix.to_vec(),
             dir,
         }
     }
@@ -81,7 +96,7 @@ impl Site {
 
     /// Starts the relay that has ended; it may not be ready yet.
     pub(crate) fn start_relay(&mut self) {
-        self.relay = start_relay(&self.relay_config());
+        self.relay = start_relay(&self.prefix, &self.relay_config());
     }
 
     /// Ends the relay as systemd would.
@@ -172,6 +187,36 @@ impl Node {
         fs::write(self.config(), format!("{}\n{instances}", self.identity)).unwrap();
     }
 
+    /// Looks for the relay at another address from now on.
+    pub(crate) fn look_for_relay_at(&mut self, relay: &str) {
+        let lines = self.identity.lines().map(|line| {
+            if line.starts_with("relay =") {
+                format!("relay = \"{relay}\"")
+            } else {
+                line.to_owned()
+            }
+        });
+        self.identity = lines.collect::<Vec<_>>().join("\n");
+    }
+
+    /// Whom the relay knows this client as, and which relay that is.
+    pub(crate) fn client_identity(&self) -> ClientIdentity {
+        let value = |key: &str| {
+            let line = self.identity.lines().find(|line| line.starts_with(key));
+            line.unwrap().split('"').nth(1).unwrap().to_owned()
+        };
+        let file = |name| {
+            let text = fs::read_to_string(self.dir.join(name)).unwrap();
+            text.trim().to_owned()
+        };
+        ClientIdentity {
+            relay: value("relay =").parse().unwrap(),
+            relay_public_key: value("relay_public_key").parse().unwrap(),
+            secret_key: file("client.key").parse().unwrap(),
+            psk: file("client.psk").parse().unwrap(),
+        }
+    }
+
     /// Starts the client; it may not be ready yet.
     pub(crate) fn start(&self) -> Process {
         self.start_with(&[])
@@ -179,8 +224,7 @@ impl Node {
 
     /// As [`Node::start`], by a command that comes before the client's.
     pub(crate) fn start_inside(&self, prefix: &[String]) -> Process {
-        let mut client = command(&prefix[0]);
-        client.args(&prefix[1..]).arg(program("relay-client"));
+        let mut client = prefixed(prefix, "relay-client");
         client.arg("run").arg("--config").arg(self.config());
         Process::start(self.name.clone(), &mut client)
     }
@@ -296,8 +340,20 @@ pub(crate) fn program(name: &str) -> PathBuf {
     path
 }
 
-fn start_relay(config: &Path) -> Process {
-    let mut relay = command(program("relay-server"));
+fn start_relay(prefix: &[String], config: &Path) -> Process {
+    let mut relay = prefixed(prefix, "relay-server");
     relay.arg("run").arg("--config").arg(config);
     Process::start("relay", &mut relay)
+}
+
+/// One of the two programs, by a command that comes before it.
+fn prefixed(prefix: &[String], name: &str) -> std::process::Command {
+    match prefix {
+        [] => command(program(name)),
+        [first, rest @ ..] => {
+            let mut command = command(first);
+            command.args(rest).arg(program(name));
+            command
+        }
+    }
 }

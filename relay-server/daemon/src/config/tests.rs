@@ -123,17 +123,20 @@ fn large_files_and_hostile_ones_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("big.toml");
     std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
-    let invalid = load(&path, |_, _| Some(())).unwrap_err();
+    let invalid = load(&path, "init", |_, _| Some(())).unwrap_err();
     assert!(invalid.to_string().contains("larger than 1048576 bytes"));
     std::fs::write(&path, b"name = \"\xff\"").unwrap();
     assert!(
-        load(&path, |_, _| Some(()))
+        load(&path, "init", |_, _| Some(()))
             .unwrap_err()
             .to_string()
             .contains("UTF-8")
     );
-    assert!(load(dir.path(), |_, _| Some(())).is_err());
-    assert!(load(&dir.path().join("none"), |_, _| Some(())).is_err());
+    assert!(load(dir.path(), "init", |_, _| Some(())).is_err());
+    let missing = load(&dir.path().join("none"), "init", |_, _| Some(())).unwrap_err();
+    let missing = missing.to_string();
+    assert!(missing.starts_with("error: "), "{missing}");
+    assert!(missing.contains("init makes one"), "{missing}");
     for text in [
         "=".repeat(5000),
         "[".repeat(100_000),

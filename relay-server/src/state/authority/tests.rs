@@ -23,7 +23,9 @@ fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
         key: SecretKey::from([1; 32]),
         state_file: dir.join("state.db"),
         advertise: None,
+        grace: std::time::Duration::ZERO,
         clients,
+        limits: tunnel_core::relay::RelayLimits::default(),
     }
 }
 

@@ -59,12 +59,19 @@ pub(crate) async fn serve(
     // From here on a shutdown waits for this player.
     let _counted = shared.players.token();
     let metrics = &shared.metrics;
+    let Ok(_permit) = shared.stream_permits.clone().try_acquire_owned() else {
+        metrics.stream_limit.one();
+        channel.tx.abort(Some(ResetCode::Limit)).await;
+        return None;
+    };
     // The relay may continue it from now on.
     let mut resumption = ClientResumption::new(shared, link, header.stream, channel.is_lane());
     let target = shared.targets.load().get(&header.service).cloned();
     let open = match target.filter(|target| target.service.protocol.tcp()) {
         Some(target) => match target.port(header.port_index) {
-            Some(port) => connect(&target, port).await.map(|socket| (target, socket)),
+            Some(port) => connect(&target, port, shared.limits.connect_time)
+                .await
+                .map(|socket| (target, socket)),
             None => Err(ResetCode::NoService),
         },
         None => Err(ResetCode::NoService),
@@ -102,7 +109,7 @@ pub(crate) async fn serve(
 }
 
 /// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.
-async fn connect(target: &Target, port: u16) -> Result<TcpStream, ResetCode> {
+async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpStream, ResetCode> {
     let addresses = target.resolved().await;
     let mut waiting = addresses.iter().copied();
     let mut tries = JoinSet::new();
@@ -127,7 +134,7 @@ async fn connect(target: &Target, port: u16) -> Result<TcpStream, ResetCode> {
         }
     };
     let connected = tokio::select! {
-        connected = tokio::time::timeout(CONNECT_PATIENCE, all) => connected.unwrap_or(Err(ResetCode::Timeout)),
+        connected = tokio::time::timeout(patience, all) => connected.unwrap_or(Err(ResetCode::Timeout)),
         () = target.cancelled.cancelled() => Err(ResetCode::Shutdown),
     };
     if connected.is_err() {
@@ -154,7 +161,5 @@ fn reason(error: &io::Error) -> ResetCode {
 
 /// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
-/// How long a target may take: a container that starts answers its first SYN within a retransmission or two.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an opened QUIC stream may stay without its header.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);

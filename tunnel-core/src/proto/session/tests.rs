@@ -928,6 +928,12 @@ fn a_silent_peer_is_suspect_and_then_dead() {
     assert_eq!((ping, changed), (Some(Message::Ping { number: 1 }), None));
     let (_, changed) = heartbeat.handle_timeout(start + HEARTBEAT + SUSPECT_GRACE);
     assert_eq!(changed, Some(Liveness::Suspect));
+    // From now on it is tried twice a second.
+    let next = start + HEARTBEAT + SUSPECT_GRACE + HEARTBEAT / 4;
+    assert_eq!(heartbeat.poll_timeout(), next);
+    let (ping, _) = heartbeat.handle_timeout(next);
+    assert!(ping.is_some());
+    assert_eq!(heartbeat.poll_timeout(), next + HEARTBEAT / 4);
     assert!(heartbeat.handle_heard(start + Duration::from_secs(4)));
     let (_, changed) = heartbeat.handle_timeout(start + Duration::from_secs(34));
     assert_eq!(changed, Some(Liveness::Dead));

@@ -1,6 +1,9 @@
 //! A public TCP port: accepts players and opens a stream for each.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -14,6 +17,7 @@ use crate::{
         tunnel::Player,
     },
     socket,
+    transport::admission::Source,
     tunnel::{
         channel::Channel,
         fault,
@@ -39,10 +43,21 @@ pub(crate) async fn serve(
                     continue;
                 };
                 fault!("accepting on {}", service.binding.public);
+                let Some(by_address) = shared.streams_by_address.take(Source::of(player.ip()))
+                else {
+                    socket::reset_on_drop(&socket);
+                    shared.metrics.stream_address_cap.one();
+                    continue;
+                };
+                let Some(by_client) = shared.streams_by_client.take(service.owner) else {
+                    socket::reset_on_drop(&socket);
+                    shared.metrics.stream_client_cap.one();
+                    continue;
+                };
                 let (shared, service) = (shared.clone(), service.clone());
                 supervise::spawn(shared.reporter(), "a player's stream", async move {
+                    let _held = (permit, by_address, by_client);
                     serve_player(&shared, &service, socket, player, port_index).await;
-                    drop(permit);
                 });
             }
             Err(error) if socket::is_exhausted(&error) => {
@@ -134,7 +149,7 @@ async fn open<'a>(
     who: Who,
 ) -> Result<Taken, &'a Counter> {
     let metrics = &shared.metrics;
-    let until = tokio::time::Instant::now() + shared.config.limits.player_patience;
+    let until = tokio::time::Instant::now() + shared.config.limits.stream_wait;
     let mut routes = service.route.subscribe();
     let mut failed = None;
     loop {
@@ -186,7 +201,26 @@ async fn open<'a>(
     }
 }
 
-/// An IPv4 address as such, also where a socket for both families reports it as a mapped one.
+/// An IPv4 address as such, also where a socket for both families reports it as a mapped one. Anything else stays as it
+/// is: a link-local address says nothing without its scope.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV6;
+
+    use super::*;
+
+    #[test]
+    fn a_mapped_address_is_ipv4_and_a_link_local_one_keeps_its_scope() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:7".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:7".parse().unwrap());
+        let link_local = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, 3);
+        assert_eq!(canonical(link_local.into()), link_local.into());
+    }
 }

@@ -93,10 +93,8 @@ impl UdpService {
         limits: FlowLimits,
         open: Arc<DropGuard>,
     ) -> io::Result<Self> {
-        let owner = service.route().map(|route| route.tunnel.client);
-        let directory = owner
-            .map(|owner| shared.directory(owner))
-            .unwrap_or_default();
+        let directory = shared.directory(service.owner);
+        let unanswered = shared.config.limits.unanswered_flow_time;
         let is_v6 = shared.config.public_bind.is_ipv6();
         let sockets = sockets.into_iter().map(|socket| {
             let state = UdpSocketState::new((&socket).into())?;
@@ -111,7 +109,7 @@ impl UdpService {
             service,
             sockets: sockets.collect::<io::Result<_>>()?,
             flows: Mutex::new(Flows {
-                table: FlowTable::new(limits),
+                table: FlowTable::new(limits).with_unanswered(unanswered),
                 counted: HashMap::new(),
                 process: None,
                 has_ended: false,
@@ -229,7 +227,8 @@ impl UdpService {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        route.tunnel.datagrams.send(head, payload, scratch);
+        let whose = self.service.binding.public.first();
+        route.tunnel.datagrams.send(whose, head, payload, scratch);
     }
 
     /// The flow of a player's packet, made if it is not there: its id, whether the client knows it, and which made room.
@@ -337,7 +336,8 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        self.tunnel.datagrams.send(head, &[], scratch);
+        let whose = self.service.public.first();
+        self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
 

@@ -6,8 +6,14 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(30);
 
+const OWNER: OwnerLimits = OwnerLimits {
+    instances: 8,
+    ports_per_instance: 100,
+    ports: 150,
+};
+
 fn registry() -> Registry {
-    Registry::new("1024-65535".parse().unwrap(), LEASE, 8)
+    Registry::new("1024-65535".parse().unwrap(), LEASE, OWNER)
 }
 
 fn owner(n: u8) -> PublicKey {
@@ -245,7 +251,7 @@ fn what_a_returned_client_does_not_declare_is_released_after_the_lease() {
 #[test]
 fn a_client_that_returns_has_time_to_declare_however_short_the_lease() {
     let now = Instant::now();
-    let mut registry = Registry::new(PortSet::all(), Duration::ZERO, 8);
+    let mut registry = Registry::new(PortSet::all(), Duration::ZERO, OWNER);
     let game = vec![service(1, "game", Protocol::Udp, "7777")];
     registry.apply(now, declare(1, "a", game.clone())).unwrap();
     // Another path of a tunnel that was never lost.
@@ -348,4 +354,43 @@ fn what_could_not_be_carried_out_leaves_what_stood_before() {
         )
         .unwrap();
     assert_eq!(registry.instances().count(), 1);
+}
+
+#[test]
+fn ports_are_bounded_for_an_instance_and_for_a_client() {
+    let now = Instant::now();
+    let mut registry = registry();
+    // 100 for an instance, 150 for a client; a port of both protocols counts twice.
+    let of = |ports: &str, protocol| vec![service(1, "game", protocol, ports)];
+    let large = declare(1, "a", of("5000-5050", Protocol::Both));
+    assert_eq!(
+        registry.apply(now, large).unwrap_err(),
+        Refusal::InstanceTooLarge {
+            wanted: 102,
+            most: 100
+        }
+    );
+    registry
+        .apply(now, declare(1, "a", of("5000-5049", Protocol::Both)))
+        .unwrap();
+    let more = declare(1, "b", of("6000-6050", Protocol::Tcp));
+    let refusal = registry.apply(now, more).unwrap_err();
+    assert_eq!(
+        refusal,
+        Refusal::TooManyPorts {
+            wanted: 151,
+            most: 150
+        }
+    );
+    assert_eq!((refusal.code(), refusal.port()), (Code::Limit, None));
+    // Another client has its own, and a change counts what it leaves, not what it was.
+    registry
+        .apply(now, declare(2, "c", of("6000-6050", Protocol::Tcp)))
+        .unwrap();
+    registry
+        .apply(now, declare(1, "a", of("5000-5099", Protocol::Udp)))
+        .unwrap();
+    registry
+        .apply(now, declare(1, "b", of("7000-7049", Protocol::Tcp)))
+        .unwrap();
 }

@@ -90,15 +90,6 @@ pub(crate) struct RelaySide {
     pub(crate) answer: Answer,
 }
 
-/// What has opened.
-#[derive(Debug)]
-pub(crate) enum Opening {
-    /// A tunnel's first lane, by a client that has proven itself.
-    First(FirstLane),
-    /// One more lane of a tunnel that lives.
-    Further(FurtherLane),
-}
-
 /// A first lane, after the client's first record.
 #[derive(Debug)]
 pub(crate) struct FirstLane {
@@ -125,61 +116,111 @@ pub(crate) struct FurtherLane {
     pub(crate) halves: LaneHalves,
 }
 
-/// Takes in a connection from anyone. To be dropped on any error: the peer then sees a close without a byte, or, if
-/// it is a client that the relay does not know, after an answer that it cannot read.
+/// The first message of a connection, read and not looked at.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A full handshake's: half a millisecond of CPU before anyone has proven anything.
+    First(FirstMessage),
+    /// A further lane's: a look-up and a MAC.
+    Further(FurtherMessage),
+}
+
+/// Message 1 of a full handshake.
+#[derive(Debug)]
+pub(crate) struct FirstMessage {
+    suite: Suite,
+    message: Vec<u8>,
+}
+
+/// The opening of a further lane.
+#[derive(Debug)]
+pub(crate) struct FurtherMessage(FurtherOpening);
+
+/// Reads the first message of a connection from anyone. The caller bounds the time, for this waits for the peer as long
+/// as the peer likes, and the number of those that wait at once.
 ///
-/// The caller bounds the time, for this waits for the peer as long as the peer likes, and the number of those that
-/// run at once, for a full handshake is about half a millisecond of CPU before anyone has proven anything.
-pub(crate) async fn accept(mut io: Io, relay: &RelaySide) -> Result<Opening, LaneError> {
+/// On any error, here and later, the connection is to be dropped: the peer then sees a close without a byte, or, if it
+/// is a client that the relay does not know, after an answer that it cannot read.
+pub(crate) async fn hear(io: &mut Io) -> Result<Heard, LaneError> {
     let mut first = [0];
-    read_exact(&mut io, &mut first).await?;
+    read_exact(io, &mut first).await?;
     let [first] = first;
     if first == FURTHER {
-        return accept_further(io, relay).await.map(Opening::Further);
+        let mut opening = FurtherOpening::unread();
+        read_exact(io, opening.rest_mut()).await?;
+        return Ok(Heard::Further(FurtherMessage(opening)));
     }
     let suite = Suite::from_number(first).ok_or(PeerMisbehaved::UnknownOpening(first))?;
-    accept_first(io, suite, relay).await.map(Opening::First)
-}
-
-async fn accept_first(mut io: Io, suite: Suite, relay: &RelaySide) -> Result<FirstLane, LaneError> {
     let mut buffer = [0; MESSAGE_MAX];
-    let message = read_message(&mut io, &mut buffer).await?;
-    let responder = Responder::new(suite, TransportKind::Lane, &relay.key, key::random()?)?;
-    let identified = responder.read_hello(message)?;
-    let (peer, hello) = (identified.peer(), identified.hello().clone());
-    // Made for everyone, so that a known client costs what an unknown one does.
-    let nobodys = Psk::generate()?;
-    let psk = relay.psks.psk(&peer, hello.token).unwrap_or(nobodys);
-    let (message, secrets) = identified.answer(&psk, &relay.answer)?;
-    write_message(&mut io, &[], &message).await?;
-    let mut halves = LaneHalves::new(io, suite, &secrets.lane, Role::Relay)?;
-    let (kind, body) = (halves.reader.read().await?).ok_or(PeerMisbehaved::Unproven)?;
-    if kind != RecordType::Control || !body.is_empty() {
-        halves.reader.keep((kind, body));
-    }
-    Ok(FirstLane {
-        peer,
-        hello,
-        suite,
-        halves,
-        exporter: exporter(&secrets)?,
-    })
+    let message = read_message(io, &mut buffer).await?.to_vec();
+    Ok(Heard::First(FirstMessage { suite, message }))
 }
 
-async fn accept_further(mut io: Io, relay: &RelaySide) -> Result<FurtherLane, LaneError> {
-    let mut opening = FurtherOpening::unread();
-    read_exact(&mut io, opening.rest_mut()).await?;
-    let tunnel = opening.tunnel();
-    let handle = (relay.lanes.secret(&tunnel)).ok_or(PeerMisbehaved::UnknownTunnel)?;
-    let (number, secret) = handle.accept(&opening)?;
-    let mut halves = LaneHalves::new(io, handle.suite(), &secret, Role::Relay)?;
-    halves.writer.write_frame(RecordType::Ready, &[]).await?;
-    halves.writer.release();
-    Ok(FurtherLane {
-        tunnel,
-        number,
-        halves,
-    })
+/// A handshake that has its answer, which is still to be sent.
+#[derive(Debug)]
+pub(crate) struct AnsweredLane {
+    peer: PublicKey,
+    hello: Hello,
+    suite: Suite,
+    message: Vec<u8>,
+    secrets: Secrets,
+}
+
+impl FirstMessage {
+    /// Reads message 1 and makes the answer: all of the handshake's Diffie-Hellman, at once.
+    pub(crate) fn answer(&self, relay: &RelaySide) -> Result<AnsweredLane, LaneError> {
+        let suite = self.suite;
+        let responder = Responder::new(suite, TransportKind::Lane, &relay.key, key::random()?)?;
+        let identified = responder.read_hello(&self.message)?;
+        let (peer, hello) = (identified.peer(), identified.hello().clone());
+        // Made for everyone, so that a known client costs what an unknown one does.
+        let nobodys = Psk::generate()?;
+        let psk = relay.psks.psk(&peer, hello.token).unwrap_or(nobodys);
+        let (message, secrets) = identified.answer(&psk, &relay.answer)?;
+        Ok(AnsweredLane {
+            peer,
+            hello,
+            suite,
+            message,
+            secrets,
+        })
+    }
+}
+
+impl AnsweredLane {
+    /// Sends the answer and waits for the client's proof that it could read it.
+    pub(crate) async fn prove(self, mut io: Io) -> Result<FirstLane, LaneError> {
+        write_message(&mut io, &[], &self.message).await?;
+        let mut halves = LaneHalves::new(io, self.suite, &self.secrets.lane, Role::Relay)?;
+        let (kind, body) = (halves.reader.read().await?).ok_or(PeerMisbehaved::Unproven)?;
+        if kind != RecordType::Control || !body.is_empty() {
+            halves.reader.keep((kind, body));
+        }
+        Ok(FirstLane {
+            peer: self.peer,
+            hello: self.hello,
+            suite: self.suite,
+            halves,
+            exporter: exporter(&self.secrets)?,
+        })
+    }
+}
+
+impl FurtherMessage {
+    /// Opens the lane if its tunnel is there and the MAC holds.
+    pub(crate) async fn open(self, io: Io, relay: &RelaySide) -> Result<FurtherLane, LaneError> {
+        let tunnel = self.0.tunnel();
+        let handle = (relay.lanes.secret(&tunnel)).ok_or(PeerMisbehaved::UnknownTunnel)?;
+        let (number, secret) = handle.accept(&self.0)?;
+        let mut halves = LaneHalves::new(io, handle.suite(), &secret, Role::Relay)?;
+        halves.writer.write_frame(RecordType::Ready, &[]).await?;
+        halves.writer.release();
+        Ok(FurtherLane {
+            tunnel,
+            number,
+            halves,
+        })
+    }
 }
 
 fn exporter(secrets: &Secrets) -> Result<Secret, LaneError> {

@@ -4,8 +4,13 @@ use std::{future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{LaneError, conn::ReadHalf};
-use crate::proto::record::{Deframer, RECORD_BODY_MAX, RECORD_OVERHEAD, RecordError, RecordType};
+use crate::{
+    metrics::Gauge,
+    proto::record::{Deframer, RECORD_BODY_MAX, RECORD_OVERHEAD, RecordError, RecordType},
+};
 
 /// Reads records from a lane.
 ///
@@ -18,7 +23,11 @@ pub(crate) struct LaneReader {
     want: usize,
     /// A record that was read to look at it and is still to be handed out.
     kept: Option<(RecordType, Bytes)>,
+    held: Option<Held>,
 }
+
+/// What a lane keeps for as long as it lives: its place among the tunnel's, and its count.
+type Held = (OwnedSemaphorePermit, Gauge);
 
 impl LaneReader {
     /// Reads what `opener` opens from `io`.
@@ -28,6 +37,7 @@ impl LaneReader {
             deframer,
             want: READ_MIN,
             kept: None,
+            held: None,
         }
     }
 
@@ -62,6 +72,11 @@ impl LaneReader {
     /// Hands `record` out again as the next one.
     pub(super) fn keep(&mut self, record: (RecordType, Bytes)) {
         self.kept = Some(record);
+    }
+
+    /// Keeps `held` until the lane is gone, whoever has it.
+    pub(crate) fn hold(&mut self, held: Held) {
+        self.held = Some(held);
     }
 
     /// Memory held by the buffer, in bytes.

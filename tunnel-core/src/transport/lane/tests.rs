@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{opening::FirstLane, *};
+use super::*;
 use crate::{
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
@@ -91,6 +91,21 @@ impl Lab {
         let accepting = async { accept(far.into(), &self.relay).await.map(drop) };
         let (result, answer) = tokio::join!(accepting, stranger);
         (result.unwrap_err(), answer)
+    }
+}
+
+/// What has opened.
+#[derive(Debug)]
+enum Opening {
+    First(FirstLane),
+    Further(FurtherLane),
+}
+
+/// Takes in a connection from anyone, without a limit of any kind.
+async fn accept(mut io: Io, relay: &RelaySide) -> Result<Opening, LaneError> {
+    match hear(&mut io).await? {
+        Heard::First(first) => first.answer(relay)?.prove(io).await.map(Opening::First),
+        Heard::Further(further) => further.open(io, relay).await.map(Opening::Further),
     }
 }
 

@@ -1,5 +1,10 @@
 //! Which datagrams quinn gets to see. A pure decision on bytes: see the table in [`super`] for what it prevents.
 
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
 use quinn::Side;
 
 use super::{
@@ -12,6 +17,8 @@ use crate::{
         handshake::Suite,
         wire::{Reader, WireError},
     },
+    transport::admission::{self, Source},
+    tunnel::datagrams::lock,
 };
 
 /// Why a datagram was dropped unseen.
@@ -25,20 +32,37 @@ pub(crate) enum DropReason {
     ShortInitial,
     /// An Initial that was not sealed for this relay: its author does not know the relay's public key.
     ForeignInitial,
+    /// An Initial that was not opened, because strangers have had their share of the CPU.
+    Unopened,
 }
 
 /// Decides which datagrams quinn gets to see.
 pub(crate) struct Filter {
     cids: CidKey,
-    /// A relay's public key, to open Initials with; a client gets none from strangers.
-    relay: Option<(PublicKey, Suites)>,
+    /// What a relay opens Initials with; a client gets none from strangers.
+    relay: Option<RelayFilter>,
+}
+
+struct RelayFilter {
+    public_key: PublicKey,
+    suites: Suites,
+    admission: admission::Shared,
 }
 
 impl Filter {
-    pub(super) const fn relay(public_key: PublicKey, suites: Suites, cids: CidKey) -> Self {
+    pub(super) const fn relay(
+        public_key: PublicKey,
+        suites: Suites,
+        cids: CidKey,
+        admission: admission::Shared,
+    ) -> Self {
         Self {
             cids,
-            relay: Some((public_key, suites)),
+            relay: Some(RelayFilter {
+                public_key,
+                suites,
+                admission,
+            }),
         }
     }
 
@@ -46,17 +70,18 @@ impl Filter {
         Self { cids, relay: None }
     }
 
-    /// Whether quinn may see `datagram`; only its first packet matters, since only that one makes quinn answer.
-    pub(crate) fn check(&self, datagram: &[u8]) -> Result<(), DropReason> {
+    /// Whether quinn may see `datagram` of `sender`; only its first packet matters, since only that one makes quinn
+    /// answer.
+    pub(crate) fn check(&self, datagram: &[u8], sender: IpAddr) -> Result<(), DropReason> {
         match datagram.first() {
             None => Err(DropReason::Malformed),
             // A short header: quinn asks the connection id's key before it answers.
             Some(first) if first & LONG == 0 => Ok(()),
-            Some(_) => self.check_long(datagram),
+            Some(_) => self.check_long(datagram, sender),
         }
     }
 
-    fn check_long(&self, datagram: &[u8]) -> Result<(), DropReason> {
+    fn check_long(&self, datagram: &[u8], sender: IpAddr) -> Result<(), DropReason> {
         let header = LongHeader::parse(datagram).map_err(|_| DropReason::Malformed)?;
         let suite = suite_of(header.version).ok_or(DropReason::ForeignVersion)?;
         match (header.kind, &self.relay) {
@@ -64,22 +89,49 @@ impl Filter {
             (Kind::ZeroRtt, _) | (Kind::Retry, Some(_)) => Err(DropReason::Malformed),
             (Kind::Initial, None) if self.cids.made(header.destination) => Ok(()),
             (Kind::Initial, None) => Err(DropReason::ForeignInitial),
-            (Kind::Initial, Some((public_key, suites))) => {
+            (Kind::Initial, Some(relay)) => {
                 if datagram.len() < MIN_INITIAL {
                     return Err(DropReason::ShortInitial);
                 }
-                // Of a connection that has begun: its keys follow from an id that is not in the packet.
-                if self.cids.made(header.destination) {
-                    return Ok(());
-                }
-                let opened = header.destination.len() >= MIN_DESTINATION
-                    && opens(suites, suite, public_key, datagram, header.destination);
-                if opened {
-                    Ok(())
-                } else {
-                    Err(DropReason::ForeignInitial)
-                }
+                let made = self.cids.made(header.destination);
+                relay.check_initial(suite, datagram, header.destination, made, sender)
             }
+        }
+    }
+}
+
+impl RelayFilter {
+    /// An Initial with an id that we `made` answers our Retry, or is of a connection that has begun: its keys follow
+    /// from an id that need not be in the packet, so quinn opens it.
+    fn check_initial(
+        &self,
+        suite: Suite,
+        datagram: &[u8],
+        destination: &[u8],
+        made: bool,
+        sender: IpAddr,
+    ) -> Result<(), DropReason> {
+        if !made && destination.len() < MIN_DESTINATION {
+            return Err(DropReason::ForeignInitial);
+        }
+        let source = Source::of(sender);
+        let started = Instant::now();
+        if !lock(&self.admission).may_spend(started, source, made) {
+            return Err(DropReason::Unopened);
+        }
+        if made {
+            lock(&self.admission).charge(started, source, OPENING);
+            return Ok(());
+        }
+        let opened = opens(&self.suites, suite, &self.public_key, datagram, destination);
+        let now = Instant::now();
+        // quinn makes the same keys and opens the same packet again.
+        let times = if opened { 2 } else { 1 };
+        lock(&self.admission).charge(now, source, times * (now - started));
+        if opened {
+            Ok(())
+        } else {
+            Err(DropReason::ForeignInitial)
         }
     }
 }
@@ -119,7 +171,7 @@ impl<'a> LongHeader<'a> {
 }
 
 /// Whether the Initial packet at the start of `datagram` was sealed by someone who knows `relay`.
-fn opens(
+pub(super) fn opens(
     suites: &Suites,
     suite: Suite,
     relay: &PublicKey,
@@ -157,7 +209,7 @@ fn opens(
 }
 
 /// Where an Initial's packet number begins, and where the packet ends.
-fn protected_part(datagram: &[u8]) -> Result<(usize, usize), WireError> {
+pub(super) fn protected_part(datagram: &[u8]) -> Result<(usize, usize), WireError> {
     let mut reader = Reader::new(datagram);
     reader.bytes(5)?;
     cid(&mut reader)?;
@@ -182,6 +234,8 @@ const LONG: u8 = 0x80;
 const MAX_CID: u8 = 20;
 /// RFC 9000 §7.2: quinn closes what comes with a shorter one, and so answers it.
 const MIN_DESTINATION: usize = 8;
+/// What an Initial that we do not open costs quinn: keys and a token, as measured, rounded up.
+const OPENING: Duration = Duration::from_micros(25);
 /// RFC 9000 §14.1. Clients pad every datagram with an Initial in it.
 const MIN_INITIAL: usize = 1_200;
 
@@ -191,15 +245,27 @@ mod tests {
     use crate::{
         key::SecretKey,
         proto::{handshake::keys::Secret, testing::XorShift},
+        transport::admission::{Admission, AdmissionLimits},
     };
     use quinn_proto::ConnectionIdGenerator;
+
+    const SENDER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    /// With CPU time for all that a test does.
+    fn admission() -> admission::Shared {
+        Admission::shared(AdmissionLimits {
+            cpu_permille: 1_000,
+            burst: Duration::from_secs(3_600),
+            ..AdmissionLimits::default()
+        })
+    }
 
     fn relay() -> (Filter, PublicKey, CidKey) {
         let public_key = SecretKey::from([1; 32]).public_key();
         let cids = CidKey::new(Secret::from([2; 32]));
         let suites = Suites::load().unwrap();
         (
-            Filter::relay(public_key, suites, cids.clone()),
+            Filter::relay(public_key, suites, cids.clone(), admission()),
             public_key,
             cids,
         )
@@ -246,24 +312,60 @@ mod tests {
         for suite in Suite::ALL {
             let good = initial(suite, &public_key, &[5; 20]);
             assert_eq!(good.len(), MIN_INITIAL);
-            assert_eq!(filter.check(&good), Ok(()));
+            assert_eq!(filter.check(&good, SENDER), Ok(()));
             for at in [0, 7, 30, 1_199] {
                 let mut damaged = good.clone();
                 damaged[at] ^= 1;
-                assert_eq!(filter.check(&damaged), Err(DropReason::ForeignInitial));
+                assert_eq!(
+                    filter.check(&damaged, SENDER),
+                    Err(DropReason::ForeignInitial)
+                );
             }
             let foreign = initial(suite, &stranger, &[5; 20]);
-            assert_eq!(filter.check(&foreign), Err(DropReason::ForeignInitial));
+            assert_eq!(
+                filter.check(&foreign, SENDER),
+                Err(DropReason::ForeignInitial)
+            );
             // quinn would close a connection with so short an id, and tell.
             let short_id = initial(suite, &public_key, &[5; 7]);
-            assert_eq!(filter.check(&short_id), Err(DropReason::ForeignInitial));
+            assert_eq!(
+                filter.check(&short_id, SENDER),
+                Err(DropReason::ForeignInitial)
+            );
             for end in 1..MIN_INITIAL {
-                assert!(filter.check(&good[..end]).is_err(), "{end}");
+                assert!(filter.check(&good[..end], SENDER).is_err(), "{end}");
             }
             // Later Initials carry the relay's id, and are quinn's to open.
             let later = initial(suite, &stranger, &cids.generate_cid());
-            assert_eq!(filter.check(&later), Ok(()));
+            assert_eq!(filter.check(&later, SENDER), Ok(()));
         }
+    }
+
+    #[test]
+    fn initials_beyond_the_share_are_dropped_unopened() {
+        let (filter, public_key, mut cids) = relay();
+        let Some(relay) = &filter.relay else {
+            panic!("a relay's filter");
+        };
+        let other = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+        let spend = |seconds| {
+            for n in 0..seconds {
+                let cost = Duration::from_secs(1);
+                lock(&relay.admission).charge(Instant::now(), Source::of(other(n)), cost);
+            }
+        };
+        let fresh = initial(Suite::Aes256Gcm, &public_key, &[5; 20]);
+        let retried = initial(Suite::Aes256Gcm, &public_key, &cids.generate_cid());
+        spend(2_600);
+        assert_eq!(filter.check(&fresh, SENDER), Ok(()));
+        // Three quarters are gone: the rest is for those whose address is proved, or known.
+        spend(200);
+        assert_eq!(filter.check(&fresh, SENDER), Err(DropReason::Unopened));
+        assert_eq!(filter.check(&retried, SENDER), Ok(()));
+        lock(&relay.admission).prove(Source::of(SENDER));
+        assert_eq!(filter.check(&fresh, SENDER), Ok(()));
+        spend(1_000);
+        assert_eq!(filter.check(&retried, SENDER), Err(DropReason::Unopened));
     }
 
     #[test]
@@ -273,10 +375,13 @@ mod tests {
             let mut datagram = vec![0xc0];
             datagram.extend_from_slice(&version.to_be_bytes());
             datagram.resize(1_300, 0);
-            assert_eq!(filter.check(&datagram), Err(DropReason::ForeignVersion));
+            assert_eq!(
+                filter.check(&datagram, SENDER),
+                Err(DropReason::ForeignVersion)
+            );
         }
-        assert_eq!(filter.check(&[0x40; 60]), Ok(()));
-        assert_eq!(filter.check(&[]), Err(DropReason::Malformed));
+        assert_eq!(filter.check(&[0x40; 60], SENDER), Ok(()));
+        assert_eq!(filter.check(&[], SENDER), Err(DropReason::Malformed));
     }
 
     #[test]
@@ -286,9 +391,12 @@ mod tests {
         let (_, public_key, _) = relay();
         let suite = Suite::Aes256Gcm;
         let ours = initial(suite, &public_key, &cids.generate_cid());
-        assert_eq!(filter.check(&ours), Ok(()));
+        assert_eq!(filter.check(&ours, SENDER), Ok(()));
         let other = initial(suite, &public_key, &[5; 12]);
-        assert_eq!(filter.check(&other), Err(DropReason::ForeignInitial));
+        assert_eq!(
+            filter.check(&other, SENDER),
+            Err(DropReason::ForeignInitial)
+        );
     }
 
     #[test]
@@ -304,9 +412,9 @@ mod tests {
             let long = bytes.first().is_some_and(|first| first & LONG != 0);
             let handshake = bytes.first().is_some_and(|first| first >> 4 & 3 == 2);
             if long && !handshake {
-                assert!(filter.check(&bytes).is_err());
+                assert!(filter.check(&bytes, SENDER).is_err());
             } else {
-                let _either = filter.check(&bytes);
+                let _either = filter.check(&bytes, SENDER);
             }
         }
     }

@@ -25,11 +25,12 @@ pub(crate) struct Drops {
     malformed: AtomicU64,
     short_initial: AtomicU64,
     foreign_initial: AtomicU64,
+    unopened: AtomicU64,
 }
 
 impl Drops {
-    /// All of them together.
-    pub(crate) fn total(&self) -> u64 {
+    /// What no client sent.
+    pub(crate) fn strangers(&self) -> u64 {
         let counts = self.counts();
         counts.foreign_version + counts.malformed + counts.short_initial + counts.foreign_initial
     }
@@ -41,6 +42,7 @@ impl Drops {
             malformed: self.malformed.load(Ordering::Relaxed),
             short_initial: self.short_initial.load(Ordering::Relaxed),
             foreign_initial: self.foreign_initial.load(Ordering::Relaxed),
+            unopened: self.unopened.load(Ordering::Relaxed),
         }
     }
 
@@ -50,6 +52,7 @@ impl Drops {
             DropReason::Malformed => &self.malformed,
             DropReason::ShortInitial => &self.short_initial,
             DropReason::ForeignInitial => &self.foreign_initial,
+            DropReason::Unopened => &self.unopened,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -66,6 +69,8 @@ pub(crate) struct DropCounts {
     pub(crate) short_initial: u64,
     /// [`DropReason::ForeignInitial`].
     pub(crate) foreign_initial: u64,
+    /// [`DropReason::Unopened`].
+    pub(crate) unopened: u64,
 }
 
 /// quinn's own tokio socket with `filter` in front of it.
@@ -140,7 +145,7 @@ fn retain(filter: &Filter, drops: &Drops, buf: &mut [u8], meta: &mut RecvMeta) {
     // All datagrams of a receive have the stride's length, but for the last, so what is left may close up.
     while at < meta.len {
         let end = meta.len.min(at.saturating_add(meta.stride.max(1)));
-        match filter.check(&buf[at..end]) {
+        match filter.check(&buf[at..end], meta.addr.ip()) {
             Ok(()) => {
                 if kept < at {
                     buf.copy_within(at..end, kept);

@@ -1,0 +1,60 @@
+//! The bounds of a client.
+
+use std::time::Duration;
+
+use crate::{proto::stream::TUNNEL_BUDGET, tunnel::QueueLimits};
+
+/// Bounds of a client, each with the reason for its default. What bites is counted: see
+/// [`Snapshot`](crate::metrics::Snapshot).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientLimits {
+    /// Players' TCP connections at once. 16,384: as many as a relay may open on one QUIC connection.
+    pub streams: usize,
+    /// Players' UDP flows at once. 65,536: each takes a socket, and a raised descriptor limit usually allows so many.
+    pub flows: usize,
+    /// Lanes that stand idle at most, whatever the relay wants. 256: what it may ask for.
+    pub idle_lanes: usize,
+    /// Lanes that carry datagrams where UDP is blocked, beside the first. 3: with four, a lost segment stalls a quarter.
+    pub datagram_lanes: usize,
+    /// How long a target may take to accept a connection. 10 s: a container that starts answers its first SYN within a
+    /// retransmission or two.
+    pub connect_time: Duration,
+    /// Age at which a datagram that waits for the tunnel is dropped. 100 ms: two or three of a game's ticks; later
+    /// ones replace it.
+    pub datagram_age: Duration,
+    /// Datagrams that wait for QUIC at most. 1,024: 100 ms of a node's 10,000 packets/s.
+    pub datagram_queue: usize,
+    /// Datagrams that wait for one lane at most. 256: 100 ms of 2,500 packets/s on each of four lanes.
+    pub lane_datagram_queue: usize,
+    /// Bytes that the streams of the tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
+    /// protocol allows at most.
+    pub tunnel_memory: u64,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        let queues = QueueLimits::default();
+        Self {
+            streams: 16_384,
+            flows: 65_536,
+            idle_lanes: 256,
+            datagram_lanes: 3,
+            connect_time: Duration::from_secs(10),
+            datagram_age: queues.age,
+            datagram_queue: queues.quic,
+            lane_datagram_queue: queues.lane,
+            tunnel_memory: TUNNEL_BUDGET,
+        }
+    }
+}
+
+impl ClientLimits {
+    pub(super) const fn queues(&self) -> QueueLimits {
+        QueueLimits {
+            age: self.datagram_age,
+            quic: self.datagram_queue,
+            lane: self.lane_datagram_queue,
+        }
+    }
+}

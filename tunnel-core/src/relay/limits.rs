@@ -1,0 +1,127 @@
+//! The bounds of a relay.
+
+use std::time::Duration;
+
+use crate::{
+    proto::stream::TUNNEL_BUDGET, transport::admission::AdmissionLimits, tunnel::QueueLimits,
+};
+
+/// Bounds of a relay, each with the reason for its default. What bites is counted: see
+/// [`Snapshot`](crate::metrics::Snapshot).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelayLimits {
+    /// Handshakes under way at once: 256 that have been answered and not proved, and as many TCP connections that have
+    /// not said anything. A restarted relay sees all of its clients at once; where all places are taken, the oldest goes.
+    pub handshakes: usize,
+    /// How many of them one source may have, an IPv4 address or a /64 of IPv6. 32: an eighth, and more nodes than one
+    /// site has.
+    pub handshakes_per_source: usize,
+    /// How long a TCP connection may take to bring its first message. 2 s: it is one packet behind the connect, and
+    /// may be lost once.
+    pub first_message_time: Duration,
+    /// How long a handshake may take. 10 s: several losses on a path of 600 ms.
+    pub handshake_time: Duration,
+    /// Part of one core for who has not proved itself, in 1/1000. 50 (5 %) is 100 handshakes a second, of 0.4 to
+    /// 0.5 ms each as measured, for ever, while the players' packets keep the rest.
+    pub handshake_cpu_permille: u32,
+    /// What that part may save up. 250 ms are 500 handshakes: every client of a large relay coming back at once.
+    pub handshake_burst: Duration,
+    /// Tunnels at once, of all clients. 1,024: each takes a few hundred KiB, and one VPS serves fewer nodes.
+    pub tunnels: usize,
+    /// Tunnels of one client at once: the one in use, and those before it that end with their last player. 8; the
+    /// oldest goes for a new one.
+    pub tunnels_per_client: usize,
+    /// Lanes of one tunnel, idle, in use and with datagrams. 4,096: one for each bulk stream, and an attacker with a
+    /// stolen key gets no more.
+    pub lanes_per_tunnel: usize,
+    /// Those of them that carry datagrams. 8: clients open three beside the first.
+    pub datagram_lanes: usize,
+    /// How long the ports of a lost tunnel are held. 30 s: a reboot of a router; longer, and a dead node blocks its
+    /// replacement's ports.
+    pub lease: Duration,
+    /// How long a player who arrives while the tunnel is down waits for it. 5 s: most reconnects take a second or two.
+    pub stream_wait: Duration,
+    /// Players' TCP connections at once. 16,384: each takes a descriptor and up to 20 KiB.
+    pub streams: usize,
+    /// Those of one client. 8,192: one client leaves half for the others.
+    pub streams_per_client: usize,
+    /// Those of one player's address (of IPv6, a /64). 256: players of a whole school behind one NAT, and many that each
+    /// open ten.
+    pub streams_per_address: usize,
+    /// How long a flow lives that nothing ever came back on. 10 s: longer than any game waits for its server's first
+    /// packet, and short enough that a flood from forged addresses does not keep what it takes.
+    pub unanswered_flow_time: Duration,
+    /// Instances of one client. 256: as many game servers as a large node runs.
+    pub instances_per_client: usize,
+    /// Public sockets of one instance: ports, each of its protocols counted. 2,048: the largest range, over both.
+    pub ports_per_instance: usize,
+    /// Public sockets of one client. 4,096: sixteen for each of 256 instances.
+    pub ports_per_client: usize,
+    /// Declarations of one client in a second, for ever; each 16 sockets that one opens count as one more. 32: an
+    /// orchestrator changes less, and 512 sockets a second cost a hundredth of a core.
+    pub declarations_per_second: u32,
+    /// Declarations that may come at once. 1,024: all instances of a large node with all of their ports, after a restart.
+    pub declaration_burst: u32,
+    /// Age at which a datagram that waits for the tunnel is dropped. 100 ms: two or three of a game's ticks; later
+    /// ones replace it.
+    pub datagram_age: Duration,
+    /// Datagrams that wait for QUIC at most. 1,024: 100 ms of a node's 10,000 packets/s.
+    pub datagram_queue: usize,
+    /// Datagrams that wait for one lane at most. 256: 100 ms of 2,500 packets/s on each of four lanes.
+    pub lane_datagram_queue: usize,
+    /// Bytes that the streams of one tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
+    /// protocol allows at most.
+    pub tunnel_memory: u64,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        let queues = QueueLimits::default();
+        Self {
+            handshakes: 256,
+            handshakes_per_source: 32,
+            first_message_time: Duration::from_secs(2),
+            handshake_time: Duration::from_secs(10),
+            handshake_cpu_permille: 50,
+            handshake_burst: Duration::from_millis(250),
+            tunnels: 1024,
+            tunnels_per_client: 8,
+            lanes_per_tunnel: 4096,
+            datagram_lanes: 8,
+            lease: Duration::from_secs(30),
+            stream_wait: Duration::from_secs(5),
+            streams: 16_384,
+            streams_per_client: 8192,
+            streams_per_address: 256,
+            unanswered_flow_time: crate::proto::flow::UNANSWERED,
+            instances_per_client: 256,
+            ports_per_instance: 2048,
+            ports_per_client: 4096,
+            declarations_per_second: 32,
+            declaration_burst: 1024,
+            datagram_age: queues.age,
+            datagram_queue: queues.quic,
+            lane_datagram_queue: queues.lane,
+            tunnel_memory: TUNNEL_BUDGET,
+        }
+    }
+}
+
+impl RelayLimits {
+    pub(super) const fn admission(&self) -> AdmissionLimits {
+        AdmissionLimits {
+            in_flight: self.handshakes,
+            cpu_permille: self.handshake_cpu_permille,
+            burst: self.handshake_burst,
+        }
+    }
+
+    pub(super) const fn queues(&self) -> QueueLimits {
+        QueueLimits {
+            age: self.datagram_age,
+            quic: self.datagram_queue,
+            lane: self.lane_datagram_queue,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What each of many holds of something that all share: so many at most, counted for as long as they are held.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex},
+};
+
+use crate::tunnel::datagrams::lock;
+
+/// How many each key holds.
+#[derive(Debug)]
+pub(crate) struct Shares<K> {
+    most: usize,
+    held: Mutex<HashMap<K, usize>>,
+}
+
+/// One of them, given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Share<K: Copy + Eq + Hash> {
+    shares: Arc<Shares<K>>,
+    key: K,
+}
+
+impl<K: Copy + Eq + Hash> Shares<K> {
+    /// Each key may hold so many.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            held: Mutex::default(),
+        })
+    }
+
+    /// One more for this key, if it may have it.
+    pub(crate) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
+        let mut held = lock(&self.held);
+        let count = held.entry(key).or_default();
+        if *count >= self.most {
+            if *count == 0 {
+                held.remove(&key);
+            }
+            return None;
+        }
+        *count += 1;
+        Some(Share {
+            shares: self.clone(),
+            key,
+        })
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut held = lock(&self.shares.held);
+        if let Some(count) = held.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_holds_so_many_and_nothing_is_kept_of_who_holds_none() {
+        let shares = Shares::new(2);
+        let one = shares.take(1).unwrap();
+        let _two = shares.take(1).unwrap();
+        assert!(shares.take(1).is_none());
+        assert!(shares.take(2).is_some());
+        drop(one);
+        assert!(shares.take(1).is_some());
+        assert_eq!(lock(&shares.held).len(), 1);
+        assert!(Shares::new(0).take(1).is_none());
+    }
+}

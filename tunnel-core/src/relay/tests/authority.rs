@@ -1,0 +1,231 @@
+//! Rights that change, and an authority that fails.
+
+use super::*;
+use crate::{
+    client::{self, EnrolError},
+    join::{JoinString, Token},
+};
+
+/// Hears until then what happens, and says which of it speaks of tunnels.
+async fn tunnels_until(events: &mut Events, last: impl Fn(&Event) -> bool) -> Vec<String> {
+    let mut heard = Vec::new();
+    loop {
+        let event = soon("an event", events.next()).await.unwrap().unwrap();
+        if matches!(event, Event::TunnelUp { .. } | Event::TunnelDown { .. }) {
+            heard.push(event.to_string());
+        }
+        if last(&event) {
+            return heard;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_enrolment_is_no_tunnel_and_takes_none_over() {
+    let site = Site::new().await;
+    let mut events = site.relay.events();
+    let token = Token {
+        id: TokenId::from(key::random::<16>().unwrap()),
+        secret: Psk::generate().unwrap(),
+    };
+    lock(&site.desk.tokens).insert(token.id, token.secret.clone());
+    let join = JoinString {
+        relay: site.relay.local_addr().unwrap().into(),
+        relay_public_key: site.relay.public_key(),
+        token,
+    };
+    let node = SecretKey::generate().unwrap();
+    let enrolled = soon("a key", client::enrol(&join, &node)).await.unwrap();
+    let identity = ClientIdentity {
+        relay: join.relay.clone(),
+        relay_public_key: join.relay_public_key,
+        secret_key: node.clone(),
+        psk: enrolled.psk,
+    };
+    let echo = Echo::new().await;
+    let client = Client::builder(identity)
+        .instances([echo.instance("a", site.port)])
+        .start()
+        .unwrap();
+    soon("the instance's being bound", client.bound()).await;
+    let mut player = Neighbour::of(&site, site.port).await;
+    let is_bound = |event: &Event| matches!(event, Event::Bound { .. });
+    assert_eq!(tunnels_until(&mut events, is_bound).await.len(), 1);
+
+    // The same token and key again, as after a lost answer: the tunnel that stands is not touched.
+    soon("a key", client::enrol(&join, &node)).await.unwrap();
+    player.plays().await;
+    let is_enrolled = |event: &Event| matches!(event, Event::Enrolled { .. });
+    assert_eq!(
+        tunnels_until(&mut events, is_enrolled).await,
+        [""; 0],
+        "neither up nor down"
+    );
+    assert_eq!(site.relay.metrics().tunnels_opened, 1);
+
+    let unknown = JoinString {
+        token: Token {
+            id: TokenId::from([0; 16]),
+            ..join.token.clone()
+        },
+        ..join
+    };
+    let refused = soon("an answer", client::enrol(&unknown, &node)).await;
+    assert!(matches!(refused, Err(EnrolError::Unreachable(_))));
+}
+
+#[tokio::test]
+async fn who_cannot_prove_its_key_takes_nothing_over() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let identity = site.identity();
+    let wanted = echo.instance("a", site.port);
+    let client = Client::builder(identity.clone())
+        .instances([wanted.clone()])
+        .start()
+        .unwrap();
+    soon("the instance's being bound", client.bound()).await;
+    let mut player = Neighbour::of(&site, site.port).await;
+    // The same key, another process, and not the secret that both sides share. It tries QUIC and lanes.
+    let thief = ClientIdentity {
+        psk: Psk::generate().unwrap(),
+        ..identity
+    };
+    let thief = Client::builder(thief).instances([wanted]).start().unwrap();
+    let mut events = thief.events();
+    for _ in 0..2 {
+        soon("a failure", async {
+            while !matches!(
+                events.next().await.unwrap().unwrap(),
+                Event::Reconnecting { .. }
+            ) {}
+        })
+        .await;
+        player.plays().await;
+    }
+    assert_eq!(site.relay.metrics().tunnels_opened, 1);
+    assert_eq!(client.status().await.transport, Some("quic"));
+}
+
+#[tokio::test]
+async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
+    let site = Site::new().await;
+    let identity = site.identity();
+    let (reached, at_gate) = oneshot::channel();
+    let (open, gate) = std::sync::mpsc::sync_channel(1);
+    *lock(&site.desk.gate) = Some(Gate {
+        reached,
+        open: gate,
+    });
+    let connecting = tokio::spawn(Scripted::connected(identity.clone()));
+    soon("the question", at_gate).await.unwrap();
+    // It has proved itself and was let in, but its tunnel does not stand yet.
+    site.desk.revoke(&identity.secret_key.public_key());
+    site.relay.recheck().await;
+    open.send(()).unwrap();
+    let mut revoked = connecting.await.unwrap();
+    let mut last = None;
+    while let Some(said) = revoked.hear().await {
+        last = Some(said);
+    }
+    assert!(
+        matches!(
+            last,
+            Some(Message::Goodbye {
+                code: Code::Revoked,
+                ..
+            })
+        ),
+        "{last:?}"
+    );
+    assert!(site.relay.status().await.clients.is_empty());
+    until("the tunnel's end", || site.relay.metrics().tunnels == 0).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let instances = [
+        echo.instance("a", site.port),
+        echo.instance("b", site.port + 1),
+    ];
+    let _client = site.client(instances).await;
+    let mut kept = Neighbour::of(&site, site.port).await;
+    let mut lost = Neighbour::of(&site, site.port + 1).await;
+    lock(&site.desk.forbidden).insert(site.port + 1);
+    site.relay.recheck().await;
+    assert!(is_reset(&mut lost.tcp).await);
+    until("the flow's end", || site.relay.metrics().flows == 1).await;
+    kept.plays().await;
+    // It is declared again and again, and comes back with the permission.
+    lock(&site.desk.forbidden).clear();
+    soon("the instance's being bound", _client.bound()).await;
+    Neighbour::of(&site, site.port + 1).await;
+}
+
+#[tokio::test]
+async fn ports_that_the_relay_gives_out_no_more_end_their_streams_and_flows() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let instances = [
+        echo.instance("a", site.port),
+        echo.instance("b", site.port + 1),
+    ];
+    let _client = site.client(instances).await;
+    let mut kept = Neighbour::of(&site, site.port).await;
+    let mut lost = Neighbour::of(&site, site.port + 1).await;
+    let ports = site.port.to_string().parse().unwrap();
+    site.relay.set_ports(ports).await;
+    assert!(is_reset(&mut lost.tcp).await);
+    until("the flow's end", || site.relay.metrics().flows == 1).await;
+    kept.plays().await;
+}
+
+/// An authority that panics at one question denies what was asked, and nothing else.
+async fn fails_at(question: &'static str) {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let _client = site.client([echo.instance("a", site.port)]).await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    let mut events = site.relay.events();
+    lock(&site.desk.panics).insert(question);
+    let late = Client::builder(site.identity())
+        .instances([echo.instance("b", site.port + 1)])
+        .start()
+        .unwrap();
+    let name = format!("the authority's {question}");
+    soon("word of the panic", async {
+        while events.next().await.unwrap().unwrap() != (Event::Panicked { task: name.clone() }) {}
+    })
+    .await;
+    site.relay.recheck().await;
+    neighbour.plays().await;
+    assert!(site.relay.metrics().panics > 0);
+    // As soon as the authority answers again, so does the relay.
+    lock(&site.desk.panics).clear();
+    soon("the late one's being bound", late.bound()).await;
+    Neighbour::of(&site, site.port + 1).await;
+    neighbour.plays().await;
+    assert_eq!(site.relay.metrics().tunnels, 2);
+}
+
+#[tokio::test]
+async fn an_authority_that_panics_for_a_key_takes_nothing_down() {
+    fails_at("psk").await;
+}
+
+#[tokio::test]
+async fn an_authority_that_panics_at_an_admission_takes_nothing_down() {
+    fails_at("admit").await;
+}
+
+#[tokio::test]
+async fn an_authority_that_panics_at_a_recheck_takes_nothing_down() {
+    fails_at("readmit").await;
+}
+
+#[tokio::test]
+async fn a_policy_that_panics_takes_nothing_down() {
+    fails_at("may_bind").await;
+}

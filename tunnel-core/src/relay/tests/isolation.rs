@@ -1,0 +1,156 @@
+//! What befalls one instance is noticed by no other.
+
+use super::*;
+
+/// A task of one instance panics; its neighbour plays on, and it serves the next player.
+async fn panics_at(place: &str, on_relay: bool) {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let instances = [
+        echo.instance("a", site.port),
+        echo.instance("b", site.port + 1),
+    ];
+    let client = site.client(instances).await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    let mut events = match on_relay {
+        true => site.relay.events(),
+        false => client.events(),
+    };
+    fault::arm(format!("{place} {}", site.port + 1));
+    // Whatever it is, one of these comes there.
+    let mut victim = site.tcp(site.port + 1).await;
+    drop(victim.write_all(b"hello").await);
+    let udp = site.udp(site.port + 1).await;
+    udp.send(b"hello").await.unwrap();
+    soon("word of the panic", async {
+        while !matches!(
+            events.next().await.unwrap().unwrap(),
+            Event::Panicked { .. }
+        ) {
+            neighbour.plays().await;
+        }
+    })
+    .await;
+    neighbour.plays().await;
+    let counted = [site.relay.metrics().panics, client.metrics().panics];
+    assert_eq!(counted, if on_relay { [1, 0] } else { [0, 1] });
+    // It is served again, after a pause at most.
+    let (mut tcp, udp) = (site.tcp(site.port + 1).await, site.udp(site.port + 1).await);
+    let mut heard = [0; 64];
+    soon("an echo", async {
+        tcp.write_all(b"again").await.unwrap();
+        tcp.read_exact(&mut heard[..5]).await.unwrap();
+    })
+    .await;
+    assert_eq!(&heard[..5], b"again");
+    soon("an answer", async {
+        loop {
+            udp.send(b"again").await.unwrap();
+            let answer = timeout(Duration::from_millis(100), udp.recv(&mut heard));
+            if answer.await.is_ok() {
+                break;
+            }
+        }
+    })
+    .await;
+    neighbour.plays().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_accepting_players_is_caught_and_the_task_restarted() {
+    panics_at("accepting on", true).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_receiving_datagrams_is_caught_and_the_task_restarted() {
+    panics_at("receiving on", true).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_players_stream_ends_that_stream_alone() {
+    panics_at("a player's stream on", true).await;
+}
+
+#[tokio::test]
+async fn a_panic_over_an_answer_loses_that_answer_alone() {
+    panics_at("an answer to", true).await;
+}
+
+#[tokio::test]
+async fn a_panic_over_a_datagram_loses_that_datagram_alone() {
+    panics_at("a datagram to", false).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_flow_ends_that_flow_alone() {
+    panics_at("a flow to", false).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_stream_at_the_client_ends_that_stream_alone() {
+    panics_at("a stream to", false).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_resolving_a_name_is_caught_and_the_task_restarted() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let service = RawService {
+        name: "game".into(),
+        protocol: "udp".into(),
+        public_port: Some((site.port + 1).to_string()),
+        target: format!("localhost:{}", echo.address.port()),
+        ..RawService::default()
+    };
+    let raw = RawInstance {
+        id: "named".into(),
+        services: vec![service],
+    };
+    fault::arm(format!("resolving localhost for {}", site.port + 1));
+    let client = site
+        .client([
+            Instance::try_from(&raw).unwrap(),
+            echo.instance("a", site.port),
+        ])
+        .await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    until("the panic", || client.metrics().panics == 1).await;
+    let player = site.udp(site.port + 1).await;
+    soon("an answer", async {
+        let mut heard = [0; 64];
+        loop {
+            player.send(b"hello").await.unwrap();
+            let answer = timeout(Duration::from_millis(100), player.recv(&mut heard));
+            if answer.await.is_ok() {
+                break;
+            }
+        }
+    })
+    .await;
+    neighbour.plays().await;
+}
+
+#[tokio::test]
+async fn two_hundred_changes_beside_a_neighbour_cost_it_not_one_packet() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let client = site.client([echo.instance("a", site.port)]).await;
+    let other = site.client([]).await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    for round in 0..100 {
+        let port = site.port + 1 + round % 3;
+        // Of the same client, and of another.
+        let changed = match round % 2 {
+            0 => &client,
+            _ => &other,
+        };
+        changed.insert(echo.instance("b", port)).await;
+        soon("the change", changed.bound()).await;
+        neighbour.plays().await;
+        changed.remove("b".parse().unwrap()).await;
+        neighbour.plays().await;
+    }
+    let metrics = site.relay.metrics();
+    assert_eq!(metrics.drop_queue_full + metrics.drop_no_tunnel, 0);
+    assert_eq!(client.metrics().flows_opened, 1);
+}
