@@ -32,6 +32,7 @@ struct Arguments {
     sources: u8,
 }
 
+#[expect(clippy::print_stdout, reason = "the table is what the program is for")]
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let control = Builder::new_current_thread().enable_all().build()?;

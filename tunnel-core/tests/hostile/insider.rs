@@ -16,8 +16,8 @@ use tunnel_core::{
 };
 
 use crate::{
-    Played, lab,
-    support::{Lab, hang, random, until},
+    Played,
+    support::{Lab, Via, hang, random, until},
 };
 
 /// The control lane of a client that was let in.
@@ -113,7 +113,7 @@ const MOST: u64 = (1 << 62) - 1;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_length_that_promises_gigabytes_ends_only_its_own_tunnel() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let mut neighbour = Played::start(&lab, lab.identity(), 0).await;
     let control = RecordType::Control;
     let frame = |number| RecordType::Frame(FrameType::from_number(number).unwrap());
@@ -145,7 +145,7 @@ async fn a_length_that_promises_gigabytes_ends_only_its_own_tunnel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn datagrams_that_mean_nothing_are_dropped_and_counted() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let mut neighbour = Played::start(&lab, lab.identity(), 0).await;
     let mut insider = Insider::enter(&lab, &lab.identity()).await;
     let before = lab.relay().metrics();

@@ -9,9 +9,9 @@ use tokio::{
 use tunnel_core::{client::ClientIdentity, instance::RawService};
 
 use crate::{
-    Played, fails, lab,
+    Played, fails,
     support::{
-        Lab, bound, hang, instance,
+        Lab, Via, bound, hang, instance,
         servers::{Server, drain, pour, tcp_echo},
         service, until,
     },
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A client whose UDP gets nowhere, and the wire that it is on.
-async fn on_lanes(lab: &Lab, n: u16) -> (Wire, Played) {
+pub(crate) async fn on_lanes(lab: &Lab, n: u16) -> (Wire, Played) {
     let wire = Wire::start(lab.ip, lab.listen()).await;
     wire.block_udp();
     let identity = ClientIdentity {
@@ -32,7 +32,7 @@ async fn on_lanes(lab: &Lab, n: u16) -> (Wire, Played) {
 }
 
 /// Sends bytes from elsewhere, ends that direction, and takes what comes until the relay has closed.
-async fn offer(relay: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn offer(relay: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stranger = TcpStream::connect(relay).await.unwrap();
     // The relay may have closed before it was told everything.
     drop(stranger.write_all(bytes).await);
@@ -58,7 +58,7 @@ fn first_message(stream: &[u8], before: usize) -> &[u8] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_lane_takes_nothing_over() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let (wire, mut played) = on_lanes(&lab, 0).await;
     until("further lanes", || {
         wire.connections()
@@ -100,7 +100,7 @@ async fn a_replayed_lane_takes_nothing_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flip_in_any_byte_of_an_opening_is_closed_without_a_byte() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let (wire, mut played) = on_lanes(&lab, 0).await;
     until("further lanes", || {
         wire.connections().iter().any(is_further)
@@ -130,7 +130,7 @@ async fn a_flip_in_any_byte_of_an_opening_is_closed_without_a_byte() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_flipped_on_a_lane_reaches_no_player() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let wire = Wire::start(lab.ip, lab.listen()).await;
     wire.block_udp();
     let identity = ClientIdentity {
@@ -169,7 +169,7 @@ async fn what_is_flipped_on_a_lane_reaches_no_player() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_and_a_recording_are_no_relay() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     let (wire, mut played) = on_lanes(&lab, 0).await;
     let first = wire.connections().remove(0);
     assert!(!is_further(&first));
@@ -201,7 +201,7 @@ async fn a_mirror_and_a_recording_are_no_relay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_that_promises_too_much_is_not_waited_for() {
-    let lab = lab().await;
+    let lab = Lab::new(Via::Quic).await;
     // The length of a record is in the clear: the enemy makes the next one a large one.
     for (n, way) in [(0, Way::ToRelay), (1, Way::ToClient)] {
         let (wire, mut played) = on_lanes(&lab, n).await;

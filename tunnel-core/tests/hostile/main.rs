@@ -9,32 +9,20 @@ mod support;
 mod insider;
 mod lanes;
 mod packets;
+mod unproven;
 mod wire;
-
-use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
     client::{Client, ClientIdentity},
     event::{Event, Events},
-    relay::RelayLimits,
 };
 
 use support::{
-    Lab, Via, bound, hang,
+    Lab, bound, hang,
     servers::{Server, tcp_echo, udp_echo},
     simple,
 };
-
-/// A relay whose handshakes end before the first of its packets would be sent again, so that their number is fixed.
-async fn lab() -> Lab {
-    Lab::with(Via::Quic, |builder| {
-        let mut limits = RelayLimits::default();
-        limits.handshake_time = Duration::from_millis(400);
-        builder.limits(limits)
-    })
-    .await
-}
 
 /// A client whose game is played over TCP and UDP while others attack.
 struct Played {
@@ -67,6 +55,11 @@ impl Played {
     async fn goes_on(&mut self) {
         tcp_echo(&mut self.tcp, b"still there?").await;
         udp_echo(&self.udp, b"still there?").await;
+    }
+
+    /// The game gets something to answer.
+    async fn udp_says(&self) {
+        self.udp.send(b"a move").await.unwrap();
     }
 
     /// The same players on the same tunnel; nobody was let in meanwhile.

@@ -57,6 +57,7 @@ struct State {
     datagrams: Vec<(Way, Vec<u8>)>,
     meddle: Option<Datagrams>,
     connections: Vec<Recorded>,
+    running: Vec<JoinHandle<()>>,
     meddle_tcp: Option<Chunks>,
 }
 
@@ -130,6 +131,16 @@ impl Wire {
         self.shared.state.lock().unwrap().connections.clone()
     }
 
+    /// Cuts it through: what goes over it ends, and nothing gets on it any more.
+    pub(crate) fn cut(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for connection in &self.shared.state.lock().unwrap().running {
+            connection.abort();
+        }
+    }
+
     /// Sends a datagram as if the one end had sent it to the other.
     pub(crate) async fn inject(&self, way: Way, datagram: &[u8]) {
         self.shared.send(way, datagram).await;
@@ -147,9 +158,7 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.cut();
     }
 }
 
@@ -200,7 +209,8 @@ impl Shared {
                 state.connections.push(Recorded::default());
                 state.connections.len() - 1
             };
-            tokio::spawn(self.clone().connection(number, client));
+            let running = tokio::spawn(self.clone().connection(number, client));
+            self.state.lock().unwrap().running.push(running);
         }
     }
 
