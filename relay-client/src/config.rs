@@ -1,10 +1,12 @@
 //! `client.toml`: one row per key.
 
+pub(crate) mod limits;
+
 use std::{collections::HashMap, path::Path, time::Duration};
 
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section, Span};
 use tunnel_core::{
-    client::ClientIdentity,
+    client::{ClientIdentity, ClientLimits},
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, RawService,
         Service, ServiceName, Target,
@@ -23,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     /// What it exposes.
     pub(crate) instances: Vec<Instance>,
+    /// The engine's bounds.
+    pub(crate) limits: ClientLimits,
 }
 
 impl Config {
@@ -50,6 +54,7 @@ impl Config {
             },
             grace: client.grace.unwrap_or(config::DEFAULT_GRACE),
             instances,
+            limits: raw.limits,
         })
     }
 }
@@ -58,6 +63,7 @@ impl Config {
 struct RawFile {
     client: Option<RawClient>,
     instances: Vec<RawInstance>,
+    limits: ClientLimits,
 }
 
 #[derive(Default)]
@@ -109,6 +115,11 @@ const ROOT: &[Key<RawFile>] = &[
             instance.sound = reader.fill(&section, INSTANCE, &mut instance);
             file.instances.push(instance);
         }
+        Ok(())
+    }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
         Ok(())
     }),
 ];

@@ -52,6 +52,7 @@ impl Engine {
     pub(crate) fn start(config: &Config) -> Result<(Self, Events), ClientStartError> {
         let client = Client::builder(config.identity.clone())
             .instances(config.instances.clone())
+            .limits(config.limits.clone())
             .start()?;
         tracing::info!(
             relay = %config.identity.relay,

@@ -1,5 +1,7 @@
 //! `relay.toml`: one row per key.
 
+pub(crate) mod limits;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -11,6 +13,7 @@ use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, S
 use tunnel_core::{
     instance::{HostPort, PortRange, PortSet},
     key::{Psk, PublicKey, SecretKey},
+    relay::RelayLimits,
 };
 
 use crate::state::ClientName;
@@ -36,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) grace: Duration,
     /// Clients written down by hand.
     pub(crate) clients: Vec<FileClient>,
+    /// The engine's bounds.
+    pub(crate) limits: RelayLimits,
 }
 
 /// A client of the configuration file.
@@ -89,6 +94,7 @@ impl Config {
             advertise: relay.advertise,
             grace: relay.grace.unwrap_or(config::DEFAULT_GRACE),
             clients,
+            limits: raw.limits,
         })
     }
 }
@@ -112,6 +118,7 @@ pub(crate) fn default_ports() -> PortSet {
 struct RawFile {
     relay: Option<RawRelay>,
     clients: Vec<RawClient>,
+    limits: RelayLimits,
 }
 
 #[derive(Default)]
@@ -150,6 +157,11 @@ const ROOT: &[Key<RawFile>] = &[
             reader.fill(&section, CLIENT, &mut client);
             file.clients.push(client);
         }
+        Ok(())
+    }),
+    Key::optional("limits", |file, value, reader| {
+        let section = value.section("[limits]")?;
+        reader.fill(&section, limits::KEYS, &mut file.limits);
         Ok(())
     }),
 ];

@@ -26,6 +26,7 @@ impl Engine {
             .listen(config.listen)
             .public_bind(config.public_bind)
             .ports(config.ports.clone())
+            .limits(config.limits.clone())
             .start()
             .await?;
         tracing::info!(

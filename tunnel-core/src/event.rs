@@ -140,7 +140,7 @@ impl fmt::Display for Event {
                 active: true,
             } => write!(
                 f,
-                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again every 30 s"
+                "UDP does not get through: TCP lanes carry all of {client}'s tunnel, and UDP is tried again now and then"
             ),
             Self::Fallback {
                 client,

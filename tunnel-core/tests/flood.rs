@@ -3,6 +3,7 @@
 //! The tests here measure CPU time and use up descriptors, so they run one after the other.
 #![cfg(all(feature = "net", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::print_stdout, reason = "what was measured")]
 
 #[path = "support/flood.rs"]
 mod flood;
@@ -27,7 +28,7 @@ use support::{
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// A flood of each kind, at a rate that would take several cores if every packet cost what a handshake does.
-async fn a_flood_is_bounded(kind: &str, packets: Vec<Vec<u8>>, relay: &RelayThread) {
+async fn a_flood_is_bounded(kind: &str, packets: Vec<Vec<u8>>, relay: &RelayThread) -> String {
     // What the budget has saved up is for clients that come back at once, and may be used up first.
     let warm = Flood::start(relay.address(), packets.clone(), RATE);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -37,16 +38,16 @@ async fn a_flood_is_bounded(kind: &str, packets: Vec<Vec<u8>>, relay: &RelayThre
     warm.stop().await;
     let share = (after - before).as_secs_f64() / MEASURED.as_secs_f64();
     let cost = (after - before).as_micros() as f64 / sent.max(1) as f64;
-    println!(
-        "{kind}: {sent} packets, {:.1} % of a core, {cost:.1} µs a packet",
-        share * 100.0
-    );
     assert!(sent > 0);
     assert!(
         share < SHARE_MAX,
         "{kind}: {:.1} % of a core",
         share * 100.0
     );
+    format!(
+        "{kind}: {sent} packets, {:.1} % of a core, {cost:.1} µs a packet",
+        share * 100.0
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,9 +55,10 @@ async fn a_flood_of_first_messages_costs_a_bounded_share_of_a_core() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let relay = RelayThread::start();
     let ours = FirstMessages::record(relay.public_key()).await.unwrap();
-    a_flood_is_bounded("recorded", vec![ours.recorded().to_vec()], &relay).await;
+    let recorded = vec![ours.recorded().to_vec()];
+    println!("{}", a_flood_is_bounded("recorded", recorded, &relay).await);
     let fresh = (0..POOL).map(|_| ours.fresh().unwrap()).collect();
-    a_flood_is_bounded("fresh", fresh, &relay).await;
+    println!("{}", a_flood_is_bounded("fresh", fresh, &relay).await);
     let counted = relay.metrics();
     assert!(
         counted.handshakes_ignored > 0,

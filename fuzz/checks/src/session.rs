@@ -130,7 +130,12 @@ impl Pair {
             }
             4..=6 => self.deliver_to_relay(usize::from(input.byte()) * 4),
             7..=9 => self.deliver_to_client(usize::from(input.byte()) * 4),
-            10 => self.pass(Duration::from_millis(u64::from(input.word()) * 2)),
+            10 => {
+                let most = 1 << input.below(18);
+                self.pass(Duration::from_millis(
+                    (u64::from(input.word()) * most) >> 16,
+                ));
+            }
             11 => self.disconnect(),
             12 => self.connect(),
             13 => self.refuses = input.flag(),

@@ -3,11 +3,12 @@
 use adit_daemon::{
     config::{Invalid, Remark},
     exit::Stop,
-    print,
+    limits, print,
 };
 use clap::Args;
 use tunnel_core::instance::Instance;
 
+use crate::config;
 use crate::setup::{ENVIRONMENT_HELP, Environment, Options, Setup};
 
 /// Check a configuration: report every problem with its line and column, or say what would be exposed.
@@ -39,11 +40,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
         None => {
             let loaded = setup.load().map_err(told)?;
             warn(&loaded.warnings);
+            let limits = limits::summary(&loaded.value.limits, config::limits::ROWS);
             let identity = loaded.value.identity;
             let heads = vec![
                 ("relay", identity.relay.to_string()),
                 ("relay's key", identity.relay_public_key.to_string()),
                 ("public key", identity.secret_key.public_key().to_string()),
+                ("limits", limits),
             ];
             (heads, loaded.value.instances)
         }

@@ -139,6 +139,9 @@ async fn reload(setup: &Setup, running: &mut Config, engine: &Engine) {
     if !same_identity(running, &config) {
         tracing::warn!("[client] has changed: it takes effect at the next start");
     }
+    if running.limits != config.limits {
+        tracing::warn!("[limits] has changed: it takes effect at the next start");
+    }
     engine.set_instances(&config.instances).await;
     tracing::info!(
         instances = config.instances.len(),

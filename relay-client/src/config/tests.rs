@@ -226,3 +226,65 @@ fn a_remapped_game_is_warned_about() {
 fn a_client_may_expose_nothing_yet() {
     assert!(load(&least()).unwrap().value.instances.is_empty());
 }
+
+#[test]
+fn every_limit_takes_effect() {
+    let default = ClientLimits::default();
+    let other = |before| if before == 60 { 59 } else { before - 1 };
+    let lines: String = limits::ROWS
+        .iter()
+        .map(|row| format!("{} = {}\n", row.name, other((row.shown)(&default))))
+        .collect();
+    let config = load(&format!("{}[limits]\n{lines}", least()))
+        .unwrap()
+        .value;
+    for row in limits::ROWS {
+        let (now, before) = ((row.shown)(&config.limits), (row.shown)(&default));
+        assert_eq!(now, other(before), "{}", row.name);
+    }
+    // By hand where a unit is converted.
+    assert_eq!(config.limits.connect_time, Duration::from_secs(9));
+    assert_eq!(config.limits.datagram_age, Duration::from_millis(99));
+    assert_eq!(config.limits.tunnel_memory, 59 << 20);
+    assert_eq!(load(&least()).unwrap().value.limits, default);
+}
+
+#[test]
+fn limits_out_of_bounds_are_problems_with_their_places() {
+    let text = format!(
+        "{}[limits]\nflows = 0\nidle_lanes = 257\nlanes = 5\n",
+        least()
+    );
+    let problems = load(&text).unwrap_err();
+    assert_eq!(
+        problems[0],
+        "client.toml:6:9: flows: 0 is outside 1 to 1048576"
+    );
+    assert_eq!(
+        problems[1],
+        "client.toml:7:14: idle_lanes: 257 is outside 0 to 256"
+    );
+    assert!(
+        problems[2].starts_with("client.toml:8:1: unknown key \"lanes\""),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn every_limit_stands_in_the_documentation_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("### `[limits]` of the client").unwrap();
+    let section = section.split_once("\n### ").unwrap().0;
+    let default = ClientLimits::default();
+    let rows: Vec<_> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"))
+        .map(|(name, rest)| (name, rest.split('`').next().unwrap().replace(',', "")))
+        .collect();
+    let expected: Vec<_> = limits::ROWS
+        .iter()
+        .map(|row| (row.name, (row.shown)(&default).to_string()))
+        .collect();
+    assert_eq!(rows, expected);
+}

@@ -119,6 +119,7 @@ fn check_says_what_would_be_exposed() {
         ran.stdout,
         format!(
             "ok\nrelay        127.0.0.1:9\nrelay's key  {key}\npublic key   {own}\n\
+             limits       as they are by default\n\
              srv_123/game   both  7777   -> 127.0.0.1:7777  auto\n\
              beacon/beacon  udp   15000  -> srv_1:15001     auto\n"
         )

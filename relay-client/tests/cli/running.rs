@@ -189,6 +189,38 @@ async fn a_client_joins_and_exposes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn limits_take_effect_at_the_start_and_a_change_is_remarked() {
+    let site = Site::new();
+    let _relay = site.open().await;
+    let dir = site.joined();
+    let (target, port) = (target("a"), free_port());
+    let path = config(&dir);
+    let identity = fs::read_to_string(&path).unwrap();
+    let text = format!(
+        "{identity}{}[limits]\nstreams = 1\n",
+        instance("a", port, target)
+    );
+    fs::write(&path, &text).unwrap();
+    let checked = relay_client(&["check", "--config", &path]).succeeds();
+    assert!(
+        checked
+            .stdout
+            .contains("limits       streams 1 (instead of 16384)\n"),
+        "{checked:?}"
+    );
+    let mut running = Running::start(&mut command(&["run", "--config", &path])).ready();
+    let first = player(port, "a");
+    let mut second = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    let ended = second.read(&mut [0]).unwrap_err();
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+    drop(first);
+    fs::write(&path, format!("{text}flows = 5\n")).unwrap();
+    running.signal("-HUP");
+    running.says("[limits] has changed: it takes effect at the next start");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_join_string_can_come_from_stdin() {
     let site = Site::new();
     let _relay = site.open().await;

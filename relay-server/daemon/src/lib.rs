@@ -5,6 +5,7 @@
 pub mod config;
 pub mod exit;
 pub mod file;
+pub mod limits;
 pub mod log;
 pub mod notify;
 pub mod observe;

@@ -1,11 +1,11 @@
 //! `relay-server check`: whether a configuration holds, and what it would do.
 
-use adit_daemon::{exit::Stop, print};
+use adit_daemon::{exit::Stop, limits, print};
 use clap::Args;
 
 use super::ConfigFile;
 use crate::{
-    config::Config,
+    config::{self, Config},
     state::{Store, StoreError},
 };
 
@@ -54,12 +54,14 @@ public key   {key}
 listen       {listen} (QUIC on UDP, lanes on TCP)
 public ports {ports} on {bind}
 advertise    {advertise}
-clients      {written} in the file, {enrolled} in {state}",
+clients      {written} in the file, {enrolled} in {state}
+limits       {limits}",
         key = config.key.public_key(),
         listen = config.listen,
         ports = config.ports,
         bind = config.public_bind,
         written = config.clients.len(),
         state = config.state_file.display(),
+        limits = limits::summary(&config.limits, config::limits::ROWS),
     )
 }

@@ -100,6 +100,7 @@ async fn reload(running: &mut Config, state: &State, engine: &Engine) {
             public_bind: running.public_bind,
             key: running.key.clone(),
             state_file: running.state_file.clone(),
+            limits: running.limits.clone(),
             ..config
         };
     }
@@ -114,6 +115,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             old.key.public_key() != new.key.public_key(),
         ),
         ("state_file", old.state_file != new.state_file),
+        ("[limits]", old.limits != new.limits),
     ];
     let changed = changed.into_iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| key).collect()

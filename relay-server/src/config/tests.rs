@@ -205,3 +205,72 @@ fn a_secret_that_others_can_read_is_warned_about() {
     );
     assert!(warning.contains("0644"), "{warning}");
 }
+
+/// Every key of `[limits]` with a value that is not its default.
+fn other_limits() -> String {
+    let default = RelayLimits::default();
+    let lines = limits::ROWS.iter().map(|row| {
+        let value = match (row.shown)(&default) {
+            60 => 59,
+            default => default + 1,
+        };
+        format!("{} = {value}\n", row.name)
+    });
+    lines.collect()
+}
+
+#[test]
+fn every_limit_takes_effect() {
+    let config = load(&format!("{LEAST}[limits]\n{}", other_limits())).unwrap();
+    let default = RelayLimits::default();
+    for row in limits::ROWS {
+        let (now, before) = ((row.shown)(&config.limits), (row.shown)(&default));
+        assert_eq!(
+            now,
+            if before == 60 { 59 } else { before + 1 },
+            "{}",
+            row.name
+        );
+    }
+    // By hand where a unit is converted.
+    assert_eq!(config.limits.lease, Duration::from_secs(31));
+    assert_eq!(config.limits.handshake_burst, Duration::from_millis(251));
+    assert_eq!(config.limits.tunnel_memory, 59 << 20);
+    assert_eq!(load(LEAST).unwrap().limits, default);
+}
+
+#[test]
+fn limits_out_of_bounds_are_problems_with_their_places() {
+    let text = format!(
+        "{LEAST}[limits]\nstreams = 0\nlease = '30'\ntunnel_memory_mib = 61\nhandshake_cpu_permille = 1001\nstream = 5\n"
+    );
+    assert_eq!(
+        load(&text).unwrap_err(),
+        [
+            "relay.toml:5:11: streams: 0 is outside 1 to 1048576",
+            "relay.toml:6:9: lease: expected a whole number, found a string",
+            "relay.toml:7:21: tunnel_memory_mib: 61 is outside 1 to 60",
+            "relay.toml:8:26: handshake_cpu_permille: 1001 is outside 1 to 1000",
+            "relay.toml:9:1: unknown key \"stream\": did you mean \"streams\"?",
+        ]
+    );
+}
+
+#[test]
+fn every_limit_stands_in_the_documentation_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let text = fs::read_to_string(path).unwrap();
+    let (_, section) = text.split_once("### `[limits]` of the relay").unwrap();
+    let section = section.split_once("\n### ").unwrap().0;
+    let default = RelayLimits::default();
+    let rows: Vec<_> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"))
+        .map(|(name, rest)| (name, rest.split('`').next().unwrap().replace(',', "")))
+        .collect();
+    let expected: Vec<_> = limits::ROWS
+        .iter()
+        .map(|row| (row.name, (row.shown)(&default).to_string()))
+        .collect();
+    assert_eq!(rows, expected);
+}

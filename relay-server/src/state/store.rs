@@ -64,7 +64,9 @@ impl TokenRow {
     }
 
     fn is_expired(&self, now: UnixTime) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
+        // One that was ended holds at no time, wherever the clock jumps.
+        self.expires
+            .is_some_and(|expires| expires <= now || expires <= self.created)
     }
 }
 
@@ -506,8 +508,9 @@ fn end_open_tokens(
     name: &ClientName,
     now: UnixTime,
 ) -> rusqlite::Result<usize> {
+    // Ended at its own beginning, so that no clock that jumps back revives it.
     tx.execute(
-        "UPDATE tokens SET expires = ?2
+        "UPDATE tokens SET expires = ?2, created = ?2
          WHERE client = ?1 AND (expires IS NULL OR expires > ?2) AND (reusable OR redeemed IS NULL)",
         params![name.as_str(), now.0],
     )

@@ -423,6 +423,93 @@ async fn root_invites_beside_a_relay_of_another_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_privileged_port_without_the_right_is_refused_and_named() {
+    let relay = relay("");
+    let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let is_privileged = first_free.is_ok_and(|first| first.trim().parse::<u16>().unwrap() > 81);
+    if fs::metadata(relay.dir.path()).unwrap().uid() != 0 || !is_privileged {
+        println!(
+            "skipped: only root can start a relay of another user, and port 81 must need a right"
+        );
+        return;
+    }
+    let config = fs::read_to_string(relay.config()).unwrap();
+    let config = config.replace("ports = \"1024-65535\"", "ports = \"1-65535\"");
+    fs::write(relay.config(), config).unwrap();
+    for path in [".", "relay.toml", "relay.key"] {
+        chown(relay.path(path), Some(65_534), Some(65_534)).unwrap();
+    }
+    let mut running = Running::start(command(&relay, &[]).uid(65_534).gid(65_534)).ready();
+    let join = relay.invite(&["node-1"]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (fits, port) = echo("fits");
+    let raw = RawInstance {
+        id: "web".into(),
+        services: vec![RawService {
+            name: "web".into(),
+            protocol: "tcp".into(),
+            public_port: Some("81".into()),
+            target: "127.0.0.1:9".into(),
+            ..RawService::default()
+        }],
+    };
+    let client = Client::builder(enrol(&join).await)
+        .instances([Instance::try_from(&raw).unwrap(), fits])
+        .start()
+        .unwrap();
+    let mut events = client.events();
+    let (code, text) = loop {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+        if let Some(Ok(Event::Refused { code, text, .. })) = event {
+            break (code, text);
+        }
+    };
+    assert_eq!(code, Code::PrivilegedPort);
+    assert!(text.contains("TCP port 81"), "{text}");
+    running.says("instance web is refused");
+    // The other instance is there.
+    let mut player = loop {
+        if let Ok(player) = TcpStream::connect(("127.0.0.1", port)) {
+            break player;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    echoes(&mut player);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_take_effect_at_the_start_and_a_change_is_remarked() {
+    let relay = relay("");
+    relay.append("[limits]\ninstances_per_client = 1\n");
+    let checked = relay.run(&["check"], &[]).succeeds();
+    assert!(
+        checked
+            .stdout
+            .contains("limits       instances_per_client 1 (instead of 256)\n"),
+        "{checked:?}"
+    );
+    let join = relay.invite(&["node-1"]);
+    let mut running = run(&relay);
+    let ((one, _), (two, _)) = (echo("one"), echo("two"));
+    let client = Client::builder(enrol(&join).await)
+        .instances([one, two])
+        .start()
+        .unwrap();
+    let mut events = client.events();
+    let code = loop {
+        let event = tokio::time::timeout(PATIENCE, events.next()).await.unwrap();
+        if let Some(Ok(Event::Refused { code, .. })) = event {
+            break code;
+        }
+    };
+    assert_eq!(code, Code::Limit);
+    relay.append("streams = 5\n");
+    running.signal("-HUP");
+    running.says("[limits] has changed: it takes effect at the next start");
+    running.says("configuration read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() {
     let relay = relay("");
     let join = relay.invite(&["node-1"]);

@@ -155,12 +155,19 @@ impl Dialer {
         let addresses = resolve(relay).await?;
         let mut last = DialError::NoAddress(relay.clone());
         for address in addresses {
-            let tried =
-                tokio::time::timeout(DIAL_PATIENCE, self.dial_one(address, credential, ways)).await;
-            match tried {
+            let mut lane = None;
+            let tried = self.dial_one(address, credential, ways, &mut lane);
+            match tokio::time::timeout(DIAL_PATIENCE, tried).await {
                 Ok(Ok(established)) => return Ok(established),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = DialError::Silent(DIAL_PATIENCE),
+                Err(_) => {
+                    let silent = DialError::Silent(DIAL_PATIENCE);
+                    // UDP may be blocked: what the lane met says more.
+                    last = match lane {
+                        Some(lane) => both(&silent, &lane),
+                        None => silent,
+                    };
+                }
             }
         }
         Err(last)
@@ -180,6 +187,7 @@ impl Dialer {
         address: SocketAddr,
         credential: &Credential,
         ways: Ways,
+        failed_lane: &mut Option<DialError>,
     ) -> Result<Established, DialError> {
         let quic = self.dial_quic(address, credential);
         if ways == Ways::QuicOnly {
@@ -213,7 +221,10 @@ impl Dialer {
             },
             lane = &mut lane => match lane {
                 Ok(established) => Ok(established),
-                Err(lane) => quic.await.map_err(|quic| both(&quic, &lane)),
+                Err(lane) => {
+                    let lane = failed_lane.insert(lane);
+                    quic.await.map_err(|quic| both(&quic, lane))
+                }
             },
         }
     }

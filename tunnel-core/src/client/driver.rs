@@ -64,6 +64,8 @@ pub(crate) struct Driver {
     dialing: Option<Dialing>,
     dial_at: Option<Instant>,
     backoff: Backoff,
+    /// Of tunnels that are lost as soon as they stand.
+    flapping: Backoff,
     /// Waits between tries of QUIC while lanes carry everything.
     upgrade: Backoff,
     name: Option<Arc<str>>,
@@ -90,7 +92,8 @@ struct Ending {
 struct Active {
     link: Arc<Link>,
     control: Control,
-    is_welcome: bool,
+    /// Since when the relay has let us in.
+    welcome_at: Option<Instant>,
 }
 
 type Dialing = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
@@ -134,6 +137,7 @@ impl Driver {
             dialing: None,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            flapping: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
             upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             is_suspect: false,
@@ -169,11 +173,11 @@ impl Driver {
                 Woken::Ending => {}
                 Woken::Said(Some(Ok(message))) => {
                     if let Err(error) = self.session.handle_message(Instant::now(), message) {
-                        self.lose(&error.to_string());
+                        self.leave(&error.to_string());
                     }
                 }
                 Woken::Said(Some(Err(error))) => {
-                    self.lose(&format!("the relay broke the protocol: {error}"))
+                    self.leave(&format!("the relay broke the protocol: {error}"))
                 }
                 Woken::Said(None) => self.lose("the control stream ended"),
                 Woken::Broken => self.lose("the connection to the relay broke"),
@@ -342,7 +346,7 @@ impl Driver {
         self.is_suspect = false;
         self.name = Some(name.into());
         if let Some(active) = &mut self.active {
-            active.is_welcome = true;
+            active.welcome_at = Some(Instant::now());
             // Answers leave by the tunnel that the relay has just acknowledged.
             self.shared.sender.store(Some(active.link.sender.clone()));
             self.shared.emit(Event::TunnelUp {
@@ -436,10 +440,9 @@ impl Driver {
         );
         // A lane that works needs QUIC only; one that is suspect is raced by whatever gets through.
         let works = !self.is_suspect
-            && self
-                .active
-                .as_ref()
-                .is_some_and(|active| active.is_welcome && active.link.transport == "lane");
+            && self.active.as_ref().is_some_and(|active| {
+                active.welcome_at.is_some() && active.link.transport == "lane"
+            });
         let ways = if works { Ways::QuicOnly } else { Ways::Any };
         self.dialing = Some(Box::pin(async move {
             let established: Established = dialer.dial(&credential, ways).await?;
@@ -467,7 +470,7 @@ impl Driver {
         self.active = Some(Active {
             link,
             control,
-            is_welcome: false,
+            welcome_at: None,
         });
         self.dial_at = None;
         self.relay_drains = false;
@@ -478,7 +481,7 @@ impl Driver {
         if self
             .active
             .as_ref()
-            .is_some_and(|active| active.is_welcome && !active.link.broken.is_cancelled())
+            .is_some_and(|active| active.welcome_at.is_some() && !active.link.broken.is_cancelled())
         {
             // There is a tunnel. Beside a suspect one another is looked for without pause; a better one, later.
             let wait = if self.is_suspect {
@@ -492,14 +495,24 @@ impl Driver {
         self.retry(&error.to_string());
     }
 
+    /// The relay breaks the protocol: the tunnel in use is given up.
+    fn leave(&mut self, reason: &str) {
+        self.close_active(reason, Code::ProtocolError);
+    }
+
     /// The tunnel in use is gone.
     fn lose(&mut self, reason: &str) {
+        self.close_active(reason, Code::None);
+    }
+
+    fn close_active(&mut self, reason: &str, code: Code) {
         let Some(active) = self.active.take() else {
             return;
         };
         active.link.broken.cancel();
         if let Some(quic) = &active.link.quic {
-            quic.close(quinn::VarInt::from_u32(0), b"");
+            let code = quinn::VarInt::from_u64(code.into()).unwrap_or_default();
+            quic.close(code, b"");
         }
         self.shared.sender.store(None);
         self.session.handle_disconnected();
@@ -509,17 +522,28 @@ impl Driver {
                 reason: reason.into(),
             });
         }
-        if active.is_welcome {
-            // The first try is at once: most losses are a relay that restarts or an address that changed.
-            self.backoff.reset();
-            self.dial_at = Some(Instant::now());
-        } else {
-            self.retry(reason);
+        match active.welcome_at {
+            Some(at) if at.elapsed() >= STOOD => {
+                // The first try is at once: most losses are a relay that restarts or an address that changed.
+                self.backoff.reset();
+                self.flapping.reset();
+                self.dial_at = Some(Instant::now());
+            }
+            Some(_) => {
+                // Or a relay that ends what it has just let in would keep both busy for ever.
+                let wait = self.flapping.next(self.shared.random());
+                self.retry_in(wait, reason);
+            }
+            None => self.retry(reason),
         }
     }
 
     fn retry(&mut self, reason: &str) {
         let wait = self.backoff.next(self.shared.random());
+        self.retry_in(wait, reason);
+    }
+
+    fn retry_in(&mut self, wait: Duration, reason: &str) {
         self.dial_at = Some(Instant::now() + wait);
         self.shared.emit(Event::Reconnecting {
             reason: reason.into(),
@@ -560,7 +584,10 @@ impl Driver {
     }
 
     fn status(&self) -> ClientStatus {
-        let active = self.active.as_ref().filter(|active| active.is_welcome);
+        let active = self
+            .active
+            .as_ref()
+            .filter(|active| active.welcome_at.is_some());
         ClientStatus {
             name: self.name.as_deref().map(str::to_owned),
             transport: active.map(|active| active.link.transport),
@@ -626,6 +653,8 @@ impl Driver {
     }
 }
 
+/// How long a tunnel must have stood for the next one to be dialled at once.
+const STOOD: Duration = Duration::from_secs(1);
 /// First wait before the relay is tried again.
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
 /// Longest wait: a relay that comes back is found within this.

@@ -1,5 +1,7 @@
 //! A relay that was taken over, against a client: it reaches nothing but what the client has configured.
 
+mod misbehaving;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp},
     time::Instant,
@@ -47,34 +49,23 @@ impl PskSource for Knows {
 struct Hostile {
     connection: quinn::Connection,
     services: Vec<ServiceDeclaration>,
-    _control: control::Control,
-    _endpoint: quinn::Endpoint,
+    control: control::Control,
+    endpoint: quinn::Endpoint,
 }
 
 impl Hostile {
     /// The client `builder` gives, connected to a relay that does as the test wishes.
     async fn over(instance: Instance) -> (Self, Client) {
+        Self::over_with(instance, ClientLimits::default()).await
+    }
+
+    async fn over_with(instance: Instance, limits: ClientLimits) -> (Self, Client) {
         let (relay_key, secret_key, psk) = (
             SecretKey::generate().unwrap(),
             SecretKey::generate().unwrap(),
             Psk::generate().unwrap(),
         );
-        let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = socket.local_addr().unwrap();
-        let identity = quic::RelayIdentity {
-            secret_key: relay_key.clone(),
-            process: ProcessId::from([1; 16]),
-            versions: SUPPORTED,
-            capabilities: Capabilities::SUPPORTED,
-            psks: Arc::new(Knows(psk.clone())),
-        };
-        let endpoint = quic::relay_endpoint(
-            socket,
-            identity,
-            Admission::shared(AdmissionLimits::default()),
-            Arc::default(),
-        )
-        .unwrap();
+        let (endpoint, address) = relay_endpoint(&relay_key, &psk);
         let identity = ClientIdentity {
             relay: address.into(),
             relay_public_key: relay_key.public_key(),
@@ -83,6 +74,7 @@ impl Hostile {
         };
         let client = Client::builder(identity)
             .instances([instance])
+            .limits(limits)
             .start()
             .unwrap();
         let answered = quic::answer(endpoint.accept().await.unwrap());
@@ -115,8 +107,8 @@ impl Hostile {
             Self {
                 connection,
                 services,
-                _control: control,
-                _endpoint: endpoint,
+                control,
+                endpoint,
             },
             client,
         )
@@ -157,6 +149,22 @@ impl Hostile {
         out.extend_from_slice(payload);
         self.connection.send_datagram(out.freeze()).unwrap();
     }
+}
+
+/// Where a relay of this identity that knows one client listens.
+fn relay_endpoint(relay_key: &SecretKey, psk: &Psk) -> (quinn::Endpoint, SocketAddr) {
+    let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let identity = quic::RelayIdentity {
+        secret_key: relay_key.clone(),
+        process: ProcessId::from([1; 16]),
+        versions: SUPPORTED,
+        capabilities: Capabilities::SUPPORTED,
+        psks: Arc::new(Knows(psk.clone())),
+    };
+    let admission = Admission::shared(AdmissionLimits::default());
+    let endpoint = quic::relay_endpoint(socket, identity, admission, Arc::default()).unwrap();
+    (endpoint, address)
 }
 
 fn player() -> SocketAddr {

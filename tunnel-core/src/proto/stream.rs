@@ -230,12 +230,12 @@ impl RecvHalf {
         if self.fin.is_some() {
             return Err(StreamMisbehaved::DataAfterFin);
         }
-        self.received += length;
-        if self.received - self.delivered > WINDOW_MAX {
-            return Err(StreamMisbehaved::WindowExceeded {
-                waiting: self.received - self.delivered,
-            });
+        let waiting = (self.received - self.delivered).saturating_add(length);
+        if waiting > WINDOW_MAX {
+            // Not counted: what is refused does not wait.
+            return Err(StreamMisbehaved::WindowExceeded { waiting });
         }
+        self.received += length;
         Ok(())
     }
 

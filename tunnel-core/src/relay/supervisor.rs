@@ -238,11 +238,6 @@ impl Supervisor {
         });
         client.admission = admission;
         let before = client.tunnel.replace(tunnel.clone());
-        if let Some(before) = &before {
-            let most = limits.tunnels_per_client.saturating_sub(1);
-            let ended = client.note_earlier(before, most);
-            self.shared.metrics.tunnels_ended.add(ended as u64);
-        }
         if let Some(lost) = client.lost.take() {
             if lost.process == tunnel.process {
                 lost.successor.send_replace(Some(tunnel.clone()));
@@ -253,7 +248,11 @@ impl Supervisor {
         }
         if let Some(before) = before {
             if before.process == tunnel.process {
-                // The same process has found a better path: its streams go on there.
+                // The same process has found a better path: its streams go on there. (A superseded one is told, and
+                // ends by itself.)
+                let most = limits.tunnels_per_client.saturating_sub(1);
+                let ended = client.note_earlier(&before, most);
+                self.shared.metrics.tunnels_ended.add(ended as u64);
                 if before.draining.is_cancelled() {
                     tunnel.draining.cancel();
                 }
@@ -864,3 +863,64 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::{
+        metrics::Metrics,
+        proto::handshake::ProcessId,
+        relay::{RelayLimits, tunnel::Parts},
+        tunnel::{
+            QueueLimits,
+            datagrams::{DatagramSender, LaneQueues},
+        },
+    };
+
+    fn tunnel() -> Arc<RelayTunnel> {
+        let metrics = Arc::new(Metrics::default());
+        let queues = Arc::new(LaneQueues::new(QueueLimits::default()));
+        let parts = Parts {
+            serial: 1,
+            client: PublicKey::from([1; 32]),
+            process: ProcessId::from([1; 16]),
+            name: "node-1".into(),
+            peer: None,
+            transport: "mem",
+            quic: None,
+            datagrams: DatagramSender::lanes(queues.clone(), metrics.clone()),
+            queues,
+            flows: Arc::default(),
+            messages: mpsc::channel(1).0,
+            next_stream: Arc::new(AtomicU64::new(1)),
+            resumes: true,
+            limits: &RelayLimits::default(),
+        };
+        Arc::new(RelayTunnel::new(parts))
+    }
+
+    #[test]
+    fn the_oldest_earlier_tunnel_ends_for_one_too_many() {
+        let mut client = Client {
+            admission: Admission {
+                name: "node-1".into(),
+                ports: PortSet::all(),
+                psk: None,
+            },
+            tunnel: None,
+            lost: None,
+            earlier: VecDeque::new(),
+        };
+        let tunnels = [tunnel(), tunnel(), tunnel(), tunnel()];
+        assert_eq!(client.note_earlier(&tunnels[0], 2), 0);
+        assert_eq!(client.note_earlier(&tunnels[1], 2), 0);
+        // One that has ended by itself takes no place.
+        tunnels[1].closed.cancel();
+        assert_eq!(client.note_earlier(&tunnels[2], 2), 0);
+        assert_eq!(client.note_earlier(&tunnels[3], 2), 1);
+        assert!(tunnels[0].closed.is_cancelled());
+        assert!(!tunnels[2].closed.is_cancelled() && !tunnels[3].closed.is_cancelled());
+    }
+}

@@ -1,7 +1,6 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::{
     metrics::Metrics,
@@ -18,6 +17,7 @@ use crate::{
         datagram::{DatagramHead, FragmentHead},
         fragment,
     },
+    tunnel::fair::Fair,
 };
 
 /// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
@@ -67,13 +67,19 @@ impl DatagramSender {
 
     /// Sends one datagram, or counts why not. Never waits.
     ///
-    /// `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
+    /// `whose` is the first public port of the service, between which the path is shared. `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
     /// allocation of its own.
-    pub(crate) fn send(&self, mut head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    pub(crate) fn send(
+        &self,
+        whose: u16,
+        mut head: DatagramHead,
+        payload: &[u8],
+        scratch: &mut BytesMut,
+    ) {
         let room = self.room();
         let whole = head.encoded_len() + payload.len();
         if whole <= room {
-            self.send_one(head, payload, scratch);
+            self.send_one(whose, head, payload, scratch);
             return;
         }
         // The fragment header's place is part of each piece's room.
@@ -97,7 +103,7 @@ impl DatagramSender {
                 index: index as u8,
                 count,
             });
-            self.send_one(head, &payload[range], scratch);
+            self.send_one(whose, head, &payload[range], scratch);
         }
     }
 
@@ -108,7 +114,7 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         if scratch.capacity() < length {
             // One allocation serves many packets: `split` leaves the rest of it to the next.
@@ -118,8 +124,8 @@ impl DatagramSender {
         scratch.put_slice(payload);
         let datagram = scratch.split().freeze();
         match &self.way {
-            Way::Quic(queue) => queue.send(datagram, &self.metrics),
-            Way::Lanes(lanes) => lanes.send(head.flow.0, datagram, &self.metrics),
+            Way::Quic(queue) => queue.send(whose, datagram, &self.metrics),
+            Way::Lanes(lanes) => lanes.send(whose, head.flow.0, datagram, &self.metrics),
         }
     }
 }
@@ -129,14 +135,14 @@ impl DatagramSender {
 struct QuicQueue {
     connection: quinn::Connection,
     limits: QueueLimits,
-    waiting: Mutex<VecDeque<(Instant, Bytes)>>,
+    waiting: Mutex<Fair<(Instant, Bytes)>>,
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
 }
 
 impl QuicQueue {
-    fn send(&self, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: u16, datagram: Bytes, metrics: &Metrics) {
         if !self.is_waiting.load(Ordering::Acquire)
             && self.connection.datagram_send_buffer_space() >= datagram.len()
         {
@@ -144,12 +150,11 @@ impl QuicQueue {
             return;
         }
         let mut waiting = lock(&self.waiting);
-        if waiting.len() >= self.limits.quic {
+        let item = (Instant::now(), datagram);
+        if waiting.push(whose, item, self.limits.quic).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
-            waiting.pop_front();
             metrics.drop_queue_full.one();
         }
-        waiting.push_back((Instant::now(), datagram));
         self.is_waiting.store(true, Ordering::Release);
         drop(waiting);
         self.added.notify_one();
@@ -175,7 +180,7 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
         loop {
             let next = {
                 let mut waiting = lock(&queue.waiting);
-                let next = waiting.pop_front();
+                let next = waiting.pop();
                 if next.is_none() {
                     queue.is_waiting.store(false, Ordering::Release);
                 }
@@ -205,15 +210,24 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
 #[derive(Debug)]
 pub(crate) struct LaneQueues {
     limits: QueueLimits,
-    lanes: Mutex<Vec<mpsc::Sender<(Instant, Bytes)>>>,
+    lanes: Mutex<Vec<Arc<Waiting>>>,
 }
 
 /// What one lane is to send.
 #[derive(Debug)]
 pub(crate) struct LaneQueue {
     limits: QueueLimits,
-    waiting: mpsc::Receiver<(Instant, Bytes)>,
+    waiting: Arc<Waiting>,
     metrics: Arc<Metrics>,
+}
+
+/// What waits for one lane.
+#[derive(Debug, Default)]
+struct Waiting {
+    datagrams: Mutex<Fair<(Instant, Bytes)>>,
+    added: Notify,
+    /// Nobody sends any more, or the lane has ended.
+    has_ended: AtomicBool,
 }
 
 impl LaneQueues {
@@ -227,28 +241,38 @@ impl LaneQueues {
 
     /// A lane takes part from now on.
     pub(crate) fn add(&self, metrics: Arc<Metrics>) -> LaneQueue {
-        let limits = self.limits;
-        let (sender, waiting) = mpsc::channel(limits.lane.max(1));
-        lock(&self.lanes).push(sender);
+        let waiting = Arc::<Waiting>::default();
+        lock(&self.lanes).push(waiting.clone());
         LaneQueue {
-            limits,
+            limits: self.limits,
             waiting,
             metrics,
         }
     }
 
-    fn send(&self, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: u16, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
-        lanes.retain(|lane| !lane.is_closed());
+        lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
             metrics.drop_no_tunnel.one();
             return;
         };
-        if lanes[place as usize]
-            .try_send((Instant::now(), datagram))
-            .is_err()
-        {
+        let lane = &lanes[place as usize];
+        let item = (Instant::now(), datagram);
+        let dropped = lock(&lane.datagrams).push(whose, item, self.limits.lane);
+        if dropped.is_some() {
+            // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
+        }
+        lane.added.notify_one();
+    }
+}
+
+impl Drop for LaneQueues {
+    fn drop(&mut self) {
+        for lane in lock(&self.lanes).drain(..) {
+            lane.has_ended.store(true, Ordering::Relaxed);
+            lane.added.notify_one();
         }
     }
 }
@@ -257,13 +281,26 @@ impl LaneQueue {
     /// The next datagram that is still of use. `None` when nobody will send any more. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let (since, datagram) = self.waiting.recv().await?;
+            let next = lock(&self.waiting.datagrams).pop();
+            let Some((since, datagram)) = next else {
+                if self.waiting.has_ended.load(Ordering::Relaxed) {
+                    return None;
+                }
+                self.waiting.added.notified().await;
+                continue;
+            };
             if since.elapsed() <= self.limits.age {
                 return Some(datagram);
             }
             // Dropping is safe: datagrams are never retransmitted.
             self.metrics.drop_too_old.one();
         }
+    }
+}
+
+impl Drop for LaneQueue {
+    fn drop(&mut self) {
+        self.waiting.has_ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -314,10 +351,10 @@ mod tests {
         };
         let queues = LaneQueues::new(limits);
         let mut queue = queues.add(metrics.clone());
-        let sender = lock(&queues.lanes)[0].clone();
         let old = Instant::now() - Duration::from_millis(301);
-        sender.try_send((old, Bytes::from_static(b"old"))).unwrap();
-        queues.send(1, Bytes::from_static(b"new"), &metrics);
+        let old = (old, Bytes::from_static(b"old"));
+        lock(&queue.waiting.datagrams).push(1, old, limits.lane);
+        queues.send(1, 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
     }
@@ -332,11 +369,11 @@ mod tests {
         let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
         for _ in 0..7 + 5 {
-            queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+            queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);
         drop(queue);
-        queues.send(1, Bytes::from_static(b"datagram"), &metrics);
+        queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
         assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
     }
 }

@@ -151,7 +151,7 @@ mod tests {
                 let data = random.bytes(length);
                 sent.extend_from_slice(&data);
                 waiting.push(data.into());
-                if random.next() % 2 == 0 {
+                if random.next().is_multiple_of(2) {
                     waiting.settle();
                 }
                 let mut slices = [IoSlice::new(&[]); 8];

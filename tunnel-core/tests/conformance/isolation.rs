@@ -17,6 +17,7 @@ use tunnel_core::{
     client::Client,
     event::Event,
     key::{Psk, SecretKey},
+    relay::RelayLimits,
 };
 
 use crate::support::{
@@ -28,6 +29,66 @@ use crate::support::{
 on_every_transport!(
     a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused_handshakes
 );
+
+// Where nothing is lost on the way, what is missing was dropped in the queue that both share.
+on_transport!(
+    mem_only,
+    Mem,
+    a_flood_of_one_instance_drops_nothing_of_another_of_the_same_client,
+);
+
+async fn a_flood_of_one_instance_drops_nothing_of_another_of_the_same_client(via: Via) {
+    let lab = Lab::with(via, |builder| {
+        let mut limits = RelayLimits::default();
+        // Not what a busy machine lets grow old is meant here.
+        limits.datagram_age = HANG;
+        builder.limits(limits)
+    })
+    .await;
+    let server = Server::udp(lab.ip).await;
+    let silent = UdpSocket::bind((lab.ip, 0)).await.unwrap();
+    let client = lab
+        .client([
+            simple("neighbour", "udp", lab.port, server.address()),
+            simple("flooded", "udp", lab.port + 1, silent.local_addr().unwrap()),
+        ])
+        .await;
+    // Datagrams of one flow may overtake each other as long as lanes are added.
+    waited("the lanes", async || {
+        (client.metrics().lanes == 3).then_some(())
+    })
+    .await;
+    let player = lab.udp(lab.port).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let flooding: Vec<_> = (0..4)
+        .map(|_| {
+            let (to, stop) = (lab.at(lab.port + 1), stop.clone());
+            let socket = std::net::UdpSocket::bind((lab.ip, 0)).unwrap();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    // A full buffer is what is wanted.
+                    drop(socket.send_to(&[7; 1200], to));
+                }
+            })
+        })
+        .collect();
+    let dropped = || lab.relay().metrics().drop_queue_full;
+    let mut rounds = 0_u32;
+    while rounds < 200 || dropped() < 1000 {
+        let said = rounds.to_be_bytes();
+        let mut heard = [0; 64];
+        player.send(&said).await.unwrap();
+        // Each once: what is dropped is missing.
+        let length = hang("an answer", player.recv(&mut heard)).await.unwrap();
+        assert_eq!(heard[..length], said);
+        rounds += 1;
+        assert!(rounds < 100_000, "the flood fills no queue");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for flood in flooding {
+        flood.join().unwrap();
+    }
+}
 
 async fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused_handshakes(
     via: Via,

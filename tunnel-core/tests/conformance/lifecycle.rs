@@ -10,6 +10,7 @@ use tunnel_core::{
     client::{Client, ClientEnd, ClientIdentity},
     event::{Event, Events},
     instance::{Instance, PortSet},
+    key::{Psk, SecretKey},
     proto::{message::Code, session::client::InstanceState},
     relay::{RelayBuilder, RelayLimits},
 };
@@ -33,6 +34,7 @@ on_every_transport!(
     a_revoked_client_is_ended_and_gives_its_ports_back,
     a_permission_taken_back_unbinds_what_it_covered,
     an_unknown_client_is_not_let_in,
+    a_wrong_secret_and_a_wrong_relay_key_let_nobody_in_and_are_told,
     a_client_that_shuts_down_gives_its_ports_back_at_once,
     a_dropped_client_gives_its_ports_back,
     a_relay_that_shuts_down_gives_its_ports_back_at_once,
@@ -216,10 +218,12 @@ async fn what_a_new_process_does_not_declare_is_given_back_after_the_lease(via: 
 
 async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     let lab = Lab::with(via, short_lease).await;
-    let server = Server::tcp(lab.ip).await;
+    let server = Server::both(lab.ip).await;
     let identity = lab.identity();
-    let wanted = simple("a", "tcp", lab.port, server.address());
+    let wanted = simple("a", "both", lab.port, server.address());
     let crashing = Crashing::start(&lab, identity.clone(), wanted.clone()).await;
+    let player = lab.udp(lab.port).await;
+    udp_echo(&player, b"hello").await;
     let mut events = lab.relay().events();
     crashing.crash().await;
     next(&mut events, |event| {
@@ -227,11 +231,15 @@ async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     })
     .await;
     assert!(TcpListener::bind(lab.at(lab.port)).await.is_err());
+    assert!(UdpSocket::bind(lab.at(lab.port)).await.is_err());
+    assert_eq!(lab.relay().metrics().flows, 1, "and so are flows");
     next(&mut events, |event| matches!(event, Event::Unbound { .. })).await;
     waited("the port", async || {
         TcpListener::bind(lab.at(lab.port)).await.ok()
     })
     .await;
+    until("the flow's end", || lab.relay().metrics().flows == 0).await;
+    assert!(lab.relay().status().await.clients.is_empty());
 }
 
 async fn a_revoked_client_is_ended_and_gives_its_ports_back(via: Via) {
@@ -316,6 +324,32 @@ async fn an_unknown_client_is_not_let_in(via: Via) {
         PortSet::all(),
     );
     bound(&client, &wanted).await;
+}
+
+async fn a_wrong_secret_and_a_wrong_relay_key_let_nobody_in_and_are_told(via: Via) {
+    let lab = Lab::new(via).await;
+    let mut wrong_secret = lab.identity();
+    wrong_secret.psk = Psk::generate().unwrap();
+    let mut wrong_relay = lab.identity();
+    wrong_relay.relay_public_key = SecretKey::generate().unwrap().public_key();
+    for (identity, is_wrong_relay) in [(wrong_secret, false), (wrong_relay, true)] {
+        let client = lab.start(identity, []);
+        let mut events = client.events();
+        let told = next(&mut events, |event| {
+            matches!(event, Event::Reconnecting { .. })
+        })
+        .await;
+        let told = told.to_string();
+        // A relay says nothing to who has not its key, so nothing more can be known.
+        let expected = if is_wrong_relay {
+            "closed the connection without answering"
+        } else {
+            "another secret, or damaged"
+        };
+        assert!(told.contains(expected), "{told}");
+        assert_eq!(client.status().await.transport, None);
+    }
+    assert_eq!(lab.relay().metrics().tunnels_opened, 0);
 }
 
 async fn a_client_that_shuts_down_gives_its_ports_back_at_once(via: Via) {

@@ -31,6 +31,7 @@ mod drain;
 mod instances;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod memory;
 mod resume;
 mod tcp;

@@ -19,7 +19,7 @@ use std::{
 
 use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
-    client::{Client, ClientIdentity},
+    client::{Client, ClientIdentity, ClientLimits},
     instance::{Instance, PortSet, RawInstance, RawService},
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
@@ -154,7 +154,19 @@ impl Lab {
         identity: ClientIdentity,
         instances: impl IntoIterator<Item = Instance>,
     ) -> Client {
-        let mut builder = Client::builder(identity).instances(instances);
+        self.start_with(identity, instances, ClientLimits::default())
+    }
+
+    /// The same with other limits.
+    pub(crate) fn start_with(
+        &self,
+        identity: ClientIdentity,
+        instances: impl IntoIterator<Item = Instance>,
+        limits: ClientLimits,
+    ) -> Client {
+        let mut builder = Client::builder(identity)
+            .instances(instances)
+            .limits(limits);
         if self.via == Via::Mem {
             builder = builder.mem(&self.network);
         }

@@ -113,11 +113,11 @@ pub(crate) fn own_hosts(hosts: &Path) -> Option<Vec<String>> {
     let hosts = hosts.to_str().unwrap();
     let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
     let prefix = ["unshare", "--mount", "--", "sh", "-c", script, hosts];
-    let works = process::command(prefix[0])
-        .args(&prefix[1..])
-        .arg("true")
-        .output()
-        .is_ok_and(|output| output.status.success());
+    let mut tried = process::command(prefix[0]);
+    tried.args(&prefix[1..]).arg("true").stderr(Stdio::null());
+    let works = process::spawn(&mut tried)
+        .and_then(|mut child| child.wait())
+        .is_ok_and(|status| status.success());
     if !works {
         skip("a mount namespace takes root");
     }
@@ -154,9 +154,7 @@ fn hold() -> Result<Child, String> {
     let mut holder = Command::new("unshare");
     holder.args(["--net", "--", "sh", "-c", "echo there; exec cat"]);
     holder.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut holder = holder
-        .spawn()
-        .map_err(|error| format!("unshare: {error}"))?;
+    let mut holder = process::spawn(&mut holder).map_err(|error| format!("unshare: {error}"))?;
     let heard = holder.stdout.as_mut().unwrap().read_exact(&mut [0; 6]);
     if let Err(error) = heard {
         holder.wait().unwrap();

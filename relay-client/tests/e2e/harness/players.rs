@@ -12,7 +12,7 @@ use rustix::{
     net::sockopt::{Timeout, set_socket_timeout},
 };
 
-use super::HANG;
+use super::{HANG, process::no_child_starts};
 
 /// A TCP player.
 pub(crate) fn connect(server: SocketAddr) -> TcpStream {
@@ -21,7 +21,9 @@ pub(crate) fn connect(server: SocketAddr) -> TcpStream {
 
 /// A TCP game server.
 pub(crate) fn listen(address: SocketAddr) -> TcpListener {
+    let alone = no_child_starts();
     let listener = TcpListener::bind(address).unwrap();
+    drop(alone);
     set_socket_timeout(&listener, Timeout::Recv, Some(HANG)).unwrap();
     listener
 }

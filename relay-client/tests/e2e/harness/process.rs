@@ -2,7 +2,7 @@
 
 use std::{
     env, fmt,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -36,6 +36,19 @@ pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Starts a program. Until it runs, it has what this process has open, its listeners among them: nobody listens
+/// meanwhile, or a port that was just given up would still be taken.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = no_child_starts();
+    command.spawn()
+}
+
+/// Keeps programs from being started for as long as it is held.
+pub(crate) fn no_child_starts() -> MutexGuard<'static, ()> {
+    static STARTS: Mutex<()> = Mutex::new(());
+    STARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A running program and what it has said.
 pub(crate) struct Process {
     name: String,
@@ -56,9 +69,8 @@ impl Process {
         // A group of its own, so that ending it ends what it has started.
         command.process_group(0);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let mut child =
+            spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let output = Arc::new(Output::default());
         output.state().open = 2;
         collect(&output, Source::Stdout, child.stdout.take());

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{
     ports,
-    process::{Process, command, run},
+    process::{Process, command, run, spawn},
 };
 
 /// A server on loopback; dropping it ends it.
@@ -78,7 +78,7 @@ pub(crate) fn curl_sha256(url: &str) -> String {
         "600",
         url,
     ]);
-    let mut curl = curl.stdout(Stdio::piped()).spawn().unwrap();
+    let mut curl = spawn(curl.stdout(Stdio::piped())).unwrap();
     let mut sha256sum = command("sha256sum");
     sha256sum.stdin(curl.stdout.take().unwrap());
     let sum = Process::start_with_input("sha256sum", &mut sha256sum).wait();

@@ -25,6 +25,7 @@ fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
         advertise: None,
         grace: std::time::Duration::ZERO,
         clients,
+        limits: tunnel_core::relay::RelayLimits::default(),
     }
 }
 

@@ -322,3 +322,28 @@ fn owner_and_mode_of_the_state_file_are_kept() {
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_clock_that_jumps_revives_no_invitation_that_was_ended() {
+    let (_dir, mut store) = store();
+    let superseded = invite(&mut store, invitation("node-1"));
+    let revoked = invite(&mut store, invitation("node-2"));
+    let open = invite(&mut store, invitation("node-1"));
+    store.revoke(&name("node-2"), NOW).unwrap();
+    for earlier in [UnixTime(0), NOW.before(HOUR * 24), NOW.before(HOUR)] {
+        for token in [superseded, revoked] {
+            let denied = store.redeem(token, &key(1), earlier, |_, _| false);
+            assert_eq!(denied.unwrap_err(), Denial::TokenExpired, "{earlier:?}");
+        }
+    }
+    // One that stands does at an earlier time, too; a clock that is ahead only ends it early.
+    let ahead = NOW.after(HOUR * 48);
+    let denied = store.redeem(open, &key(1), ahead, |_, _| false);
+    assert_eq!(denied.unwrap_err(), Denial::TokenExpired);
+    let earlier = NOW.before(HOUR * 24);
+    assert!(store.redeem(open, &key(1), earlier, |_, _| false).is_ok());
+    // Who is enrolled stays so, at any time.
+    store.purge(ahead).unwrap();
+    store.purge(UnixTime(0)).unwrap();
+    assert_eq!(store.clients().unwrap().len(), 1);
+}

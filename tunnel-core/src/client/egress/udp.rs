@@ -217,7 +217,7 @@ impl Shared {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        BUFFERS.with_borrow_mut(|(_, scratch)| sender.send(head, &[], scratch));
+        BUFFERS.with_borrow_mut(|(_, scratch)| sender.send(NOBODY, head, &[], scratch));
     }
 }
 
@@ -291,7 +291,9 @@ impl Entered {
                         metrics.datagrams_out.one();
                         metrics.datagram_bytes_out.add(length as u64);
                         let answer = buffer.get(..length).unwrap_or_default();
-                        sender.send(DatagramHead::data(self.flow.id), answer, scratch);
+                        let whose = self.flow.target.service.public.first();
+                        let head = DatagramHead::data(self.flow.id);
+                        sender.send(whose, head, answer, scratch);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {
@@ -375,6 +377,8 @@ thread_local! {
         RefCell::new((vec![0; DATAGRAM_MAX].into(), BytesMut::new()));
 }
 
+/// Stands for a service where a flow has none any more: no service has port 0.
+const NOBODY: u16 = 0;
 /// Largest UDP payload.
 const DATAGRAM_MAX: usize = 65_535;
 /// Answers of one flow between two looks at the others.

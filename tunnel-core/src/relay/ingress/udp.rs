@@ -227,7 +227,8 @@ impl UdpService {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        route.tunnel.datagrams.send(head, payload, scratch);
+        let whose = self.service.binding.public.first();
+        route.tunnel.datagrams.send(whose, head, payload, scratch);
     }
 
     /// The flow of a player's packet, made if it is not there: its id, whether the client knows it, and which made room.
@@ -335,7 +336,8 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        self.tunnel.datagrams.send(head, &[], scratch);
+        let whose = self.service.public.first();
+        self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
 

@@ -394,3 +394,24 @@ fn ports_are_bounded_for_an_instance_and_for_a_client() {
         .apply(now, declare(1, "b", of("7000-7049", Protocol::Tcp)))
         .unwrap();
 }
+
+#[test]
+fn two_services_on_one_port_are_refused_whatever_the_client_checked() {
+    let now = Instant::now();
+    let mut registry = registry();
+    let clash = vec![
+        service(1, "game", Protocol::Both, "7777"),
+        service(2, "query", Protocol::Udp, "7770-7779"),
+    ];
+    let refusal = registry.apply(now, declare(1, "a", clash)).unwrap_err();
+    assert_eq!(refusal, Refusal::PortTwice("7770-7779".parse().unwrap()));
+    assert_eq!(
+        (refusal.code(), refusal.port()),
+        (Code::ProtocolError, Some(7770))
+    );
+    let apart = vec![
+        service(1, "game", Protocol::Tcp, "7777"),
+        service(2, "query", Protocol::Udp, "7777"),
+    ];
+    registry.apply(now, declare(1, "a", apart)).unwrap();
+}

@@ -75,11 +75,44 @@ async fn an_enrolment_is_no_tunnel_and_takes_none_over() {
 }
 
 #[tokio::test]
+async fn who_cannot_prove_its_key_takes_nothing_over() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let identity = site.identity();
+    let wanted = echo.instance("a", site.port);
+    let client = Client::builder(identity.clone())
+        .instances([wanted.clone()])
+        .start()
+        .unwrap();
+    soon("the instance's being bound", client.bound()).await;
+    let mut player = Neighbour::of(&site, site.port).await;
+    // The same key, another process, and not the secret that both sides share. It tries QUIC and lanes.
+    let thief = ClientIdentity {
+        psk: Psk::generate().unwrap(),
+        ..identity
+    };
+    let thief = Client::builder(thief).instances([wanted]).start().unwrap();
+    let mut events = thief.events();
+    for _ in 0..2 {
+        soon("a failure", async {
+            while !matches!(
+                events.next().await.unwrap().unwrap(),
+                Event::Reconnecting { .. }
+            ) {}
+        })
+        .await;
+        player.plays().await;
+    }
+    assert_eq!(site.relay.metrics().tunnels_opened, 1);
+    assert_eq!(client.status().await.transport, Some("quic"));
+}
+
+#[tokio::test]
 async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
     let site = Site::new().await;
     let identity = site.identity();
     let (reached, at_gate) = oneshot::channel();
-    let (open, gate) = std::sync::mpsc::channel();
+    let (open, gate) = std::sync::mpsc::sync_channel(1);
     *lock(&site.desk.gate) = Some(Gate {
         reached,
         open: gate,

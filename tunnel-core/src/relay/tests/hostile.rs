@@ -290,7 +290,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
         ));
         for frame in frames {
             // The relay may have had enough already.
-            drop(channel.tx.write(Some(frame.clone()), None).await);
+            drop(channel.tx.write(Some(*frame), None).await);
         }
         // What would end a sound stream.
         drop(channel.tx.end().await);
@@ -333,6 +333,13 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
     }
     assert!(is_reset(&mut player).await);
     until("the count", || scene.metrics().stream_misbehaved == 1).await;
+    // The budget of its tunnel is whole again: its next player is served.
+    let mut player = scene.site.tcp(scene.port).await;
+    let mut channel = hostile.stream().await;
+    channel.tx.write(None, Some("hi".into())).await.unwrap();
+    let mut heard = [0; 2];
+    let greeting = soon("a greeting", player.read_exact(&mut heard));
+    greeting.await.unwrap();
     scene.is_unharmed().await;
 }
 
@@ -410,8 +417,10 @@ async fn a_flood_of_declarations_keeps_nobody_else_waiting() {
 
 #[tokio::test]
 async fn lanes_without_end_are_bounded() {
-    let mut limits = RelayLimits::default();
-    limits.lanes_per_tunnel = 8;
+    let limits = RelayLimits {
+        lanes_per_tunnel: 8,
+        ..RelayLimits::default()
+    };
     let mut scene = Scene::with(limits).await;
     let hostile = Scripted::at(&scene.site).await;
     let secret = quic::lane_secret(&hostile.connection);
