@@ -77,7 +77,7 @@ fn panel(svg: &mut String, record: &Record, top: f64, name: &str, value: Value) 
         let color = match one.blow {
             Blow::KillRelay => BLOWS[0].1,
             Blow::KillClient => BLOWS[1].1,
-            Blow::Dark(_) => BLOWS[2].1,
+            Blow::Dark(_) | Blow::NoUdp(_) => BLOWS[2].1,
             // As many as to hide the rest.
             Blow::Change => continue,
         };
@@ -148,7 +148,7 @@ const PROCESSES: [(&str, &str); 3] = [
 const BLOWS: [(&str, &str); 3] = [
     ("relay killed", "#d62728"),
     ("client 1 killed", "#ffb000"),
-    ("client 2 dark", "#888888"),
+    ("client 2 dark or without UDP", "#888888"),
 ];
 const WIDTH: f64 = 1000.0;
 const LEFT: f64 = 60.0;

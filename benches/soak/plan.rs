@@ -11,6 +11,8 @@ pub(crate) enum Blow {
     KillClient,
     /// Nothing gets through between the second client and the relay for this long.
     Dark(Duration),
+    /// No UDP gets through there for this long: everything takes to TCP, and comes back.
+    NoUdp(Duration),
     /// The second client's file changes, and SIGHUP tells it: an instance comes, or goes again.
     Change,
 }
@@ -31,6 +33,9 @@ pub(crate) fn plan(length: Duration, seed: u64) -> Vec<(Duration, Blow)> {
             0 if at < length / 3.0 => Blow::KillRelay,
             1 => Blow::Dark(Duration::from_secs_f64(
                 (every / 4.0).min(1.0 + 6.0 * random.unit()),
+            )),
+            3 if number % 8 == 3 => Blow::NoUdp(Duration::from_secs_f64(
+                (every / 2.0).min(4.0 + 12.0 * random.unit()),
             )),
             _ => Blow::KillClient,
         };

@@ -15,7 +15,8 @@ use tokio::{
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
-    dark: watch::Sender<bool>,
+    /// Of datagrams and of bytes.
+    dark: [watch::Sender<bool>; 2],
 }
 
 impl Proxy {
@@ -24,9 +25,9 @@ impl Proxy {
         let address = tcp.local_addr()?;
         let back = UdpSocket::bind("127.0.0.1:0").await?;
         back.connect(relay).await?;
-        let dark = watch::Sender::new(false);
-        tokio::spawn(carry_datagrams(front, back, dark.subscribe()));
-        let lights = dark.subscribe();
+        let dark = [false; 2].map(watch::Sender::new);
+        tokio::spawn(carry_datagrams(front, back, dark[0].subscribe()));
+        let lights = dark[1].subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = tcp.accept().await {
                 tokio::spawn(carry_connection(client, relay, lights.clone()));
@@ -40,10 +41,12 @@ impl Proxy {
         self.address
     }
 
-    /// Lets nothing through from now on, or everything again. Datagrams are lost, bytes wait as they would in the
-    /// kernel of a machine that sends them again and again.
-    pub(crate) fn set_dark(&self, dark: bool) {
-        self.dark.send_replace(dark);
+    /// Whether UDP and TCP are kept from passing from now on. Datagrams are lost, bytes wait as they would in the kernel of a
+    /// machine that sends them again and again.
+    pub(crate) fn set_dark(&self, dark: [bool; 2]) {
+        for (sender, dark) in self.dark.iter().zip(dark) {
+            sender.send_replace(dark);
+        }
     }
 }
 

@@ -243,11 +243,11 @@ impl<'a> Site<'a> {
                 serves(mortal)?;
                 book.healed(harm);
             }
-            Blow::Dark(length) => {
+            Blow::Dark(length) | Blow::NoUdp(length) => {
                 let harm = book.disturbed(Some(Node::Lasting), Harm::Datagrams);
-                self.proxy.set_dark(true);
+                self.proxy.set_dark([true, matches!(blow, Blow::Dark(_))]);
                 thread::sleep(length);
-                self.proxy.set_dark(false);
+                self.proxy.set_dark([false; 2]);
                 since = Instant::now();
                 serves(lasting)?;
                 book.healed(harm);

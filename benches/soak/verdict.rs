@@ -122,7 +122,7 @@ fn traffic(record: &Record, verdict: &mut Verdict) {
 
 fn recoveries(record: &Record, verdict: &mut Verdict) {
     type Is = fn(&Blow) -> bool;
-    let kinds: [(&str, Is, Option<Duration>); 4] = [
+    let kinds: [(&str, Is, Option<Duration>); 5] = [
         (
             "relay killed",
             |blow| *blow == Blow::KillRelay,
@@ -134,6 +134,7 @@ fn recoveries(record: &Record, verdict: &mut Verdict) {
             Some(RECOVERY),
         ),
         ("black-out over", |blow| matches!(blow, Blow::Dark(_)), None),
+        ("UDP back", |blow| matches!(blow, Blow::NoUdp(_)), None),
         ("services changed", |blow| *blow == Blow::Change, None),
     ];
     for (what, is, bound) in kinds {

@@ -1,11 +1,16 @@
 //! Networks that carry UDP or TCP alone between client and relay.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+};
 
 use crate::harness::{
     eventually, heavy,
     namespace::{clear_filter, filter, isolated},
-    players::{converse, reaches, try_converse, udp_player, udp_server},
+    players::{
+        accept, carry, connect, converse, listen, reaches, try_converse, udp_player, udp_server,
+    },
     ports,
     programs::{curl_sha256, local_address, nginx, sha256, write_noise},
     requires,
@@ -53,6 +58,30 @@ fn a_tunnel_survives_udp_going_and_coming_back() {
             converse(&player, &server, 100);
             assert!(reaches(site.public(port), target));
         }
+    });
+}
+
+#[test]
+fn a_player_who_comes_as_udp_is_lost_is_served_over_lanes() {
+    requires!("nft", "ip");
+    isolated(|| {
+        let site = Site::start();
+        let port = ports::one();
+        let target = local_address();
+        let _client = site.expose(&[Service::tcp(port, target).optimized_for("latency")]);
+        let server = listen(target);
+        block("udp", &site);
+        // Nobody knows yet that the path is dead: the stream is opened on it.
+        let mut player = connect(site.public(port));
+        player.write_all(b"hello").unwrap();
+        let mut peer = accept(&server);
+        let mut got = [0; 5];
+        peer.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+        carry(&mut peer, &mut player, b"welcome");
+        // Once, and nobody else.
+        server.set_nonblocking(true).unwrap();
+        assert!(server.accept().is_err());
     });
 }
 

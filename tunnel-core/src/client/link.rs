@@ -26,7 +26,7 @@ use crate::{
         backoff::Backoff,
         handshake::Capabilities,
         record::RecordType,
-        stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
+        stream::frame::{Frame, StreamHeader, StreamId},
     },
     socket,
     transport::lane::{self, LaneError},
@@ -355,8 +355,8 @@ impl Link {
         };
         match shared.streams.attach(stream, Box::new(attach)) {
             Ok(()) => returned.await.ok(),
-            Err(mut refused) => {
-                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
+            Err((mut refused, code)) => {
+                refused.channel.tx.abort(Some(code)).await;
                 None
             }
         }

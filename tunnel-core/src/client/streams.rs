@@ -1,7 +1,7 @@
 //! The streams of a client, so that the relay can continue them on other channels.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     client::{Shared, link::Link},
-    proto::stream::frame::{Frame, StreamId},
+    proto::stream::frame::{Frame, ResetCode, StreamId},
     tunnel::{
         channel::{Channel, ChannelError},
         datagrams::lock,
@@ -20,7 +20,36 @@ use crate::{
 
 /// Every stream of the relay's process, whichever tunnel it is on.
 #[derive(Debug, Default)]
-pub(crate) struct Streams(Mutex<HashMap<StreamId, mpsc::Sender<Box<Attach>>>>);
+pub(crate) struct Streams(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    running: HashMap<StreamId, mpsc::Sender<Box<Attach>>>,
+    opened: Opened,
+}
+
+/// Which streams have been opened: the newest by name, and all that are older.
+#[derive(Debug, Default)]
+struct Opened(BTreeSet<StreamId>);
+
+impl Opened {
+    fn contains(&self, stream: StreamId) -> bool {
+        let is_older = |oldest: &StreamId| stream < *oldest;
+        self.0.contains(&stream) || (self.0.len() >= OPENED && self.0.first().is_some_and(is_older))
+    }
+
+    /// Whether it had not been opened before.
+    fn note(&mut self, stream: StreamId) -> bool {
+        if self.contains(stream) {
+            return false;
+        }
+        self.0.insert(stream);
+        if self.0.len() > OPENED {
+            self.0.pop_first();
+        }
+        true
+    }
+}
 
 /// The relay continues a stream on this channel.
 #[derive(Debug)]
@@ -34,21 +63,39 @@ pub(crate) struct Attach {
 }
 
 impl Streams {
-    /// Gives a channel to the stream that the relay names; gives it back if there is none.
-    pub(crate) fn attach(&self, stream: StreamId, attach: Box<Attach>) -> Result<(), Box<Attach>> {
-        let Some(wanted) = lock(&self.0).get(&stream).cloned() else {
-            return Err(attach);
+    /// Whether this stream may be opened: an OPEN that was long on its way comes when the relay has given it up.
+    pub(crate) fn open(&self, stream: StreamId) -> bool {
+        lock(&self.0).opened.note(stream)
+    }
+
+    /// Gives a channel to the stream that the relay names; gives it back with the answer if there is none.
+    pub(crate) fn attach(
+        &self,
+        stream: StreamId,
+        attach: Box<Attach>,
+    ) -> Result<(), (Box<Attach>, ResetCode)> {
+        let mut state = lock(&self.0);
+        let Some(wanted) = state.running.get(&stream).cloned() else {
+            // From now on it is too late for its OPEN: the relay opens it anew.
+            let is_unheard_of = state.opened.note(stream);
+            let code = if is_unheard_of {
+                ResetCode::NoService
+            } else {
+                ResetCode::Socket
+            };
+            return Err((attach, code));
         };
+        drop(state);
         wanted.try_send(attach).map_err(|error| match error {
             mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
-                attach
+                (attach, ResetCode::Socket)
             }
         })
     }
 
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
-        lock(&self.0).clear();
+        *lock(&self.0) = State::default();
     }
 }
 
@@ -72,7 +119,7 @@ impl ClientResumption {
     pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
         let (attach, attaches) = mpsc::channel(ATTACHES);
         if link.resumes {
-            lock(&shared.streams.0).insert(stream, attach);
+            lock(&shared.streams.0).running.insert(stream, attach);
         }
         Self {
             shared: shared.clone(),
@@ -152,7 +199,7 @@ impl Resumption for ClientResumption {
 impl Drop for ClientResumption {
     fn drop(&mut self) {
         if self.resumes {
-            lock(&self.shared.streams.0).remove(&self.stream);
+            lock(&self.shared.streams.0).running.remove(&self.stream);
         }
     }
 }
@@ -171,3 +218,27 @@ impl Link {
 const RESUME_PATIENCE: Duration = Duration::from_secs(30);
 /// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.
 const ATTACHES: usize = 4;
+/// Opened streams that are known by name: more than can be on their way on two paths at once.
+const OPENED: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_opened_once_and_never_after_much_newer_ones() {
+        let streams = Streams::default();
+        // In whatever order they come.
+        for stream in [1, 0, 3, 2] {
+            assert!(streams.open(StreamId(stream)));
+            assert!(!streams.open(StreamId(stream)));
+        }
+        for stream in 10..10 + OPENED as u64 {
+            assert!(streams.open(StreamId(stream)));
+        }
+        assert!(!streams.open(StreamId(5)));
+        assert_eq!(lock(&streams.0).opened.0.len(), OPENED);
+        streams.clear();
+        assert!(streams.open(StreamId(5)), "another process of the relay");
+    }
+}

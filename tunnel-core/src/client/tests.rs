@@ -127,7 +127,7 @@ impl Hostile {
         let (send, recv) = self.connection.open_bi().await.unwrap();
         let (mut tx, mut rx) = (ChannelTx::quic(send), ChannelRx::quic(recv));
         let header = StreamHeader {
-            stream: StreamId(1),
+            stream: next_stream(),
             service,
             port_index,
             player: player(),
@@ -165,6 +165,12 @@ fn relay_endpoint(relay_key: &SecretKey, psk: &Psk) -> (quinn::Endpoint, SocketA
     let admission = Admission::shared(AdmissionLimits::default());
     let endpoint = quic::relay_endpoint(socket, identity, admission, Arc::default()).unwrap();
     (endpoint, address)
+}
+
+/// None is ever used again.
+fn next_stream() -> StreamId {
+    static NEXT: AtomicU64 = AtomicU64::new(1_000);
+    StreamId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn player() -> SocketAddr {

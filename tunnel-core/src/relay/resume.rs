@@ -7,10 +7,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     instance::Optimize,
-    proto::stream::frame::StreamId,
-    relay::tunnel::{AttachError, RelayTunnel},
+    proto::stream::frame::{ResetCode, StreamId},
+    relay::tunnel::{AttachError, Player, RelayTunnel},
     tunnel::{
-        channel::ChannelError,
+        channel::{Channel, ChannelError},
         pump::{Carrier, Resumed, Resumption, StreamEnd},
     },
 };
@@ -20,6 +20,7 @@ use crate::{
 pub(crate) struct RelayResumption {
     pub(crate) tunnel: Arc<RelayTunnel>,
     stream: StreamId,
+    player: Player,
     optimize: Optimize,
     successor: watch::Receiver<Option<Arc<RelayTunnel>>>,
     /// Changes when lanes from the client's former address are of no more use.
@@ -35,11 +36,13 @@ impl RelayResumption {
     pub(crate) fn new(
         tunnel: Arc<RelayTunnel>,
         stream: StreamId,
+        player: Player,
         optimize: Optimize,
         on_lane: bool,
     ) -> Self {
         Self {
             stream,
+            player,
             optimize,
             successor: tunnel.successor.subscribe(),
             path: tunnel.path.subscribe(),
@@ -88,14 +91,16 @@ impl RelayResumption {
             self.follow();
             self.path.mark_unchanged();
             let tunnel = self.tunnel.clone();
+            let (stream, player, optimize) = (self.stream, self.player, self.optimize);
             let attached = tokio::select! {
-                attached = tunnel.attach(self.stream, received, self.optimize) => attached,
+                attached = attach_on(&tunnel, stream, player, optimize, received) => attached,
                 () = tokio::time::sleep(ATTACH_PATIENCE) => continue,
                 // The next round goes there.
                 _ = self.successor.wait_for(Option::is_some) => continue,
             };
             match attached {
-                Ok((channel, received)) => {
+                Ok((stream, channel, received)) => {
+                    self.stream = stream;
                     self.on_lane = channel.is_lane();
                     self.since = Instant::now();
                     return Ok(Resumed {
@@ -132,6 +137,24 @@ impl Resumption for RelayResumption {
         tokio::time::timeout(RESUME_PATIENCE, self.attach(received))
             .await
             .unwrap_or(Err(StreamEnd::Moved))
+    }
+}
+
+/// Continues a stream on a tunnel, or opens it anew if its OPEN was lost with the path that it left on: then nothing of it
+/// has ever come to the client. Returns which bytes the client has.
+async fn attach_on(
+    tunnel: &RelayTunnel,
+    stream: StreamId,
+    player: Player,
+    optimize: Optimize,
+    received: u64,
+) -> Result<(StreamId, Channel, u64), AttachError> {
+    match tunnel.attach(stream, received, optimize).await {
+        Err(AttachError::Refused(ResetCode::NoService)) if received == 0 => {
+            let (stream, channel) = tunnel.open_stream(player, optimize).await?;
+            Ok((stream, channel, 0))
+        }
+        attached => attached.map(|(channel, received)| (stream, channel, received)),
     }
 }
 

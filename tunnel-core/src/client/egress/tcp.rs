@@ -41,8 +41,8 @@ pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel
                 received,
                 back: None,
             };
-            if let Err(mut refused) = shared.streams.attach(stream, Box::new(attach)) {
-                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
+            if let Err((mut refused, code)) = shared.streams.attach(stream, Box::new(attach)) {
+                refused.channel.tx.abort(Some(code)).await;
             }
         }
         _ => shared.metrics.stream_misbehaved.one(),
@@ -56,6 +56,10 @@ pub(crate) async fn serve(
     header: StreamHeader,
     mut channel: Channel,
 ) -> Option<Channel> {
+    if link.resumes && !shared.streams.open(header.stream) {
+        channel.tx.abort(Some(ResetCode::Socket)).await;
+        return None;
+    }
     // From here on a shutdown waits for this player.
     let _counted = shared.players.token();
     let metrics = &shared.metrics;
