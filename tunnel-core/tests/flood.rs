@@ -3,7 +3,6 @@
 //! The tests here measure CPU time and use up descriptors, so they run one after the other.
 #![cfg(all(feature = "net", target_os = "linux"))]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-#![expect(clippy::print_stdout, reason = "what was measured")]
 
 #[path = "support/flood.rs"]
 mod flood;
