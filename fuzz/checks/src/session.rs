@@ -132,7 +132,9 @@ impl Pair {
             7..=9 => self.deliver_to_client(usize::from(input.byte()) * 4),
             10 => {
                 let most = 1 << input.below(18);
-                self.pass(Duration::from_millis(u64::from(input.word()) * most >> 16));
+                self.pass(Duration::from_millis(
+                    (u64::from(input.word()) * most) >> 16,
+                ));
             }
             11 => self.disconnect(),
             12 => self.connect(),
