@@ -15,11 +15,10 @@ mod supervisor;
 mod tunnel;
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -42,11 +41,11 @@ use crate::{
         admission::{self, Source},
         mem, quic,
     },
-    tunnel::{datagrams::lock, lanes::Granted, pump::StreamEnd, supervise::Reporter},
+    tunnel::{lanes::Granted, pump::StreamEnd, supervise::Reporter},
 };
 use authority::Guarded;
 use further::FurtherLanes;
-use ingress::udp::Directory;
+use ingress::udp::{Directories, Directory};
 use shares::Shares;
 use supervisor::{Command, Supervisor};
 
@@ -226,7 +225,7 @@ impl RelayBuilder {
             granted: Granted::default(),
             further: Arc::default(),
             strangers: Arc::default(),
-            directories: Mutex::default(),
+            directories: Directories::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
             next_tunnel: AtomicU64::new(1),
@@ -345,7 +344,7 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
-    directories: Mutex<HashMap<PublicKey, Weak<Directory>>>,
+    directories: Directories,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,
     next_tunnel: AtomicU64,
@@ -382,15 +381,7 @@ impl Shared {
 
     /// Where replies to a client's flows are looked up. It lives as long as a tunnel or a service of the client.
     pub(crate) fn directory(&self, client: PublicKey) -> Arc<Directory> {
-        let mut directories = lock(&self.directories);
-        if let Some(directory) = directories.get(&client).and_then(Weak::upgrade) {
-            return directory;
-        }
-        // Clients come and go for as long as the relay runs: nothing is kept of those who are gone.
-        directories.retain(|_, directory| directory.strong_count() > 0);
-        let directory = Arc::default();
-        directories.insert(client, Arc::downgrade(&directory));
-        directory
+        self.directories.of(client)
     }
 
     /// A flow id that no flow of this relay ever had.

@@ -2,7 +2,6 @@
 //!
 //! `cargo run --release -p benches --bin flood -- --seconds 5`
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;

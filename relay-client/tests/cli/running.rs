@@ -220,6 +220,31 @@ async fn limits_take_effect_at_the_start_and_a_change_is_remarked() {
     running.says("[limits] has changed: it takes effect at the next start");
 }
 
+#[test]
+fn logs_are_text_or_json_and_filtered() {
+    let (_dir, config) = crate::support::joined("");
+    let run = |arguments: &[&str]| {
+        let mut command = command(&["run", "--config", &config]);
+        command.args(arguments).env_remove("RUST_LOG");
+        command
+    };
+    let mut running = Running::start(&mut run(&[]));
+    assert!(running.says("the client runs").contains(" INFO "));
+    drop(running);
+    let mut running = Running::start(&mut run(&["--log-format", "json"]));
+    let line = running.says("the client runs");
+    assert!(
+        line.starts_with('{') && line.contains("\"level\":\"INFO\""),
+        "{line}"
+    );
+    drop(running);
+    let mut running = Running::start(run(&[]).env("RUST_LOG", "warn"));
+    // The first line is of a higher level.
+    assert!(running.says("next try in").contains(" WARN "));
+    running.signal("-TERM");
+    assert!(!running.ends().stderr.contains(" INFO "));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_string_can_come_from_stdin() {
     let site = Site::new();

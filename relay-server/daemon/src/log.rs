@@ -1,6 +1,9 @@
 //! Logs: on stderr, as text or JSON, chosen by `--log-format` and filtered by `RUST_LOG`.
 
-use std::io::{self, IsTerminal};
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal},
+};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -28,7 +31,7 @@ pub fn install(format: Format) {
         .with_writer(io::stderr);
     match format {
         Format::Text => {
-            let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let colour = is_coloured(io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
             builder.with_ansi(colour).with_target(false).init();
         }
         Format::Json => builder.json().flatten_event(true).init(),
@@ -38,6 +41,23 @@ pub fn install(format: Format) {
     }
 }
 
+/// Colours are for people who have not asked for none.
+fn is_coloured(is_terminal: bool, no_color: Option<OsString>) -> bool {
+    is_terminal && no_color.is_none()
+}
+
 fn info() -> EnvFilter {
     EnvFilter::default().add_directive(LevelFilter::INFO.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_color_makes_a_terminal_plain() {
+        assert!(is_coloured(true, None));
+        assert!(!is_coloured(true, Some("1".into())));
+        assert!(!is_coloured(false, None));
+    }
 }

@@ -58,3 +58,24 @@ impl ClientLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_reach_what_holds_them() {
+        let limits = ClientLimits {
+            datagram_age: Duration::from_millis(4),
+            datagram_queue: 5,
+            lane_datagram_queue: 6,
+            ..ClientLimits::default()
+        };
+        let queues = QueueLimits {
+            age: Duration::from_millis(4),
+            quic: 5,
+            lane: 6,
+        };
+        assert_eq!(limits.queues(), queues);
+    }
+}

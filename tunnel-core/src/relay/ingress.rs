@@ -5,7 +5,7 @@ pub(crate) mod udp;
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, OnceLock, Weak},
     time::Instant,
 };
@@ -83,14 +83,14 @@ impl OpenError {
 
 impl OpenPorts {
     /// Opens every port of a binding, or none. Players' packets go on between the ports of a large one.
-    pub(crate) async fn open(shared: &Shared, binding: &Binding) -> Result<Self, OpenError> {
+    pub(crate) async fn open(bind: IpAddr, binding: &Binding) -> Result<Self, OpenError> {
         let mut open = Self {
             tcp: Vec::new(),
             udp: Vec::new(),
         };
         for (at, port) in binding.public.ports().enumerate() {
             pause(at).await;
-            let address = SocketAddr::new(shared.config.public_bind, port);
+            let address = SocketAddr::new(bind, port);
             if binding.tcp {
                 let listener = socket::listen_tcp(address).map_err(|error| OpenError {
                     port,
@@ -217,5 +217,40 @@ impl Route {
     /// Whether new players may take it.
     pub(crate) fn takes_players(&self, shared: &Shared) -> bool {
         !shared.draining.is_cancelled() && !self.tunnel.draining.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_large_range_is_opened_without_keeping_the_thread_from_others() {
+        let binding = Binding {
+            instance: "a".parse().unwrap(),
+            public: "20000-20127".parse().unwrap(),
+            tcp: true,
+            udp: true,
+        };
+        // A loopback address that nothing else has.
+        let bind = "127.120.3.77".parse().unwrap();
+        let turns = Rc::new(Cell::new(0));
+        let others = async {
+            loop {
+                turns.set(turns.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = others => {}
+            open = OpenPorts::open(bind, &binding) => {
+                let open = open.unwrap();
+                assert_eq!((open.tcp.len(), open.udp.len()), (128, 128));
+            }
+        }
+        assert!(turns.get() >= 128 / SLICE, "{} turns", turns.get());
     }
 }

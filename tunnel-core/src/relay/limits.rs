@@ -125,3 +125,37 @@ impl RelayLimits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_reach_what_holds_them() {
+        let limits = RelayLimits {
+            handshakes: 1,
+            handshake_cpu_permille: 2,
+            handshake_burst: Duration::from_millis(3),
+            datagram_age: Duration::from_millis(4),
+            datagram_queue: 5,
+            lane_datagram_queue: 6,
+            ..RelayLimits::default()
+        };
+        let admission = AdmissionLimits {
+            in_flight: 1,
+            cpu_permille: 2,
+            burst: Duration::from_millis(3),
+        };
+        assert_eq!(limits.admission(), admission);
+        let queues = QueueLimits {
+            age: Duration::from_millis(4),
+            quic: 5,
+            lane: 6,
+        };
+        assert_eq!(limits.queues(), queues);
+        assert_eq!(
+            RelayLimits::default().admission(),
+            AdmissionLimits::default()
+        );
+    }
+}

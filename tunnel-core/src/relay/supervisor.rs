@@ -766,7 +766,7 @@ impl Supervisor {
         };
         // If it takes this long, the system says that the port is in use.
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-        OpenPorts::open(&self.shared, binding).await
+        OpenPorts::open(self.shared.config.public_bind, binding).await
     }
 
     fn refusal(&self, instance: InstanceId, revision: Revision, refused: Refused) -> Message {

@@ -7,7 +7,7 @@ mod isolation;
 use std::{
     collections::{HashMap, HashSet},
     net::{Ipv4Addr, UdpSocket as StdUdp},
-    sync::atomic::AtomicU16,
+    sync::{Mutex, atomic::AtomicU16},
 };
 
 use bytes::BytesMut;
@@ -28,7 +28,7 @@ use crate::{
         message::{Code, Decoder, Message, Revision, ServiceId},
     },
     transport::quic,
-    tunnel::{channel::Channel, supervise::fault},
+    tunnel::{channel::Channel, datagrams::lock, supervise::fault},
 };
 
 /// Nothing here takes long; what hangs fails the test.

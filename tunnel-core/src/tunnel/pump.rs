@@ -9,6 +9,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice},
     net::Shutdown,
+    ops::Deref,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -34,6 +35,7 @@ use crate::{
         budget::Budget,
         channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
+        fault,
         rare::rare,
         waiting::Waiting,
     },
@@ -128,7 +130,10 @@ pub(crate) async fn run(
     kind: &Kind,
     resumption: &mut impl Resumption,
 ) -> Result<Option<Channel>, StreamEnd> {
+    let socket = ResetByPanic(socket);
     let mut stream = Stream::new(&socket, carrier, kind);
+    fault!("carrying a stream of {:?}", socket.local_addr().ok());
+    fault!("carrying a stream to {:?}", socket.peer_addr().ok());
     let mut restart = None;
     let carried = loop {
         let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
@@ -194,6 +199,25 @@ struct Restart {
     greeting: Option<Frame>,
     again: Result<Vec<Bytes>, StreamMisbehaved>,
     fin: Option<Frame>,
+}
+
+/// A socket that ends in a reset if its task panics: what is cut off must not look complete.
+struct ResetByPanic(TcpStream);
+
+impl Deref for ResetByPanic {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl Drop for ResetByPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            socket::reset_on_drop(&self.0);
+        }
+    }
 }
 
 struct Stream<'a> {

@@ -6,7 +6,7 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Instant,
 };
 
@@ -17,6 +17,7 @@ use tokio_util::sync::DropGuard;
 
 use crate::{
     instance::FlowLimits,
+    key::PublicKey,
     metrics::{Counter, Gauge},
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
@@ -83,6 +84,25 @@ struct PublicSocket {
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     services: Mutex<HashMap<FlowId, Arc<UdpService>>>,
+}
+
+/// The directories of all clients that have a tunnel or a service.
+#[derive(Debug, Default)]
+pub(crate) struct Directories(Mutex<HashMap<PublicKey, Weak<Directory>>>);
+
+impl Directories {
+    /// A client's directory: the same for as long as anybody has it.
+    pub(crate) fn of(&self, client: PublicKey) -> Arc<Directory> {
+        let mut directories = lock(&self.0);
+        if let Some(directory) = directories.get(&client).and_then(Weak::upgrade) {
+            return directory;
+        }
+        // Clients come and go for as long as the relay runs: nothing is kept of those who are gone.
+        directories.retain(|_, directory| directory.strong_count() > 0);
+        let directory = Arc::default();
+        directories.insert(client, Arc::downgrade(&directory));
+        directory
+    }
 }
 
 impl UdpService {
@@ -512,3 +532,24 @@ const RECEIVE_MAX: usize = 65_536;
 const RUN_MAX: usize = 65_000;
 /// Largest datagram that joins a run: 1,200 bytes pass every link, and one that has to be cut cannot be a segment.
 const SEGMENT_MAX: usize = 1200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_clients_that_are_gone() {
+        let directories = Directories::default();
+        let key = |n: u32| {
+            let mut key = [0; 32];
+            key[..4].copy_from_slice(&n.to_be_bytes());
+            PublicKey::from(key)
+        };
+        let stays = directories.of(key(0));
+        for n in 1..1_000 {
+            drop(directories.of(key(n)));
+        }
+        assert!(lock(&directories.0).len() <= 2);
+        assert!(Arc::ptr_eq(&stays, &directories.of(key(0))));
+    }
+}

@@ -92,6 +92,25 @@ async fn a_panic_in_a_stream_at_the_client_ends_that_stream_alone() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_cut_off_by_a_panic_does_not_look_complete() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let client = site.client([echo.instance("a", site.port)]).await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    // At the relay, and at the client.
+    for place in [
+        format!("of {:?}", Some(site.at(site.port))),
+        format!("to {:?}", Some(echo.address)),
+    ] {
+        fault::arm(format!("carrying a stream {place}"));
+        let mut player = site.tcp(site.port).await;
+        assert!(is_reset(&mut player).await, "{place}");
+        neighbour.plays().await;
+    }
+    assert_eq!(site.relay.metrics().panics + client.metrics().panics, 2);
+}
+
+#[tokio::test]
 async fn a_panic_in_resolving_a_name_is_caught_and_the_task_restarted() {
     let site = Site::new().await;
     let echo = Echo::new().await;
