@@ -1,6 +1,7 @@
 //! A neighbour notices nothing of what happens beside it.
 
 use std::{
+    fs,
     io::ErrorKind,
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
@@ -28,7 +29,12 @@ use crate::harness::{
 #[test]
 fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused_handshakes() {
     let _turn = heavy();
-    let site = Site::start();
+    let mut site = Site::start();
+    // A thousand refusals would take their time at the usual share of a core.
+    let mut settings = fs::read_to_string(site.relay_config()).unwrap();
+    settings += "\n[limits]\nhandshake_cpu_permille = 1000\n";
+    fs::write(site.relay_config(), settings).unwrap();
+    site.restart_relay();
     let node = site.node("node-1");
     let [game, talk, bulk, within, beside] = [(); 5].map(|()| (ports::one(), local_address()));
     let neighbour = [

@@ -93,7 +93,14 @@ async fn a_flood_of_one_instance_drops_nothing_of_another_of_the_same_client(via
 async fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused_handshakes(
     via: Via,
 ) {
-    let lab = Arc::new(Lab::new(via).await);
+    let lab = Lab::with(via, |builder| {
+        let mut limits = RelayLimits::default();
+        // A thousand refusals would take their time at the usual share of a core, and half a minute is all there is.
+        limits.handshake_cpu_permille = 1_000;
+        builder.limits(limits)
+    })
+    .await;
+    let lab = Arc::new(lab);
     let server = Server::both(lab.ip).await;
     let target = server.address();
     let game = service("game", "both", lab.port, target);
