@@ -330,19 +330,19 @@ impl Reader<'_> {
     }
 
     fn finish<T>(mut self, value: Option<T>) -> Result<Loaded<T>, Invalid> {
-        let problems = std::mem::take(&mut self.problems);
+        let mut problems = std::mem::take(&mut self.problems);
         let warnings = std::mem::take(&mut self.warnings);
         let warnings = self.remarks(warnings);
         match value {
             Some(value) if problems.is_empty() => Ok(Loaded { value, warnings }),
             _ => {
-                let mut problems = self.remarks(problems);
-                // The syntax error of a line comes first; what follows from it is noise.
+                // What was noted first of a damaged line is its syntax error; what follows from it is noise.
                 let mut told = HashSet::new();
-                problems.retain(|problem| {
-                    let line = problem.place.map_or(0, |(line, _)| line);
+                problems.retain(|(span, _)| {
+                    let line = self.line(span);
                     told.insert(line) || !self.damaged_lines.contains(&line)
                 });
+                let problems = self.remarks(problems);
                 Err(Invalid { problems, warnings })
             }
         }
@@ -440,7 +440,8 @@ impl<'a> Value<'a> {
             .filter(|number| bounds.contains(number))
             .ok_or_else(|| {
                 let (low, high) = bounds.into_inner();
-                Fault::new(format!("{integer} is outside {low} to {high}"))
+                let written = shown(&integer.to_string());
+                Fault::new(format!("{written} is outside {low} to {high}"))
             })
     }
 
@@ -555,6 +556,12 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
         DeValue::Integer(integer) => Some(integer.to_string()),
         _ => None,
     }
+}
+
+/// As much of what was written as a terminal should show. A damaged line may hold anything in a number's place.
+fn shown(written: &str) -> String {
+    let start = written.chars().take(80);
+    start.flat_map(char::escape_debug).collect()
 }
 
 fn wrong_type(expected: &str, found: &DeValue<'_>) -> Fault {

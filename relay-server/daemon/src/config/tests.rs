@@ -149,6 +149,26 @@ fn large_files_and_hostile_ones_are_refused() {
 }
 
 #[test]
+fn numbers_are_shown_short_and_without_control_characters() {
+    let long = read(&format!("name='n'\ncount={}", "1".repeat(10_000))).unwrap_err();
+    assert_eq!(long.len(), 1);
+    assert!(long[0].ends_with("1 is outside 1 to 10"), "{long:?}");
+    assert!(long[0].len() < 200, "{long:?}");
+    assert_eq!(shown("30puz\0\x1b[2Jlay"), "30puz\\0\\u{1b}[2Jlay");
+}
+
+#[test]
+fn of_a_damaged_line_the_syntax_error_is_told_wherever_it_stands() {
+    // The number is outside its bounds too, and stands before what is wrong with the line.
+    let problems = read("name='n'\ncount=30puz\0\0lay = 7\n").unwrap_err();
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}");
+    };
+    assert!(!problem.contains("outside"), "{problem}");
+    assert!(!problem.chars().any(char::is_control), "{problem:?}");
+}
+
+#[test]
 fn many_problems_are_cut_off() {
     let lines: String = (0..500).map(|i| format!("key{i} = 1\n")).collect();
     let shown = parse(Path::new("a.toml"), &lines, Keys::Files, |reader, root| {
