@@ -211,7 +211,7 @@ impl Pair {
     /// Time passes; each side is woken when it asks to be.
     fn pass(&mut self, time: Duration) {
         let until = self.now + time;
-        // A heartbeat every 2 s and a retry of each instance every 250 ms at most, in 131 s.
+        // A heartbeat and a retry of each instance every 250 ms at most, in 131 s.
         for _ in 0..4_096 {
             let relay = self.tunnel.as_ref().map(|it| it.relay.poll_timeout());
             let wake = [self.client.poll_timeout(), relay]

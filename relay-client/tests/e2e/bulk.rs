@@ -123,12 +123,12 @@ fn assert_carried(report: &Value, sent: u64) {
     assert!(received > sent / 2, "{received} of {sent} bytes arrived");
 }
 
-/// What one percent stands for is a busy machine whose scheduler keeps a socket's reader waiting; what a fault of the
-/// tunnel loses is far more.
+/// What a tenth stands for is a busy machine whose scheduler keeps readers waiting until datagrams are too old; what a
+/// fault of the tunnel loses is far more.
 fn assert_arrived(report: &Value) {
     let sum = &report["end"]["sum"];
     let packets = sum["packets"].as_u64().unwrap();
     let lost = sum["lost_packets"].as_u64().unwrap();
     assert!(packets > 100, "{sum}");
-    assert!(lost * 100 <= packets, "{lost} of {packets} lost");
+    assert!(lost * 10 <= packets, "{lost} of {packets} lost");
 }

@@ -48,7 +48,7 @@ fn a_second_process_with_one_key_takes_over_and_the_first_ends_with_an_error() {
     first.wait_until_ready();
     let second = node.start();
     second.wait_until_ready();
-    first.wait().failure(1);
+    first.wait().failure(3);
     assert!(reaches(site.public(port), target));
     converse(&udp_player(site.public(port)), &udp_server(target), 100);
 }

@@ -72,7 +72,7 @@ async fn converse(
     let mut asked: Option<oneshot::Receiver<()>> = None;
     let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
     loop {
-        // Heartbeats bring one round of this in two seconds at least.
+        // Heartbeats bring one round of this a second at least.
         let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
         if now != address {
             tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");

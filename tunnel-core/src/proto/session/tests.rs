@@ -928,7 +928,7 @@ fn a_silent_peer_is_suspect_and_then_dead() {
     assert_eq!((ping, changed), (Some(Message::Ping { number: 1 }), None));
     let (_, changed) = heartbeat.handle_timeout(start + HEARTBEAT + SUSPECT_GRACE);
     assert_eq!(changed, Some(Liveness::Suspect));
-    // From now on it is tried twice a second.
+    // From now on it is tried more often.
     let next = start + HEARTBEAT + SUSPECT_GRACE + HEARTBEAT / 4;
     assert_eq!(heartbeat.poll_timeout(), next);
     let (ping, _) = heartbeat.handle_timeout(next);
