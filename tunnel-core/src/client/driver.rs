@@ -62,6 +62,8 @@ pub(crate) struct Driver {
     /// Works on until its last stream has ended, while a better path has taken over.
     retiring: Option<Active>,
     dialing: Option<Dialing>,
+    /// What is dialled is QUIC only, for a tunnel that has lanes.
+    upgrading: bool,
     dial_at: Option<Instant>,
     backoff: Backoff,
     /// Of tunnels that are lost as soon as they stand.
@@ -135,6 +137,7 @@ impl Driver {
             active: None,
             retiring: None,
             dialing: None,
+            upgrading: false,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
             flapping: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
@@ -417,7 +420,10 @@ impl Driver {
         match liveness {
             Liveness::Alive => {}
             // A new path is raced beside the suspect one, which may yet answer.
-            Liveness::Suspect => self.dial(),
+            Liveness::Suspect => {
+                self.end_upgrade();
+                self.dial();
+            }
             Liveness::Dead => {
                 if let Some(active) = &self.active {
                     active.link.closed.cancel();
@@ -444,12 +450,20 @@ impl Driver {
                 active.welcome_at.is_some() && active.link.transport == "lane"
             });
         let ways = if works { Ways::QuicOnly } else { Ways::Any };
+        self.upgrading = works;
         self.dialing = Some(Box::pin(async move {
             let established: Established = dialer.dial(&credential, ways).await?;
             let relay = established.relay;
             let (link, control) = Link::start(&shared, dialer, established).await?;
             Ok((link, control, relay))
         }));
+    }
+
+    /// A try of QUIC alone, which may stay silent for long, must not keep a client waiting whose lanes have gone.
+    fn end_upgrade(&mut self) {
+        if std::mem::take(&mut self.upgrading) {
+            self.dialing = None;
+        }
     }
 
     /// A new tunnel stands: it becomes the one in use.
@@ -502,6 +516,7 @@ impl Driver {
 
     /// The tunnel in use is gone.
     fn lose(&mut self, reason: &str) {
+        self.end_upgrade();
         self.close_active(reason, Code::None);
     }
 
