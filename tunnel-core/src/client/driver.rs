@@ -140,7 +140,7 @@ impl Driver {
             upgrading: false,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
-            flapping: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            flapping: Backoff::new(RECONNECT_LEAST, FLAPPING_MOST),
             upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             is_suspect: false,
@@ -672,6 +672,9 @@ impl Driver {
 const STOOD: Duration = Duration::from_secs(1);
 /// First wait before the relay is tried again.
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
+/// Longest wait after tunnels that stood for a moment only: one a second keeps nobody busy, and a relay that is restarted
+/// again and again is found within it each time.
+const FLAPPING_MOST: Duration = Duration::from_secs(1);
 /// Longest wait: a relay that comes back is found within this.
 const RECONNECT_MOST: Duration = Duration::from_secs(15);
 /// First wait before QUIC is tried again while lanes carry everything: after a black-out it is often back at once.
