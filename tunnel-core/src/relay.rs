@@ -214,6 +214,7 @@ impl RelayBuilder {
             streams_by_client: Shares::new(limits.streams_per_client),
             streams_by_address: Shares::new(limits.streams_per_address),
             tunnel_permits: permits(limits.tunnels),
+            tunnels_by_client: Shares::new(limits.tunnels_per_client.saturating_add(TAKING_OVER)),
             admission: admission::Admission::shared(limits.admission()),
             config: self.config,
             authority: Guarded::new(self.authority, reporter),
@@ -329,6 +330,8 @@ pub(crate) struct Shared {
     pub(crate) streams_by_client: Arc<Shares<PublicKey>>,
     pub(crate) streams_by_address: Arc<Shares<Source>>,
     pub(crate) tunnel_permits: Arc<Semaphore>,
+    /// The same of each client, from its proof on, so that none takes all.
+    pub(crate) tunnels_by_client: Arc<Shares<PublicKey>>,
     /// What strangers may cost, over QUIC and TCP together.
     pub(crate) admission: admission::Shared,
     pub(crate) spare: socket::Spare,
@@ -421,6 +424,8 @@ fn permits(most: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
 }
 
+/// Tunnels of a client beyond those that it may keep: one that comes up, and one that goes.
+const TAKING_OVER: usize = 2;
 /// 256 commands: every instance of a large node declared at once.
 const COMMANDS: usize = 256;
 /// How long a relay that shuts down keeps its sockets after the goodbyes.

@@ -13,7 +13,7 @@ use tunnel_core::{
     proto::{
         message::{Code, Decoder, IdleLanes, Message, Revision, ServiceId, Text},
         session::{
-            DEAD_AFTER, Liveness, SessionMisbehaved,
+            DEAD_AFTER, HEARTBEAT, Liveness, SUSPECT_GRACE, SessionMisbehaved,
             client::{ClientEvent, ClientSession},
             relay::{RelayEvent, RelaySession},
         },
@@ -250,7 +250,7 @@ impl Pair {
                 silent >= DEAD_AFTER,
                 "{silent:?}"
             );
-            let suspect = silent >= Duration::from_millis(3_500);
+            let suspect = silent >= HEARTBEAT + SUSPECT_GRACE;
             assert_eq!(way.liveness != Liveness::Alive, suspect, "{silent:?}");
         }
     }

@@ -384,7 +384,10 @@ impl Driver {
                 Some(ClientEnd::Rejected { code, text })
             }
             _ => {
-                self.shared.streams.clear();
+                // One that was never welcome has no streams: those of the tunnel before it go on there.
+                if (self.active.as_ref()).is_some_and(|active| active.welcome_at.is_some()) {
+                    self.shared.streams.clear();
+                }
                 if let Some(active) = &self.active {
                     active.link.closed.cancel();
                 }
@@ -529,7 +532,10 @@ impl Driver {
             let code = quinn::VarInt::from_u64(code.into()).unwrap_or_default();
             quic.close(code, b"");
         }
-        self.shared.sender.store(None);
+        // A tunnel that was to be left may still carry answers.
+        let before = self.retiring.as_ref();
+        let sender = before.map(|before| before.link.sender.clone());
+        self.shared.sender.store(sender);
         self.session.handle_disconnected();
         if let Some(name) = &self.name {
             self.shared.emit(Event::TunnelDown {

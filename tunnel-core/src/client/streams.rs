@@ -198,7 +198,8 @@ impl Resumption for ClientResumption {
 
 impl Drop for ClientResumption {
     fn drop(&mut self) {
-        if self.resumes {
+        // Once its own entry is gone, the number may be that of another relay's stream.
+        if self.resumes && !self.attaches.is_closed() {
             lock(&self.shared.streams.0).running.remove(&self.stream);
         }
     }

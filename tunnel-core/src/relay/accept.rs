@@ -436,6 +436,11 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
 }
 
 async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission: Admission) {
+    let Some(_share) = shared.tunnels_by_client.take(proven.peer) else {
+        shared.metrics.tunnels_refused.one();
+        let text = "the client has as many tunnels as it may";
+        return reject(&shared, proven.transport, Code::Limit, text).await;
+    };
     // Before anything changes: a full relay is full for a take-over, too.
     let Ok(_permit) = shared.tunnel_permits.clone().try_acquire_owned() else {
         shared.metrics.tunnels_refused.one();

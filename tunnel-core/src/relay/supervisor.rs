@@ -250,7 +250,7 @@ impl Supervisor {
             if before.process == tunnel.process {
                 // The same process has found a better path: its streams go on there. (A superseded one is told, and
                 // ends by itself.)
-                let most = limits.tunnels_per_client.saturating_sub(1);
+                let most = limits.tunnels_per_client.saturating_sub(1).max(1);
                 let ended = client.note_earlier(&before, most);
                 self.shared.metrics.tunnels_ended.add(ended as u64);
                 if before.draining.is_cancelled() {
@@ -292,7 +292,9 @@ impl Supervisor {
             return;
         }
         client.lost = client.tunnel.take();
-        let most = (self.shared.config.limits.tunnels_per_client).saturating_sub(1);
+        let most = (self.shared.config.limits.tunnels_per_client)
+            .saturating_sub(1)
+            .max(1);
         let ended = client.note_earlier(tunnel, most);
         self.shared.metrics.tunnels_ended.add(ended as u64);
         self.reroute(tunnel, None);

@@ -144,15 +144,19 @@ impl RelayTunnel {
         player: Player,
         optimize: Optimize,
     ) -> Result<(StreamId, Channel), ChannelError> {
-        let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
-        let header = StreamHeader {
-            stream,
-            service: player.service,
-            port_index: player.port_index,
-            player: player.player,
-            local: player.local,
+        let mut stream = StreamId(0);
+        let open = || {
+            // Drawn when the channel is there: a client holds what comes long after much newer ones for old.
+            stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
+            Frame::Open(StreamHeader {
+                stream,
+                service: player.service,
+                port_index: player.port_index,
+                player: player.player,
+                local: player.local,
+            })
         };
-        let channel = self.open_channel(optimize, Frame::Open(header)).await?;
+        let channel = self.open_channel(optimize, open).await?;
         Ok((stream, channel))
     }
 
@@ -165,7 +169,7 @@ impl RelayTunnel {
         optimize: Optimize,
     ) -> Result<(Channel, u64), AttachError> {
         let attach = Frame::Attach { stream, received };
-        let mut channel = self.open_channel(optimize, attach).await?;
+        let mut channel = self.open_channel(optimize, || attach).await?;
         match channel.rx.read().await? {
             Item::Frame(Frame::Attach {
                 stream: continued,
@@ -181,7 +185,7 @@ impl RelayTunnel {
     async fn open_channel(
         &self,
         optimize: Optimize,
-        first: Frame,
+        mut first: impl FnMut() -> Frame,
     ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
             let patience = if self.quic.is_some() {
@@ -192,7 +196,7 @@ impl RelayTunnel {
             // A lane may have died unnoticed: the next one is tried.
             while let Some(lane) = self.take_lane(patience).await {
                 let mut channel = Channel::lane(*lane);
-                if channel.tx.write(Some(first), None).await.is_ok() {
+                if channel.tx.write(Some(first()), None).await.is_ok() {
                     return Ok(channel);
                 }
             }
@@ -205,7 +209,7 @@ impl RelayTunnel {
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
         let mut channel = Channel::quic(send, recv);
-        channel.tx.write(Some(first), None).await?;
+        channel.tx.write(Some(first()), None).await?;
         Ok(channel)
     }
 

@@ -127,7 +127,13 @@ impl ChannelTx {
         match self {
             Self::Quic(quic) => {
                 quic.is_within_write = true;
-                write_quic(&mut quic.stream, frame, data).await?;
+                match write_quic(&mut quic.stream, frame, data).await {
+                    // The peer reads no more. Why, is behind what it still sends: the reading side will say.
+                    Err(ChannelError::QuicWrite(quinn::WriteError::Stopped(_))) => {
+                        std::future::pending().await
+                    }
+                    written => written?,
+                }
                 quic.is_within_write = false;
                 Ok(())
             }

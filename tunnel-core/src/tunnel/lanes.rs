@@ -157,6 +157,8 @@ async fn carry_in(
                     let Some(control) = &mut control else {
                         return Err(unexpected(RecordType::Control));
                     };
+                    // It may wait for long: nothing is held meanwhile.
+                    handler.flush();
                     if !control.handle_input(&piece).await {
                         return Ok(());
                     }

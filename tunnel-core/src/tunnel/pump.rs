@@ -157,8 +157,8 @@ pub(crate) async fn run(
             Err(end) => break Err((end, None)),
         }
     };
-    stream.leave();
     let received = lock(&stream.state).recv.received();
+    drop(stream);
     let (end, channel) = match carried {
         Ok(channel) => return Ok(channel),
         Err(failed) => failed,
@@ -231,6 +231,13 @@ struct Stream<'a> {
     down: Signal,
     read: &'a Counter,
     written: &'a Counter,
+}
+
+/// However it ends, its tunnel gets back what it held.
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 /// Wakes an activity of the same task that is polled later in the same round, so that no waker is needed and the
@@ -588,8 +595,8 @@ impl<'a> Stream<'a> {
             Item::Frame(Frame::Reset { code }) => Err(StreamEnd::PeerReset(*code)),
             Item::Frame(other) => Err(StreamEnd::Broken(ChannelError::Unexpected(other.kind()))),
             Item::Data(_) | Item::End => {
-                let state = lock(&self.state);
-                if state.recv.is_finished() && state.send.is_finished() {
+                // The other side ends it only when it knows that everything has come.
+                if lock(&self.state).is_complete() {
                     Ok(true)
                 } else {
                     Err(StreamEnd::Broken(ChannelError::Ended))
