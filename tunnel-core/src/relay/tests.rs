@@ -202,7 +202,8 @@ impl Scripted {
         scripted
     }
 
-    async fn connected(identity: ClientIdentity) -> Self {
+    /// Proved, and nothing more.
+    async fn proven(identity: &ClientIdentity) -> (quinn::Endpoint, quinn::Connection) {
         let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let endpoint = quic::client_endpoint(socket, Arc::default()).unwrap();
         let known = quic::ClientIdentity {
@@ -217,6 +218,11 @@ impl Scripted {
         };
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), identity.relay.port);
         let (connection, _) = quic::connect(&endpoint, address, &known).await.unwrap();
+        (endpoint, connection)
+    }
+
+    async fn connected(identity: ClientIdentity) -> Self {
+        let (endpoint, connection) = Self::proven(&identity).await;
         let (send, recv) = connection.open_bi().await.unwrap();
         let mut scripted = Self {
             connection,

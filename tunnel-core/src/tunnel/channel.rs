@@ -127,13 +127,7 @@ impl ChannelTx {
         match self {
             Self::Quic(quic) => {
                 quic.is_within_write = true;
-                match write_quic(&mut quic.stream, frame, data).await {
-                    // The peer reads no more. Why, is behind what it still sends: the reading side will say.
-                    Err(ChannelError::QuicWrite(quinn::WriteError::Stopped(_))) => {
-                        std::future::pending().await
-                    }
-                    written => written?,
-                }
+                write_quic(&mut quic.stream, frame, data).await?;
                 quic.is_within_write = false;
                 Ok(())
             }

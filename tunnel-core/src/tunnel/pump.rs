@@ -317,10 +317,19 @@ impl<'a> Stream<'a> {
                 () = self.carrier.closed.cancelled() => StreamEnd::Cancelled,
             }
         });
+        let upward = async {
+            match self.upward(tx, restart).await {
+                // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
+                Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
+                    std::future::pending().await
+                }
+                ended => ended,
+            }
+        };
         tokio::select! {
             carried = async {
                 // In the order of the signals between them: see `Signal`.
-                tokio::try_join!(biased; self.downward(rx), self.backlog(), self.upward(tx, restart))
+                tokio::try_join!(biased; self.downward(rx), self.backlog(), upward)
             } => carried.map(drop),
             end = rare(ends) => Err(end),
         }

@@ -515,3 +515,24 @@ async fn only_lane(site: &Site, identity: &ClientIdentity) -> lane::LaneHalves {
 
 /// What a relay may take for one who does not read: what a tunnel may hold, QUIC's windows and the player's socket.
 const MUCH: usize = 160 << 20;
+
+#[tokio::test]
+async fn one_client_cannot_take_every_tunnels_place() {
+    let limits = RelayLimits {
+        tunnels: 8,
+        tunnels_per_client: 2,
+        ..RelayLimits::default()
+    };
+    let mut scene = Scene::with(limits).await;
+    let identity = scene.site.identity();
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        // Each proves itself, and never opens a control stream.
+        held.push(Scripted::proven(&identity).await);
+    }
+    let refused = || scene.site.relay.metrics().tunnels_refused >= 8;
+    until("the refusals", refused).await;
+    // There is a place for another client all the same.
+    Scripted::at(&scene.site).await;
+    scene.is_unharmed().await;
+}
