@@ -337,11 +337,12 @@ pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     waited(what, async || holds().then_some(())).await;
 }
 
-/// A port that is free on every address, TCP and UDP, outside of what the system gives out by itself.
+/// A port that is free on every address, TCP and UDP, outside of what the system gives out by itself and of what
+/// laboratories have.
 pub(crate) fn free_port() -> u16 {
     let any = IpAddr::from(std::net::Ipv6Addr::UNSPECIFIED);
     loop {
-        let port = 10_000 + u16::from_le_bytes(random::<2>()) % 20_000;
+        let port = 30_100 + u16::from_le_bytes(random::<2>()) % 2_600;
         let free = std::net::TcpListener::bind((any, port)).is_ok()
             && std::net::UdpSocket::bind((any, port)).is_ok();
         if free {
