@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,7 +13,7 @@ use crate::{
     tunnel::{
         channel::{Channel, ChannelError},
         datagrams::lock,
-        pump::{Carrier, Resumed, Resumption, StreamEnd},
+        pump::{Carrier, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
     },
 };
 
@@ -215,8 +214,6 @@ impl Link {
     }
 }
 
-/// A stream ends after so long without any channel; the relay holds it no longer either.
-const RESUME_PATIENCE: Duration = Duration::from_secs(30);
 /// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.
 const ATTACHES: usize = 4;
 /// Opened streams that are known by name: more than can be on their way on two paths at once.

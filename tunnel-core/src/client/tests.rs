@@ -60,18 +60,7 @@ impl Hostile {
     }
 
     async fn over_with(instance: Instance, limits: ClientLimits) -> (Self, Client) {
-        let (relay_key, secret_key, psk) = (
-            SecretKey::generate().unwrap(),
-            SecretKey::generate().unwrap(),
-            Psk::generate().unwrap(),
-        );
-        let (endpoint, address) = relay_endpoint(&relay_key, &psk);
-        let identity = ClientIdentity {
-            relay: address.into(),
-            relay_public_key: relay_key.public_key(),
-            secret_key,
-            psk,
-        };
+        let (endpoint, identity) = relay_and_identity();
         let client = Client::builder(identity)
             .instances([instance])
             .limits(limits)
@@ -149,6 +138,23 @@ impl Hostile {
         out.extend_from_slice(payload);
         self.connection.send_datagram(out.freeze()).unwrap();
     }
+}
+
+/// A relay's endpoint, and the identity of a client that it knows.
+fn relay_and_identity() -> (quinn::Endpoint, ClientIdentity) {
+    let (relay_key, secret_key, psk) = (
+        SecretKey::generate().unwrap(),
+        SecretKey::generate().unwrap(),
+        Psk::generate().unwrap(),
+    );
+    let (endpoint, address) = relay_endpoint(&relay_key, &psk);
+    let identity = ClientIdentity {
+        relay: address.into(),
+        relay_public_key: relay_key.public_key(),
+        secret_key,
+        psk,
+    };
+    (endpoint, identity)
 }
 
 /// Where a relay of this identity that knows one client listens.

@@ -11,7 +11,7 @@ use crate::{
     relay::tunnel::{AttachError, Player, RelayTunnel},
     tunnel::{
         channel::{Channel, ChannelError},
-        pump::{Carrier, Resumed, Resumption, StreamEnd},
+        pump::{Carrier, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
     },
 };
 
@@ -158,8 +158,6 @@ async fn attach_on(
     }
 }
 
-/// A stream ends after so long without any channel: as a tunnel, and a port's lease.
-const RESUME_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the client may take to answer on one channel before the next is tried: a few round trips, a loss among
 /// them.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(3);

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{Counter, Metrics},
+    proto::session::DEAD_AFTER,
     proto::stream::{
         ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
@@ -58,6 +59,9 @@ pub(crate) struct Kind {
     /// Ends the stream with a reset on both sides: its service is gone.
     pub(crate) cancelled: CancellationToken,
 }
+
+/// A stream ends after so long without any channel, on both sides: as a tunnel.
+pub(crate) const RESUME_PATIENCE: Duration = DEAD_AFTER;
 
 /// How a stream comes to another channel when its own is of no more use.
 pub(crate) trait Resumption: Send {

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
     client::{Client, ClientEnd},
-    event::Event,
+    event::{Event, Events},
     relay::{RelayBuilder, RelayLimits},
 };
 
@@ -183,38 +183,31 @@ async fn a_silent_lane_is_suspect_and_its_flows_move_to_another(via: Via) {
 async fn streams_that_came_from_another_tunnel_have_the_relays_grace_too(via: Via) {
     let mut lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
-    let (client, mut tcp) = on_the_next_tunnel(&lab, &server).await;
-    let mut events = client.events();
+    let (client, tcp) = on_the_next_tunnel(&lab, &server).await;
+    let events = client.events();
     let relay = lab.relay.take().unwrap();
-    let draining = async {
-        next(&mut events, |event| {
-            matches!(event, Event::PeerDraining { .. })
-        })
-        .await;
-        for _ in 0..5 {
-            tcp_echo(&mut tcp, b"during").await;
-        }
-        drop(tcp);
-    };
+    let draining = talks_through_the_drain(events, tcp);
     tokio::join!(hang("the relay's end", relay.shutdown(LONG)), draining);
 }
 
 async fn streams_that_came_from_another_tunnel_have_the_clients_grace_too(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
-    let (client, mut tcp) = on_the_next_tunnel(&lab, &server).await;
-    let mut events = lab.relay().events();
-    let draining = async {
-        next(&mut events, |event| {
-            matches!(event, Event::PeerDraining { .. })
-        })
-        .await;
-        for _ in 0..5 {
-            tcp_echo(&mut tcp, b"during").await;
-        }
-        drop(tcp);
-    };
+    let (client, tcp) = on_the_next_tunnel(&lab, &server).await;
+    let events = lab.relay().events();
+    let draining = talks_through_the_drain(events, tcp);
     tokio::join!(hang("the client's end", client.shutdown(LONG)), draining);
+}
+
+/// A player who goes on while the other side of the tunnel drains, and then leaves.
+async fn talks_through_the_drain(mut events: Events, mut tcp: TcpStream) {
+    next(&mut events, |event| {
+        matches!(event, Event::PeerDraining { .. })
+    })
+    .await;
+    for _ in 0..5 {
+        tcp_echo(&mut tcp, b"during").await;
+    }
 }
 
 /// A client whose tunnel was replaced, and a player on the one before.

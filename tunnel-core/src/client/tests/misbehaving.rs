@@ -155,18 +155,7 @@ async fn what_is_no_message_makes_the_client_leave() {
         &[1, 0],
         &[9, 2, 1, 200],
     ] {
-        let (relay_key, secret_key, psk) = (
-            SecretKey::generate().unwrap(),
-            SecretKey::generate().unwrap(),
-            Psk::generate().unwrap(),
-        );
-        let (endpoint, address) = relay_endpoint(&relay_key, &psk);
-        let identity = ClientIdentity {
-            relay: address.into(),
-            relay_public_key: relay_key.public_key(),
-            secret_key,
-            psk,
-        };
+        let (endpoint, identity) = relay_and_identity();
         let client = Client::builder(identity).start().unwrap();
         let incoming = timeout(HANG, endpoint.accept()).await.unwrap().unwrap();
         let answered = quic::answer(incoming).unwrap();

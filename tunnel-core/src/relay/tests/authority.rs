@@ -142,17 +142,23 @@ async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
     until("the tunnel's end", || site.relay.metrics().tunnels == 0).await;
 }
 
-#[tokio::test]
-async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
-    let site = Site::new().await;
-    let echo = Echo::new().await;
+/// A client with an instance on each of two ports, and a player of either.
+async fn two_neighbours(site: &Site, echo: &Echo) -> (Client, Neighbour, Neighbour) {
     let instances = [
         echo.instance("a", site.port),
         echo.instance("b", site.port + 1),
     ];
-    let _client = site.client(instances).await;
-    let mut kept = Neighbour::of(&site, site.port).await;
-    let mut lost = Neighbour::of(&site, site.port + 1).await;
+    let client = site.client(instances).await;
+    let first = Neighbour::of(site, site.port).await;
+    let second = Neighbour::of(site, site.port + 1).await;
+    (client, first, second)
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let (client, mut kept, mut lost) = two_neighbours(&site, &echo).await;
     lock(&site.desk.forbidden).insert(site.port + 1);
     site.relay.recheck().await;
     assert!(is_reset(&mut lost.tcp).await);
@@ -160,7 +166,7 @@ async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
     kept.plays().await;
     // It is declared again and again, and comes back with the permission.
     lock(&site.desk.forbidden).clear();
-    soon("the instance's being bound", _client.bound()).await;
+    soon("the instance's being bound", client.bound()).await;
     Neighbour::of(&site, site.port + 1).await;
 }
 
@@ -168,13 +174,7 @@ async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
 async fn ports_that_the_relay_gives_out_no_more_end_their_streams_and_flows() {
     let site = Site::new().await;
     let echo = Echo::new().await;
-    let instances = [
-        echo.instance("a", site.port),
-        echo.instance("b", site.port + 1),
-    ];
-    let _client = site.client(instances).await;
-    let mut kept = Neighbour::of(&site, site.port).await;
-    let mut lost = Neighbour::of(&site, site.port + 1).await;
+    let (_client, mut kept, mut lost) = two_neighbours(&site, &echo).await;
     let ports = site.port.to_string().parse().unwrap();
     site.relay.set_ports(ports).await;
     assert!(is_reset(&mut lost.tcp).await);
