@@ -1,5 +1,9 @@
 //! What the measurements of Adit share.
 #![forbid(unsafe_code)]
 
+pub mod compare;
+pub mod load;
 pub mod path;
 pub mod place;
+pub mod process;
+pub mod role;
