@@ -3,15 +3,17 @@
 //! Every round starts all of them as processes of their own and measures one thing after another, each on all of them
 //! in turn, so that a busy moment of the machine falls on all alike.
 
+mod chart;
 pub mod column;
 pub mod data;
+pub mod html;
 mod peers;
 mod ports;
 pub mod scenario;
 pub mod table;
 pub mod targets;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -19,7 +21,7 @@ use clap::Args;
 use self::{
     column::{Column, Running},
     data::{Cell, Figures, Machine, Measured, Report, Section},
-    scenario::Scenario,
+    scenario::{Outcome, Scenario},
 };
 use crate::{
     place::{Loopback, Place, Side},
@@ -58,6 +60,31 @@ pub struct Arguments {
     /// Names scenarios and columns, and measures nothing.
     #[arg(long)]
     pub list: bool,
+}
+
+/// What to make of an earlier run.
+#[derive(Debug, Clone, Args)]
+pub struct Redraw {
+    /// The report.json of that run.
+    pub report: PathBuf,
+    /// Where the page goes.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Prints the tables in Markdown.
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Prints the tables of an earlier run again.
+pub fn redraw(arguments: &Redraw) -> Result<()> {
+    let json = fs::read_to_string(&arguments.report)
+        .with_context(|| format!("cannot read {}", arguments.report.display()))?;
+    let report: Report = serde_json::from_str(&json)?;
+    if let Some(page) = &arguments.html {
+        fs::write(page, html::page(&report))?;
+    }
+    table::print(&report, arguments.markdown);
+    Ok(())
 }
 
 /// A place that scenarios may change.
@@ -159,19 +186,19 @@ impl Arguments {
                 // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
                 for place_in_turn in 0..columns.len() {
                     let turn = (place_in_turn + round) % columns.len();
-                    let (column, running) = (&columns[turn], running[turn].as_mut());
+                    let column = &columns[turn];
                     let Some(cell) = cell_of(measured, column.name) else {
                         continue;
                     };
-                    let outcome = running.context("it did not start").and_then(|running| {
-                        stage.before(scenario)?;
-                        let outcome = scenario.run(stage.place(), running, address, self.seconds);
-                        // If it has died, that says more than what the players saw.
-                        running.check()?;
-                        let mut outcome = outcome?;
-                        stage.after(scenario, &mut outcome.figures)?;
-                        Ok(outcome)
-                    });
+                    let outcome = if scenario.fresh {
+                        let started = column.start(stage.place(), address);
+                        started.and_then(|mut running| {
+                            self.one(scenario, stage, &mut running, address)
+                        })
+                    } else {
+                        let running = running[turn].as_mut().context("it did not start");
+                        running.and_then(|running| self.one(scenario, stage, running, address))
+                    };
                     match outcome {
                         Ok(outcome) => {
                             cell.rounds.push(outcome.figures);
@@ -189,6 +216,22 @@ impl Arguments {
             }
         }
         Ok(section)
+    }
+
+    fn one(
+        &self,
+        scenario: &Scenario,
+        stage: &mut dyn Stage,
+        running: &mut Running,
+        target: SocketAddr,
+    ) -> Result<Outcome> {
+        stage.before(scenario)?;
+        let outcome = scenario.run(stage.place(), running, target, self.seconds);
+        // If it has died, that says more than what the players saw.
+        running.check()?;
+        let mut outcome = outcome?;
+        stage.after(scenario, &mut outcome.figures)?;
+        Ok(outcome)
     }
 
     /// Where it is about whether the laboratory works, only peers may fail.
@@ -238,7 +281,9 @@ impl Arguments {
             .with_context(|| format!("cannot create {}", self.out.display()))?;
         let json = self.out.join("report.json");
         fs::write(&json, serde_json::to_string(report)?)?;
-        table::note(&format!("\n{}", json.display()));
+        let page = self.out.join("report.html");
+        fs::write(&page, html::page(report))?;
+        table::note(&format!("\n{}\n{}", json.display(), page.display()));
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! The laboratory's program: `cargo run --release -p benches -- compare`.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use benches::{compare, role::Role};
 use clap::{Parser, Subcommand};
@@ -17,14 +19,27 @@ struct Arguments {
 enum Command {
     /// Runs the direct path, Adit and every peer that is found through the same scenarios.
     Compare(compare::Arguments),
+    /// Prints the tables of an earlier run again, or draws its page.
+    Report(compare::Redraw),
     /// What this process is when the laboratory has started itself.
     #[command(hide = true)]
     Role { role: String },
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            compare::table::warn(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(arguments),
+        Command::Report(arguments) => compare::redraw(&arguments),
         Command::Role { role } => serde_json::from_str::<Role>(&role)?.run(),
     }
 }

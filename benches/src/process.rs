@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     place::{Place, Side},
-    role::Role,
+    role::{Failed, Role},
 };
 
 /// A process that ends when this is dropped.
@@ -60,7 +60,13 @@ impl Process {
     pub fn says<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T> {
         let lines = self.lines.as_ref().context("it says nothing")?;
         match lines.recv_timeout(patience) {
-            Ok(line) => Ok(serde_json::from_str(&line)?),
+            Ok(line) => match serde_json::from_str(&line) {
+                Ok(said) => Ok(said),
+                Err(error) => match serde_json::from_str::<Failed>(&line) {
+                    Ok(failed) => bail!(failed.error),
+                    Err(_) => Err(error.into()),
+                },
+            },
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 bail!("nothing came for {} s", patience.as_secs())
             }

@@ -57,6 +57,12 @@ pub struct ServiceOptions {
     pub udp: bool,
 }
 
+/// What a role says if it cannot do what it should.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub(crate) error: String,
+}
+
 impl Role {
     /// Does what the role is, until standard input ends.
     pub fn run(self) -> Result<()> {
@@ -70,9 +76,14 @@ impl Role {
             Self::Client(role) => adit_daemon::runtime::block_on(adit::client(role))?,
             Self::Target { bind } => target::run(bind),
             Self::Load(job) => {
-                job.run()?;
-                thread::park();
-                Ok(())
+                if let Err(error) = job.run() {
+                    let error = format!("{error:#}");
+                    say(&Failed { error })?;
+                }
+                // Whoever has started this ends it.
+                loop {
+                    thread::park();
+                }
             }
         }
     }

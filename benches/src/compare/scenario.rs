@@ -30,6 +30,8 @@ pub struct Scenario {
     pub longer: f64,
     /// Whether it takes `--all`.
     pub extra: bool,
+    /// Whether it has processes of its own: what it leaves behind (flows, ports, memory) is nobody else's.
+    pub fresh: bool,
 }
 
 /// What happens beside a measurement.
@@ -62,6 +64,7 @@ impl Scenario {
             beside: None,
             longer: 1.0,
             extra: false,
+            fresh: false,
         }
     }
 
@@ -72,12 +75,11 @@ impl Scenario {
         let trips = |name, title, players| Self::new(name, title, Load::Trips { players });
         let connections =
             |name, title, players| Self::new(name, title, Load::Connections { players });
-        let idle = |name, title, count| Self::new(name, title, Load::Idle { count });
+        let idle = |name, title, count| Self::new(name, title, Load::Idle { count }).fresh();
         let game = |name, title, players, rate| {
             Self::new(name, title, Load::Game(game(players, rate))).longer(2.0)
         };
         vec![
-            // Memory comes first, while the processes are fresh: what they have freed they would use again.
             idle("idle-2000", "2,000 idle connections", 2000),
             bulk("bulk-1", "TCP, 1 stream to the server", 1, false),
             bulk("bulk-8", "TCP, 8 streams to the server", 8, false),
@@ -93,7 +95,7 @@ impl Scenario {
             game("game-100-60", "game, 100 players × 60/s", 100, 60.0).extra(),
             game("game-100", "game, 100 players × 200/s", 100, 200.0),
             game("game-1000", "game, 1,000 players × 30/s", 1000, 30.0),
-            game("game-10000", "game, 10,000 players × 3/s", 10_000, 3.0),
+            game("game-10000", "game, 10,000 players × 3/s", 10_000, 3.0).fresh(),
             Self::new(
                 "packets",
                 "datagrams flat out, 8 players",
@@ -113,7 +115,6 @@ impl Scenario {
                 rate: 20_000.0,
                 size: 400,
             })),
-            // Last: it leaves the most behind.
             idle("idle-10000", "10,000 idle connections", 10_000),
         ]
     }
@@ -127,6 +128,12 @@ impl Scenario {
     /// Only with `--all`.
     pub fn extra(mut self) -> Self {
         self.extra = true;
+        self
+    }
+
+    /// With processes of its own.
+    pub fn fresh(mut self) -> Self {
+        self.fresh = true;
         self
     }
 

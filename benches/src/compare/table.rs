@@ -9,6 +9,7 @@ use super::{
     column::{Column, DIRECT, RATHOLE},
     data::{Cell, Measured, Metric, Report, Spread},
     scenario::Scenario,
+    targets,
 };
 
 /// What could be measured.
@@ -28,8 +29,9 @@ pub(super) fn progress(round: usize, rounds: usize, place: &str, title: &str) {
     eprintln!("round {} of {rounds}, {place}: {title}", round + 1);
 }
 
-pub(super) fn warn(what: &str) {
-    eprintln!("warning: {what}");
+/// Says what went wrong.
+pub fn warn(what: &str) {
+    eprintln!("{what}");
 }
 
 pub(super) fn note(what: &str) {
@@ -63,6 +65,7 @@ pub fn write(report: &Report, markdown: bool) -> String {
         .collect();
     text += &format!("{}\n", versions.join(", "));
     text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
+    text += &judgements(report, markdown);
     for section in &report.sections {
         for scenario in &section.scenarios {
             let title = format!("{}: {}", section.name, scenario.title);
@@ -83,6 +86,27 @@ pub fn write(report: &Report, markdown: bool) -> String {
         }
     }
     text
+}
+
+/// The targets, and what this run says of each.
+fn judgements(report: &Report, markdown: bool) -> String {
+    let mut lines = vec![
+        ["target", "asked", "measured", ""]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for judgement in targets::judge(report) {
+        for (place, part) in judgement.parts.iter().enumerate() {
+            let what = if place == 0 { judgement.what } else { "" };
+            lines.push(vec![
+                what.to_owned(),
+                part.wanted.clone(),
+                part.measured.clone(),
+                part.verdict.words(),
+            ]);
+        }
+    }
+    format!("\n{}", layout(&lines, markdown))
 }
 
 /// A head and a line for each column.
