@@ -68,7 +68,7 @@ pub struct Lab {
     home: Namespace,
     /// The last byte of home's address.
     host: Mutex<u8>,
-    shapes: Mutex<LinkConfig>,
+    seed: u64,
 }
 
 impl Lab {
@@ -87,7 +87,7 @@ impl Lab {
             outside,
             home,
             host: Mutex::new(FIRST_HOME),
-            shapes: Mutex::new(*config),
+            seed: config.seed,
         })
     }
 
@@ -121,16 +121,15 @@ impl Lab {
 
     /// What the link is set to.
     pub fn config(&self) -> LinkConfig {
-        *lock(&self.shapes)
+        LinkConfig {
+            up: self.link.up.shape(),
+            down: self.link.down.shape(),
+            seed: self.seed,
+        }
     }
 
     /// Holds for what is sent from now on; what is on its way keeps its time.
     pub fn set(&self, direction: Direction, shape: Shape) {
-        let mut shapes = lock(&self.shapes);
-        match direction {
-            Direction::Up => shapes.up = shape,
-            Direction::Down => shapes.down = shape,
-        }
         self.link.control(direction).set(shape);
     }
 
@@ -193,8 +192,8 @@ impl Link {
         config: &LinkConfig,
     ) -> Result<Self> {
         let mut link = Self {
-            up: Arc::new(Control::new()?),
-            down: Arc::new(Control::new()?),
+            up: Arc::new(Control::new(config.up)?),
+            down: Arc::new(Control::new(config.down)?),
             threads: Vec::new(),
         };
         let ways = [
@@ -269,7 +268,7 @@ fn device(side: &Namespace, address: Ipv4Addr) -> Result<SyncDevice> {
     side.configure(&format!(
         "link set lo up\n\
          address add {address}/{PREFIX} dev {DEVICE}\n\
-         link set {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
+         link set dev {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
     ))?;
     Ok(device)
 }
@@ -287,7 +286,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const PREFIX: u8 = 24;
 const FIRST_HOME: u8 = 2;
-const DEVICE: &str = "link";
+const DEVICE: &str = "adit";
 /// Packets that wait for a thread that is late: 1 Gbit/s of full ones for 120 ms.
 const DEVICE_QUEUE: u32 = 10_000;
 

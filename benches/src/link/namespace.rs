@@ -159,7 +159,7 @@ fn succeeded(what: &str, output: &std::process::Output) -> Result<()> {
     clippy::disallowed_methods,
     reason = "this is a bench: it starts what it measures"
 )]
-fn command(program: &str) -> Command {
+pub(super) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
