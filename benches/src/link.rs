@@ -8,9 +8,9 @@
 //! It takes root: [`unavailable`] says why a machine has none.
 
 use std::{
-    ffi::OsStr,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -35,15 +35,7 @@ use self::{
     schedule::Schedule,
     wire::{Control, MTU, Wire},
 };
-
-/// Where a process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Players and the relay.
-    Outside,
-    /// The client and the game servers.
-    Home,
-}
+use crate::place::{Place, Side};
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +83,6 @@ impl Lab {
         })
     }
 
-    /// A command for a process on that side.
-    pub fn command(&self, side: Side, program: impl AsRef<OsStr>) -> Command {
-        self.namespace(side).command(program)
-    }
-
     /// Moves the calling thread to that side for good: the sockets that it opens from then on are there.
     pub fn enter(&self, side: Side) -> Result<()> {
         self.namespace(side).enter()
@@ -109,14 +96,6 @@ impl Lab {
     /// For people: `ip netns exec NAME …` runs something there.
     pub fn name(&self, side: Side) -> &str {
         self.namespace(side).name()
-    }
-
-    /// The one that the other side reaches it by.
-    pub fn address(&self, side: Side) -> Ipv4Addr {
-        match side {
-            Side::Outside => OUTSIDE,
-            Side::Home => home_address(*lock(&self.host)),
-        }
     }
 
     /// What the link is set to.
@@ -173,6 +152,20 @@ impl Lab {
         match side {
             Side::Outside => &self.outside,
             Side::Home => &self.home,
+        }
+    }
+}
+
+impl Place for Lab {
+    fn command(&self, side: Side, program: &Path) -> Command {
+        self.namespace(side).command(program)
+    }
+
+    /// Home's is another one after each [`move_home`](Self::move_home).
+    fn address(&self, side: Side) -> IpAddr {
+        match side {
+            Side::Outside => OUTSIDE.into(),
+            Side::Home => home_address(*lock(&self.host)).into(),
         }
     }
 }

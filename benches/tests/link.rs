@@ -16,8 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use benches::link::{
-    self, Bottleneck, Counts, Direction, Lab, LinkConfig, Loss, Reorder, Shape, Side,
+use benches::{
+    link::{self, Bottleneck, Counts, Direction, Lab, LinkConfig, Loss, Reorder, Shape},
+    place::{Place, Side},
 };
 use socket2::SockRef;
 
@@ -271,7 +272,11 @@ fn command_runs_on_its_side() {
         return;
     };
     for (side, other) in [(Side::Outside, Side::Home), (Side::Home, Side::Outside)] {
-        let output = lab.command(side, "ip").arg("address").output().unwrap();
+        let output = lab
+            .command(side, Path::new("ip"))
+            .arg("address")
+            .output()
+            .unwrap();
         let seen = String::from_utf8(output.stdout).unwrap();
         assert!(seen.contains(&format!("{}/", lab.address(side))), "{seen}");
         assert!(
@@ -303,7 +308,7 @@ fn what_dead_processes_left_is_swept() {
         return;
     };
     // A process that has ended, and been waited for.
-    let mut dead = lab.command(Side::Home, "true").spawn().unwrap();
+    let mut dead = lab.command(Side::Home, Path::new("true")).spawn().unwrap();
     dead.wait().unwrap();
     let left = format!("adit-lab-{}-0-home", dead.id());
     ip(&["netns", "add", &left]);
