@@ -43,6 +43,8 @@ struct Inner {
     /// What the kernel granted lanes.
     granted: Granted,
     events: Option<EventSink>,
+    /// Without it, as if UDP were blocked.
+    udp: bool,
 }
 
 /// What leads to a relay.
@@ -126,6 +128,7 @@ impl Dialer {
         secret_key: SecretKey,
         process: ProcessId,
         events: Option<EventSink>,
+        udp: bool,
     ) -> Self {
         Self(Arc::new(Inner {
             place,
@@ -136,6 +139,7 @@ impl Dialer {
             endpoints: Mutex::default(),
             granted: Granted::default(),
             events,
+            udp,
         }))
     }
 
@@ -234,6 +238,9 @@ impl Dialer {
         address: SocketAddr,
         credential: &Credential,
     ) -> Result<Established, DialError> {
+        if !self.0.udp {
+            return Err(DialError::Socket(io::ErrorKind::Unsupported.into()));
+        }
         let endpoint = self.endpoint(address).map_err(DialError::Socket)?;
         let identity = quic::ClientIdentity {
             secret_key: self.0.secret_key.clone(),
