@@ -121,6 +121,7 @@ pub enum Metric {
     GeneratorLate,
     WirePerSecond,
     Recovery,
+    Silence,
 }
 
 impl Metric {
@@ -156,6 +157,7 @@ impl Metric {
             Self::GeneratorLate => "generator late by p99, ms",
             Self::WirePerSecond => "on the wire, kB/s",
             Self::Recovery => "back after, s",
+            Self::Silence => "longest silence, ms",
         }
     }
 

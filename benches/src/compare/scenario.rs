@@ -30,6 +30,10 @@ pub struct Scenario {
     pub longer: f64,
     /// Whether it takes `--all`.
     pub extra: bool,
+    /// How long the path swallows everything meanwhile.
+    pub dark: Option<Duration>,
+    /// Whether its table shows what was on the wire.
+    pub wire: bool,
 }
 
 /// What happens beside a measurement.
@@ -62,6 +66,8 @@ impl Scenario {
             beside: None,
             longer: 1.0,
             extra: false,
+            dark: None,
+            wire: false,
         }
     }
 
@@ -137,6 +143,25 @@ impl Scenario {
         self
     }
 
+    /// While others do this, past the tunnel.
+    pub fn beside_foreign(mut self, load: Load) -> Self {
+        let foreign = true;
+        self.beside = Some(Beside { load, foreign });
+        self
+    }
+
+    /// While the path is dark for so long.
+    pub fn dark(mut self, dark: Duration) -> Self {
+        self.dark = Some(dark);
+        self
+    }
+
+    /// Shows what was on the wire.
+    pub fn with_wire(mut self) -> Self {
+        self.wire = true;
+        self
+    }
+
     /// Less of everything, for whether it works at all.
     pub(super) fn shrink(&mut self) {
         match &mut self.load {
@@ -202,6 +227,12 @@ impl Scenario {
                 _ => M::BesidePerSecond,
             });
             shown.extend([M::CpuRelay, M::CpuClient]);
+        }
+        if self.dark.is_some() {
+            shown.insert(0, M::Recovery);
+        }
+        if self.wire {
+            shown.push(M::WirePerSecond);
         }
         shown.extend([M::PeakRelay, M::PeakClient]);
         shown
@@ -291,6 +322,7 @@ impl Scenario {
             let lost = 1.0 - seen.received as f64 / seen.sent as f64;
             figures.insert(Metric::Loss, lost * 100.0);
             figures.insert(Metric::Doubled, seen.doubled as f64);
+            figures.insert(Metric::Silence, seen.silence * 1e3);
         }
         let Some(latencies) = &seen.latencies else {
             return;

@@ -74,6 +74,7 @@ impl Control {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Counts {
             taken: tally.taken.load(Ordering::Acquire),
+            taken_bytes: get(&tally.taken_bytes),
             delivered: get(&tally.delivered),
             delivered_bytes: get(&tally.delivered_bytes),
             lost: get(&tally.lost),
@@ -96,6 +97,8 @@ impl Control {
 pub struct Counts {
     /// Packets that came in.
     pub taken: u64,
+    /// Of those, headers and all.
+    pub taken_bytes: u64,
     /// Packets handed to the other side, duplicates among them.
     pub delivered: u64,
     /// Of those, headers and all.
@@ -117,6 +120,7 @@ pub struct Counts {
 #[derive(Debug, Default)]
 struct Tally {
     taken: AtomicU64,
+    taken_bytes: AtomicU64,
     delivered: AtomicU64,
     delivered_bytes: AtomicU64,
     lost: AtomicU64,
@@ -223,8 +227,9 @@ impl Wire {
             };
             self.store.set_length(slot, length);
             self.offer(now, slot, length);
+            add(&self.control.tally.taken_bytes, length as u64);
             let taken = &self.control.tally.taken;
-            // Behind its fate: who sees it counted sees that too.
+            // Behind all others: who sees it counted sees its fate too.
             taken.store(taken.load(Ordering::Relaxed) + 1, Ordering::Release);
         }
         Ok(BATCH)
