@@ -7,6 +7,7 @@ mod chart;
 pub mod column;
 pub mod data;
 pub mod html;
+pub mod path;
 mod peers;
 mod ports;
 pub mod scenario;
@@ -21,6 +22,7 @@ use clap::Args;
 use self::{
     column::{Column, Running},
     data::{Cell, Figures, Machine, Measured, Report, Section},
+    path::Path,
     scenario::{Outcome, Scenario},
 };
 use crate::{
@@ -51,6 +53,9 @@ pub struct Arguments {
     /// Scenarios that fill in between the others, too.
     #[arg(long)]
     pub all: bool,
+    /// Without the scenarios on emulated paths, which take root.
+    #[arg(long)]
+    pub loopback: bool,
     /// Where report.json and report.html go.
     #[arg(long, default_value = "target/compare", value_name = "DIR")]
     pub out: PathBuf,
@@ -123,7 +128,12 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     let columns = arguments.choose_columns(Column::found(&Loopback))?;
     let scenarios = arguments.choose(Scenario::loopback());
     if arguments.list {
-        table::print_choice(&columns, &scenarios);
+        let paths = arguments
+            .paths()
+            .into_iter()
+            .flat_map(|path| path.scenarios);
+        let all: Vec<_> = scenarios.into_iter().chain(paths).collect();
+        table::print_choice(&columns, &all);
         return Ok(());
     }
     let mut report = Report {
@@ -136,9 +146,15 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
             .collect(),
         sections: Vec::new(),
     };
-    ensure!(!scenarios.is_empty(), "--only leaves no scenario");
-    let loopback = arguments.measure("loopback", &mut Loopback, &columns, &scenarios)?;
-    report.sections.push(loopback);
+    ensure!(
+        !scenarios.is_empty() || !arguments.paths().is_empty(),
+        "--only leaves no scenario"
+    );
+    if !scenarios.is_empty() {
+        let loopback = arguments.measure("loopback", &mut Loopback, &columns, &scenarios)?;
+        report.sections.push(loopback);
+    }
+    report.sections.extend(path::measure(&arguments, &columns)?);
     report.machine.load_after = data::load_average();
     arguments.finish(&report)
 }
@@ -190,7 +206,7 @@ impl Arguments {
                     let Some(cell) = cell_of(measured, column.name) else {
                         continue;
                     };
-                    let outcome = if scenario.fresh {
+                    let outcome = if scenario.fresh && !column.is_single() {
                         let started = column.start(stage.place(), address);
                         started.and_then(|mut running| {
                             self.one(scenario, stage, &mut running, address)
@@ -257,6 +273,19 @@ impl Arguments {
             found.retain(|column| !column.is_peer());
         }
         Ok(found)
+    }
+
+    /// Those on which a chosen scenario runs, with no others.
+    fn paths(&self) -> Vec<Path> {
+        if self.loopback || (self.quick && self.only.is_empty()) {
+            return Vec::new();
+        }
+        let mut paths = Path::all(self.seconds);
+        for path in &mut paths {
+            path.scenarios = self.choose(std::mem::take(&mut path.scenarios));
+        }
+        paths.retain(|path| !path.scenarios.is_empty());
+        paths
     }
 
     fn choose(&self, mut scenarios: Vec<Scenario>) -> Vec<Scenario> {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod compare;
+pub mod link;
 pub mod load;
 pub mod path;
 pub mod place;

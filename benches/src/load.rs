@@ -93,6 +93,8 @@ pub struct Seen {
     pub doubled: u64,
     /// Datagrams that came back wrong: to another player, or of another length.
     pub wrong: u64,
+    /// The longest that no datagram came back, in seconds.
+    pub silence: f64,
     /// How long each took.
     pub latencies: Option<Latencies>,
     /// How late the generator itself was.

@@ -188,11 +188,11 @@ fn place(scale: Scale, value: f64) -> f64 {
     }
 }
 
-/// The next of 1, 2, 4 or 8 times a power of ten.
+/// The next of a few round numbers times a power of ten.
 fn nice(most: f64) -> f64 {
     let most = most.max(1e-9);
     let power = 10_f64.powf(most.log10().floor());
-    let steps = [1.0, 2.0, 4.0, 8.0, 10.0].map(|step| step * power);
+    let steps = [1.0, 1.2, 1.6, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0].map(|step| step * power);
     steps.into_iter().find(|step| *step >= most).unwrap_or(most)
 }
 

@@ -76,6 +76,11 @@ impl Column {
         matches!(self.kind, Kind::Peer(_))
     }
 
+    /// Whether there can be but one of it at a time.
+    pub const fn is_single(&self) -> bool {
+        matches!(self.kind, Kind::Peer(Peer::Bore(_)))
+    }
+
     /// What its program calls itself.
     pub fn version(&self, place: &dyn Place) -> String {
         match &self.kind {

@@ -34,6 +34,8 @@ pub struct Machine {
     pub kernel: String,
     /// The congestion control that the kernel gives sockets that ask for none.
     pub congestion_control: String,
+    /// Descriptors that a process may have: what holds 10,000 connections takes more than 20,000.
+    pub descriptors: u64,
     /// Load averages before the run.
     pub load_before: String,
     /// Load averages after the run; on an otherwise idle machine that is the run itself.
@@ -121,6 +123,7 @@ pub enum Metric {
     GeneratorLate,
     WirePerSecond,
     Recovery,
+    Silence,
 }
 
 impl Metric {
@@ -156,6 +159,7 @@ impl Metric {
             Self::GeneratorLate => "generator late by p99, ms",
             Self::WirePerSecond => "on the wire, kB/s",
             Self::Recovery => "back after, s",
+            Self::Silence => "longest silence, ms",
         }
     }
 
@@ -241,6 +245,17 @@ impl Measured {
 }
 
 impl Cell {
+    /// What went wrong, each once.
+    pub fn distinct_errors(&self) -> Vec<&str> {
+        let mut errors: Vec<&str> = Vec::new();
+        for error in &self.errors {
+            if !errors.contains(&error.as_str()) {
+                errors.push(error);
+            }
+        }
+        errors
+    }
+
     /// A figure over the rounds.
     pub fn spread(&self, metric: Metric) -> Option<Spread> {
         Spread::of(
@@ -281,6 +296,9 @@ impl Machine {
             },
             kernel: read("/proc/sys/kernel/osrelease"),
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            descriptors: rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                .current
+                .unwrap_or(u64::MAX),
             load_before: load_average(),
             load_after: String::new(),
         }

@@ -32,6 +32,10 @@ pub struct Scenario {
     pub extra: bool,
     /// Whether it has processes of its own: what it leaves behind (flows, ports, memory) is nobody else's.
     pub fresh: bool,
+    /// How long the path swallows everything meanwhile.
+    pub dark: Option<Duration>,
+    /// Whether its table shows what was on the wire.
+    pub wire: bool,
 }
 
 /// What happens beside a measurement.
@@ -65,6 +69,8 @@ impl Scenario {
             longer: 1.0,
             extra: false,
             fresh: false,
+            dark: None,
+            wire: false,
         }
     }
 
@@ -91,8 +97,8 @@ impl Scenario {
             connections("connections-8", "connections, 8 at a time", 8),
             connections("connections-64", "connections, 64 at a time", 64).extra(),
             game("game-1", "game, 1 player × 60/s", 1, 60.0),
-            game("game-100-20", "game, 100 players × 20/s", 100, 20.0).extra(),
-            game("game-100-60", "game, 100 players × 60/s", 100, 60.0).extra(),
+            game("game-100-20", "game, 100 players × 20/s", 100, 20.0),
+            game("game-100-60", "game, 100 players × 60/s", 100, 60.0),
             game("game-100", "game, 100 players × 200/s", 100, 200.0),
             game("game-1000", "game, 1,000 players × 30/s", 1000, 30.0),
             game("game-10000", "game, 10,000 players × 3/s", 10_000, 3.0).fresh(),
@@ -141,6 +147,25 @@ impl Scenario {
     pub fn beside(mut self, load: Load) -> Self {
         let foreign = false;
         self.beside = Some(Beside { load, foreign });
+        self
+    }
+
+    /// While others do this, past the tunnel.
+    pub fn beside_foreign(mut self, load: Load) -> Self {
+        let foreign = true;
+        self.beside = Some(Beside { load, foreign });
+        self
+    }
+
+    /// While the path is dark for so long.
+    pub fn dark(mut self, dark: Duration) -> Self {
+        self.dark = Some(dark);
+        self
+    }
+
+    /// Shows what was on the wire.
+    pub fn with_wire(mut self) -> Self {
+        self.wire = true;
         self
     }
 
@@ -209,6 +234,12 @@ impl Scenario {
                 _ => M::BesidePerSecond,
             });
             shown.extend([M::CpuRelay, M::CpuClient]);
+        }
+        if self.dark.is_some() {
+            shown.insert(0, M::Recovery);
+        }
+        if self.wire {
+            shown.push(M::WirePerSecond);
         }
         shown.extend([M::PeakRelay, M::PeakClient]);
         shown
@@ -298,6 +329,7 @@ impl Scenario {
             let lost = 1.0 - seen.received as f64 / seen.sent as f64;
             figures.insert(Metric::Loss, lost * 100.0);
             figures.insert(Metric::Doubled, seen.doubled as f64);
+            figures.insert(Metric::Silence, seen.silence * 1e3);
         }
         let Some(latencies) = &seen.latencies else {
             return;

@@ -48,13 +48,14 @@ pub fn write(report: &Report, markdown: bool) -> String {
     let mut text = String::new();
     let machine = &report.machine;
     text += &format!(
-        "{}; {}, {} cores, {:.0} GiB; Linux {}, {} by default; load {} before, {} after\n",
+        "{}; {}, {} cores, {:.0} GiB; Linux {}, {} by default, {} descriptors; load {} before, {} after\n",
         machine.date,
         machine.processor,
         machine.cores,
         machine.memory,
         machine.kernel,
         machine.congestion_control,
+        machine.descriptors,
         machine.load_before,
         machine.load_after
     );
@@ -76,7 +77,7 @@ pub fn write(report: &Report, markdown: bool) -> String {
             };
             text += &layout(&lines(scenario), markdown);
             for cell in &scenario.cells {
-                for error in &cell.errors {
+                for error in cell.distinct_errors() {
                     text += &format!("{}: {error}\n", cell.column);
                 }
             }

@@ -484,6 +484,12 @@ const TARGETS: &[Target] = &[
                 &[Metric::BesideGbitPerSecond],
                 Bound::AtLeast(0.017),
             ),
+            check(
+                "path-home-share",
+                LANES_OR_AUTO,
+                GBIT,
+                Bound::AtLeast(0.005),
+            ),
         ],
     },
     Target {
@@ -504,6 +510,7 @@ mod tests {
     use super::*;
     use crate::compare::{
         data::{Cell, Figures, Measured, Section},
+        path::Path,
         scenario::Scenario,
     };
 
@@ -551,17 +558,15 @@ mod tests {
 
     #[test]
     fn targets_name_scenarios_that_exist() {
+        let paths = Path::all(2.0).into_iter().flat_map(|path| path.scenarios);
         let names: Vec<_> = Scenario::loopback()
             .into_iter()
+            .chain(paths)
             .map(|one| one.name)
             .collect();
         for check in TARGETS.iter().flat_map(|target| target.checks) {
             let known = names.iter().any(|name| name == check.scenario);
-            assert!(
-                known || check.scenario.starts_with("path-"),
-                "{}",
-                check.scenario
-            );
+            assert!(known, "{}", check.scenario);
         }
     }
 }

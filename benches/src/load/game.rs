@@ -110,6 +110,9 @@ struct Tally {
     doubled: u64,
     wrong: u64,
     bytes: u64,
+    /// When the last one came, and the longest wait for one.
+    heard: Option<Instant>,
+    silence: Duration,
     /// Which numbers of each player came back, a bit each.
     known: Vec<Vec<u64>>,
     latencies: Counter,
@@ -125,6 +128,8 @@ impl Tally {
             doubled: 0,
             wrong: 0,
             bytes: 0,
+            heard: None,
+            silence: Duration::ZERO,
             known: vec![vec![0; periods.div_ceil(64)]; game.players],
             latencies: Counter::new()?,
             lateness: Counter::new()?,
@@ -166,6 +171,8 @@ impl Tally {
         *word |= bit;
         self.received += 1;
         self.bytes += length as u64;
+        let heard = self.heard.replace(now).unwrap_or(now);
+        self.silence = self.silence.max(now - heard);
         self.latencies.add((now - start).saturating_sub(packet.due));
         self.series.add(now, 1);
     }
@@ -179,6 +186,7 @@ impl Tally {
             received: self.received,
             doubled: self.doubled,
             wrong: self.wrong,
+            silence: self.silence.as_secs_f64(),
             latencies: self.latencies.finish(),
             lateness: self.lateness.finish(),
             series: self.series.steps,
