@@ -94,7 +94,9 @@ impl RelayResumption {
     async fn attach(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
         // The tunnel that bears it still would end with its last stream, and end this one.
         let _bears = self.tunnel.streams.token();
-        if self.on_lane.take().is_some() {
+        let is_lane_lost = self.on_lane.take().is_some();
+        // One that the client's address has left is not to blame.
+        if is_lane_lost && !self.path.has_changed().unwrap_or(true) {
             self.blame_lane();
         }
         // A channel that broke as soon as it stood is not followed by the next at once.
