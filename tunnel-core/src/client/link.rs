@@ -329,9 +329,7 @@ impl Link {
                     self.continue_stream(&shared, channel, stream, Some(received))
                         .await
                 }
-                Taken::Beside(stream) => {
-                    self.continue_stream(&shared, channel, stream, None).await
-                }
+                Taken::Beside(stream) => self.continue_stream(&shared, channel, stream, None).await,
             };
             let Some(halves) = served.and_then(Channel::into_lane) else {
                 return;

@@ -30,7 +30,7 @@ use crate::{
     proto::stream::{
         ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
-        moving::{Meter, Pace, Turn},
+        moving::{Meter, Turn},
     },
     socket,
     tunnel::{
@@ -348,7 +348,11 @@ impl<'a> Stream<'a> {
                 tokio::select! {
                     moved = resumption.moved(&self.flowing) => match moved {
                         Moved::Away => return StreamEnd::Moved,
-                        Moved::Onto(channel) => self.turn_to(channel),
+                        Moved::Onto(channel) => {
+                            if !self.turn_to(channel) {
+                                return StreamEnd::Moved;
+                            }
+                        }
                     },
                     () = self.kind.cancelled.cancelled() => return StreamEnd::Cancelled,
                     () = self.carrier.closed.cancelled() => return StreamEnd::Cancelled,
@@ -374,13 +378,15 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Both directions leave their channel for this one, each at its next word.
-    fn turn_to(&self, channel: Channel) {
-        if lock(&self.state).turn.handle_agreed() {
+    /// Both directions leave their channel for this one, each at its next word; unless they are on their way to another.
+    fn turn_to(&self, channel: Channel) -> bool {
+        let may_turn = lock(&self.state).turn.handle_agreed();
+        if may_turn {
             self.next.put(channel);
             self.up.raise();
             self.follow.raise();
         }
+        may_turn
     }
 
     /// Gets another channel, while the socket takes what has come.
@@ -395,7 +401,7 @@ impl<'a> Stream<'a> {
             state.ack_known = false;
             state.turn = Turn::default();
             state.meter = Meter::new(Instant::now(), state.through());
-            self.flowing.set(Pace::New);
+            self.flowing.set(state.meter.pace());
             state.recv.received()
         };
         self.next.clear();

@@ -13,9 +13,7 @@ use tunnel_core::{client::Client, instance::Instance};
 
 use crate::support::{
     Lab, Via, hang, instance,
-    servers::{
-        End, Server, accept, drain, end_of, listener, pour, pour_while, read_all, tcp_echo,
-    },
+    servers::{End, Server, accept, drain, end_of, listener, pour, pour_while, read_all, tcp_echo},
     service, simple, until,
 };
 

@@ -102,16 +102,21 @@ impl Meter {
     /// From now on, with `through` bytes gone through before.
     pub const fn new(now: Instant, through: u64) -> Self {
         Self {
-            pace: Pace::New,
+            pace: if through == 0 { Pace::New } else { Pace::Talk },
             since: now,
             mark: through,
         }
     }
 
+    /// The pace so far.
+    pub const fn pace(&self) -> Pace {
+        self.pace
+    }
+
     /// So many bytes have gone through now. Returns the pace if it has changed.
     pub fn handle_progress(&mut self, through: u64, now: impl FnOnce() -> Instant) -> Option<Pace> {
         let before = self.pace;
-        if before == Pace::New && through > self.mark {
+        if before == Pace::New && through > 0 {
             self.pace = Pace::Talk;
         }
         if through - self.mark >= BULK {
