@@ -10,6 +10,7 @@ pub(crate) mod lanes;
 pub(crate) mod pump;
 pub(crate) mod rare;
 pub(crate) mod supervise;
+pub(crate) mod turn;
 pub(crate) mod waiting;
 
 pub(crate) use datagrams::QueueLimits;

@@ -1,6 +1,7 @@
 //! One client's tunnel, as the relay's other tasks use it.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -19,9 +20,11 @@ use crate::{
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
+        record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{RelayLimits, ingress::udp::Directory, permits},
+    transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
@@ -65,6 +68,8 @@ pub(crate) struct RelayTunnel {
     pub(crate) next_stream: Arc<AtomicU64>,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
+    /// Both sides can move a stream to another channel while its own works.
+    pub(crate) moves: bool,
     /// The tunnel of the same process that took over from this one: its streams go on there.
     pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
@@ -106,6 +111,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
+    pub(crate) moves: bool,
     pub(crate) limits: &'a RelayLimits,
 }
 
@@ -133,6 +139,7 @@ impl RelayTunnel {
             streams: TaskTracker::new(),
             next_stream: parts.next_stream,
             resumes: parts.resumes,
+            moves: parts.moves,
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
@@ -180,6 +187,33 @@ impl RelayTunnel {
             Item::Frame(Frame::Reset { code }) => Err(AttachError::Refused(code)),
             Item::Frame(other) => Err(ChannelError::Unexpected(other.kind()).into()),
             Item::Data(_) | Item::End => Err(ChannelError::Ended.into()),
+        }
+    }
+
+    /// An idle lane that leads to the client, beside QUIC. Waits for one for as long as that takes.
+    pub(crate) async fn sound_lane(&self) -> Result<Lane, LaneError> {
+        self.want_lanes(LANES_WARM);
+        let mut lane = loop {
+            if let Some(lane) = self.lanes.take(LANE_WAIT).await {
+                break lane;
+            }
+        };
+        // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
+        let answered = async {
+            lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;
+            loop {
+                match lane.reader.read().await? {
+                    Some((RecordType::Pong, _)) => return Ok(()),
+                    // The client's wish to use it for datagrams: it is taken already.
+                    Some((RecordType::Datagram, _)) => {}
+                    Some((other, _)) => return Err(PeerMisbehaved::WrongPlace(other).into()),
+                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                }
+            }
+        };
+        match tokio::time::timeout(PONG_PATIENCE, answered).await {
+            Ok(answered) => answered.map(|()| lane),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         }
     }
 
@@ -242,6 +276,10 @@ impl RelayTunnel {
 pub(crate) const LANES_WARM: u16 = 4;
 /// Most idle lanes that a relay asks for: 64 players who connect within one round trip.
 const LANES_MAX: u16 = 64;
+/// How long a lane that is sound may take to say so: a loss and its retransmission on a long path.
+const PONG_PATIENCE: Duration = Duration::from_secs(3);
+/// One round of waiting for a lane while QUIC carries the stream: nothing depends on it.
+const LANE_WAIT: Duration = Duration::from_secs(3600);
 /// How long a player waits for a lane before a QUIC stream serves: half a second covers a round trip to the node and a
 /// connect back.
 const LANE_PATIENCE: Duration = Duration::from_millis(500);

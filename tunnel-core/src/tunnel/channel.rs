@@ -155,6 +155,14 @@ impl ChannelTx {
         }
     }
 
+    /// What was said last on it leads the other side elsewhere.
+    pub(crate) fn leave(self) {
+        if let Self::Quic(mut quic) = self {
+            // Already closed: by the end of the connection, which the reading side reports.
+            drop(quic.stream.finish());
+        }
+    }
+
     /// Ends the channel at once, telling why if that is not known yet. The channel is of no more use.
     pub(crate) async fn abort(&mut self, code: Option<ResetCode>) {
         if let (Self::Quic(quic), Some(code)) = (&mut *self, code)

@@ -32,6 +32,7 @@ use crate::{
     proto::stream::{
         ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
+        moving::{Meter, Turn},
     },
     socket,
     tunnel::{
@@ -40,6 +41,7 @@ use crate::{
         datagrams::lock,
         fault,
         rare::rare,
+        turn::{Flowing, Next},
         waiting::Waiting,
     },
 };
@@ -68,10 +70,20 @@ pub(crate) const RESUME_PATIENCE: Duration = DEAD_AFTER;
 /// How a stream comes to another channel when its own is of no more use.
 pub(crate) trait Resumption: Send {
     /// Comes when the stream should go on elsewhere though its channel may still work. Cancel safe.
-    fn moved(&mut self) -> impl Future<Output = ()> + Send;
+    fn moved(&mut self, flowing: &Flowing) -> impl Future<Output = Moved> + Send;
 
     /// The next channel, for a stream of which every byte below `received` has come. An error ends the stream.
     fn resume(&mut self, received: u64) -> impl Future<Output = Result<Resumed, StreamEnd>> + Send;
+}
+
+/// Where a stream should go on.
+#[derive(Debug)]
+pub(crate) enum Moved {
+    /// On another channel, which is asked for once this one is left: it leads nowhere.
+    Away,
+    /// On this channel of the same tunnel, on which both sides have named it, as soon as each direction has ended on
+    /// the one that it is on.
+    Onto(Channel),
 }
 
 /// A channel on which a stream goes on.
@@ -235,8 +247,12 @@ struct Stream<'a> {
     state: Mutex<State>,
     /// Wakes `upward`: an acknowledgement came or is owed.
     up: Signal,
+    /// Wakes `downward`, which waits for the channel to follow to.
+    follow: Signal,
     /// Wakes `backlog`: something waits for the socket, or the end came.
     down: Signal,
+    flowing: Flowing,
+    next: Next,
     read: &'a Counter,
     written: &'a Counter,
 }
@@ -274,9 +290,16 @@ struct State {
     waiting: Waiting,
     /// Whether `upward` knows that an acknowledgement is owed.
     ack_known: bool,
+    turn: Turn,
+    meter: Meter,
 }
 
 impl State {
+    /// Bytes that are where they belong, in both directions.
+    const fn through(&self) -> u64 {
+        self.send.offset() - self.send.unacked() + self.recv.received()
+    }
+
     /// Whether both ends have everything that there was.
     fn is_complete(&self) -> bool {
         self.send.is_finished() && self.send.unacked() == 0 && self.recv.is_complete()
@@ -290,11 +313,14 @@ impl<'a> Stream<'a> {
             Direction::FromPlayer => (&metrics.stream_bytes_in, &metrics.stream_bytes_out),
             Direction::FromTarget => (&metrics.stream_bytes_out, &metrics.stream_bytes_in),
         };
+        let now = Instant::now();
         let state = State {
-            send: SendHalf::new(Instant::now()),
+            send: SendHalf::new(now),
             recv: RecvHalf::new(),
             waiting: Waiting::default(),
             ack_known: false,
+            turn: Turn::default(),
+            meter: Meter::new(now, 0),
         };
         Self {
             socket,
@@ -302,7 +328,10 @@ impl<'a> Stream<'a> {
             kind,
             state: Mutex::new(state),
             up: Signal::default(),
+            follow: Signal::default(),
             down: Signal::default(),
+            flowing: Flowing::default(),
+            next: Next::default(),
             read,
             written,
         }
@@ -320,10 +349,19 @@ impl<'a> Stream<'a> {
         self.up.raise();
         self.down.raise();
         let ends = pin!(async {
-            tokio::select! {
-                () = resumption.moved() => StreamEnd::Moved,
-                () = self.kind.cancelled.cancelled() => StreamEnd::Cancelled,
-                () = self.carrier.closed.cancelled() => StreamEnd::Cancelled,
+            loop {
+                tokio::select! {
+                    moved = resumption.moved(&self.flowing) => match moved {
+                        Moved::Away => return StreamEnd::Moved,
+                        Moved::Onto(channel) => {
+                            if !self.turn_to(channel) {
+                                return StreamEnd::Moved;
+                            }
+                        }
+                    },
+                    () = self.kind.cancelled.cancelled() => return StreamEnd::Cancelled,
+                    () = self.carrier.closed.cancelled() => return StreamEnd::Cancelled,
+                }
             }
         });
         let upward = async {
@@ -335,13 +373,25 @@ impl<'a> Stream<'a> {
                 ended => ended,
             }
         };
+        // All in the order of the signals between them: see `Signal`.
         tokio::select! {
+            biased;
+            end = rare(ends) => Err(end),
             carried = async {
-                // In the order of the signals between them: see `Signal`.
                 tokio::try_join!(biased; self.downward(rx), self.backlog(), upward)
             } => carried.map(drop),
-            end = rare(ends) => Err(end),
         }
+    }
+
+    /// Both directions leave their channel for this one, each at its next word; unless they are on their way to another.
+    fn turn_to(&self, channel: Channel) -> bool {
+        let may_turn = lock(&self.state).turn.handle_agreed();
+        if may_turn {
+            self.next.put(channel);
+            self.up.raise();
+            self.follow.raise();
+        }
+        may_turn
     }
 
     /// Gets another channel, while the socket takes what has come.
@@ -354,8 +404,12 @@ impl<'a> Stream<'a> {
             let mut state = lock(&self.state);
             state.recv.handle_channel_lost();
             state.ack_known = false;
+            state.turn = Turn::default();
+            state.meter = Meter::new(Instant::now(), state.through());
+            self.flowing.set(state.meter.pace());
             state.recv.received()
         };
+        self.next.clear();
         tracing::debug!("stream without a channel: {end}");
         tokio::select! {
             resumed = resumption.resume(received) => resumed,
@@ -438,6 +492,7 @@ impl<'a> Stream<'a> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         let mut timer_due: Option<Instant> = None;
         loop {
+            self.leave_channel(tx).await?;
             let (ack, room, owes, done, unacked) = {
                 let mut state = lock(&self.state);
                 let overdue = ack_due.is_some_and(|due| due <= Instant::now());
@@ -522,6 +577,48 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// Goes on to the next channel, if there is one.
+    async fn leave_channel(&self, tx: &mut ChannelTx) -> Result<(), StreamEnd> {
+        let offset = {
+            let state = lock(&self.state);
+            if !state.turn.may_leave() {
+                return Ok(());
+            }
+            state.send.offset()
+        };
+        let said = tx.write(Some(Frame::Move { offset }), None).await;
+        said.map_err(StreamEnd::Broken)?;
+        let Some(next) = self.next.tx() else {
+            return Err(StreamEnd::Moved);
+        };
+        std::mem::replace(tx, next).leave();
+        lock(&self.state).turn.handle_left();
+        self.kind.metrics.streams_moved.one();
+        Ok(())
+    }
+
+    /// The other side goes on elsewhere: reads there from now on.
+    async fn follow_channel(&self, rx: &mut ChannelRx, offset: u64) -> Result<(), StreamEnd> {
+        {
+            let mut state = lock(&self.state);
+            let state = &mut *state;
+            state.turn.handle_move(offset, &state.recv)?;
+        }
+        // Its last word here may be faster than its first one there.
+        let agreed = async {
+            while !lock(&self.state).turn.may_follow() {
+                self.follow.raised().await;
+            }
+        };
+        let next = match tokio::time::timeout(FOLLOW_PATIENCE, agreed).await {
+            Ok(()) => self.next.rx(),
+            Err(_) => None,
+        };
+        *rx = next.ok_or(StreamEnd::Moved)?;
+        lock(&self.state).turn.handle_followed();
+        Ok(())
+    }
+
     /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.
     async fn read_socket(
         &self,
@@ -582,9 +679,17 @@ impl<'a> Stream<'a> {
                         self.handle_data(data)?;
                     }
                     Item::Frame(Frame::Ack { offset }) => {
-                        let released = lock(&self.state).send.handle_ack(Instant::now(), offset)?;
+                        let now = Instant::now();
+                        let mut state = lock(&self.state);
+                        let released = state.send.handle_ack(now, offset)?;
+                        self.measure(&mut state);
+                        drop(state);
                         self.carrier.budget.give_back(released);
                         self.up.raise();
+                    }
+                    Item::Frame(Frame::Move { offset }) => {
+                        self.write_backlog()?;
+                        self.follow_channel(rx, offset).await?;
                     }
                     other => {
                         self.write_backlog()?;
@@ -644,7 +749,16 @@ impl<'a> Stream<'a> {
             .into());
         }
         state.waiting.push(data);
+        self.measure(&mut state);
         Ok(())
+    }
+
+    /// More has gone through.
+    fn measure(&self, state: &mut State) {
+        let through = state.through();
+        if let Some(pace) = state.meter.handle_progress(through, Instant::now) {
+            self.flowing.set(pace);
+        }
     }
 
     /// Writes what waits as the socket takes it; at the other side's end, ends the socket's writing.
@@ -708,6 +822,9 @@ const READ_MAX: usize = 256 * 1024;
 const WRITE_MAX: usize = 256 * 1024;
 /// Pieces of one write to the socket: 64 packets of a QUIC stream; a lane has 16 in one write.
 const SLICES: usize = 64;
+/// How long the word that agrees to a channel may come after the one that leads there: a few round trips, and losses
+/// among them.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a stream without room looks again whether others have given some back.
 const BUDGET_RETRY: Duration = Duration::from_millis(10);
 /// How often a stream that waits for its reader looks whether it stalls the tunnel.

@@ -39,6 +39,7 @@ pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel
                 link,
                 channel,
                 received,
+                is_beside: false,
                 back: None,
             };
             if let Err((mut refused, code)) = shared.streams.attach(stream, Box::new(attach)) {

@@ -198,7 +198,14 @@ async fn open<'a>(
         if let Some((stream, channel)) = opened {
             let on_lane = channel.is_lane();
             return Ok(Taken {
-                resumption: RelayResumption::new(tunnel, stream, player, optimize, on_lane),
+                resumption: RelayResumption::new(
+                    tunnel,
+                    &shared.metrics,
+                    stream,
+                    player,
+                    optimize,
+                    on_lane,
+                ),
                 channel,
                 _counted: counted,
             });
