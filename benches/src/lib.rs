@@ -1,4 +1,5 @@
 //! What the measurements of Adit share.
 #![forbid(unsafe_code)]
 
+pub mod link;
 pub mod path;
