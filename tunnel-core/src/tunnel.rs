@@ -4,7 +4,7 @@ pub(crate) mod budget;
 pub(crate) mod channel;
 pub(crate) mod control;
 pub(crate) mod datagrams;
-mod fair;
+pub(crate) mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
