@@ -260,7 +260,7 @@ async fn attach_on(
 ) -> Result<(StreamId, Channel, u64), AttachError> {
     match tunnel.attach(stream, received, optimize).await {
         Err(AttachError::Refused(ResetCode::NoService)) if received == 0 => {
-            let (stream, channel) = tunnel.open_stream(player, optimize).await?;
+            let (stream, channel) = tunnel.open_stream(player, optimize, None).await?;
             Ok((stream, channel, 0))
         }
         attached => attached.map(|(channel, received)| (stream, channel, received)),

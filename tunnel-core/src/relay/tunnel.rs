@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -145,11 +146,12 @@ impl RelayTunnel {
         }
     }
 
-    /// Opens a stream for a player.
+    /// Opens a stream for a player, with its first bytes where they are known.
     pub(crate) async fn open_stream(
         &self,
         player: Player,
         optimize: Optimize,
+        early: Option<Bytes>,
     ) -> Result<(StreamId, Channel), ChannelError> {
         let mut stream = StreamId(0);
         let open = || {
@@ -163,7 +165,7 @@ impl RelayTunnel {
                 local: player.local,
             })
         };
-        let channel = self.open_channel(optimize, open).await?;
+        let channel = self.open_channel(optimize, open, early).await?;
         Ok((stream, channel))
     }
 
@@ -176,7 +178,7 @@ impl RelayTunnel {
         optimize: Optimize,
     ) -> Result<(Channel, u64), AttachError> {
         let attach = Frame::Attach { stream, received };
-        let mut channel = self.open_channel(optimize, || attach).await?;
+        let mut channel = self.open_channel(optimize, || attach, None).await?;
         match channel.rx.read().await? {
             Item::Frame(Frame::Attach {
                 stream: continued,
@@ -215,11 +217,12 @@ impl RelayTunnel {
         }
     }
 
-    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it.
+    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it and `data` behind.
     async fn open_channel(
         &self,
         optimize: Optimize,
         mut first: impl FnMut() -> Frame,
+        data: Option<Bytes>,
     ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
             let patience = if self.quic.is_some() {
@@ -230,7 +233,8 @@ impl RelayTunnel {
             // A lane may have died unnoticed: the next one is tried.
             while let Some(lane) = self.take_lane(patience).await {
                 let mut channel = Channel::lane(*lane);
-                if channel.tx.write(Some(first()), None).await.is_ok() {
+                let written = channel.tx.write(Some(first()), data.clone());
+                if written.await.is_ok() {
                     return Ok(channel);
                 }
             }
@@ -243,7 +247,7 @@ impl RelayTunnel {
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
         let mut channel = Channel::quic(send, recv);
-        channel.tx.write(Some(first()), None).await?;
+        channel.tx.write(Some(first()), data).await?;
         Ok(channel)
     }
 

@@ -6,10 +6,9 @@
 //! other's would never move again.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     net::Shutdown,
-    ops::Deref,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -21,7 +20,10 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, Interest},
+    net::{TcpStream, tcp::ReadHalf},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -137,22 +139,32 @@ impl StreamEnd {
     }
 }
 
-/// Carries a stream to its end, over one channel after another. `Ok` is a clean end, and gives the last channel back if
+/// Carries a stream to its end, over one channel after another; what was read `early` has been sent. `Ok` is a clean end, and gives the last channel back if
 /// it is clean, so that a lane can serve again; otherwise the other side has been told and the socket ends in a reset.
 pub(crate) async fn run(
     socket: TcpStream,
+    early: Option<Bytes>,
     mut channel: Channel,
     carrier: Carrier,
     kind: &Kind,
     resumption: &mut impl Resumption,
 ) -> Result<Option<Channel>, StreamEnd> {
-    let socket = ResetByPanic(socket);
-    let mut stream = Stream::new(&socket, carrier, kind);
-    fault!("carrying a stream of {:?}", socket.local_addr().ok());
-    fault!("carrying a stream to {:?}", socket.peer_addr().ok());
+    let mut socket = ResetByPanic(socket);
+    // The half is for reading alone: only through it does a short read tell tokio that there is no more for now.
+    let (mut read_half, write_half) = socket.0.split();
+    let socket_ref = write_half.as_ref();
+    let mut stream = Stream::new(socket_ref, carrier, kind);
+    if let Some(early) = early {
+        stream.sent(early);
+    }
+    fault!("carrying a stream of {:?}", socket_ref.local_addr().ok());
+    fault!("carrying a stream to {:?}", socket_ref.peer_addr().ok());
     let mut restart = None;
     let carried = loop {
-        let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
+        let Err(end) = stream
+            .carry(&mut read_half, &mut channel, restart.take(), resumption)
+            .await
+        else {
             break Ok(Some(channel));
         };
         if !end.is_of_the_channel() {
@@ -179,7 +191,7 @@ pub(crate) async fn run(
         Ok(channel) => return Ok(channel),
         Err(failed) => failed,
     };
-    socket::reset_on_drop(&socket);
+    socket::reset_on_drop(&socket.0);
     drop(socket);
     let code = match &end {
         StreamEnd::Socket(_) => Some(ResetCode::Socket),
@@ -219,14 +231,6 @@ struct Restart {
 
 /// A socket that ends in a reset if its task panics: what is cut off must not look complete.
 struct ResetByPanic(TcpStream);
-
-impl Deref for ResetByPanic {
-    type Target = TcpStream;
-
-    fn deref(&self) -> &TcpStream {
-        &self.0
-    }
-}
 
 impl Drop for ResetByPanic {
     fn drop(&mut self) {
@@ -336,6 +340,7 @@ impl<'a> Stream<'a> {
     /// Carries the stream over one channel, to the end of either.
     async fn carry(
         &self,
+        socket: &mut ReadHalf<'_>,
         Channel { tx, rx }: &mut Channel,
         restart: Option<Restart>,
         resumption: &mut impl Resumption,
@@ -360,7 +365,7 @@ impl<'a> Stream<'a> {
             }
         });
         let upward = async {
-            match self.upward(tx, restart).await {
+            match self.upward(socket, tx, restart).await {
                 // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
                 Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
                     std::future::pending().await
@@ -468,7 +473,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Socket to channel, with the acknowledgements that the other direction owes.
-    async fn upward(&self, tx: &mut ChannelTx, restart: Option<Restart>) -> Result<(), StreamEnd> {
+    async fn upward(
+        &self,
+        socket: &mut ReadHalf<'_>,
+        tx: &mut ChannelTx,
+        restart: Option<Restart>,
+    ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
             self.catch_up(tx, restart).await?;
         }
@@ -500,15 +510,14 @@ impl<'a> Stream<'a> {
                 }
                 (ack, room, owes, done, state.send.unacked())
             };
-            if let Some(offset) = ack {
-                tx.write(Some(Frame::Ack { offset }), None)
-                    .await
-                    .map_err(StreamEnd::Broken)?;
+            let ack = ack.map(|offset| Frame::Ack { offset });
+            if done {
+                return tx.end(ack).await.map_err(StreamEnd::Broken);
+            }
+            if ack.is_some() {
+                tx.write(ack, None).await.map_err(StreamEnd::Broken)?;
                 ack_due = None;
                 continue;
-            }
-            if done {
-                return tx.end().await.map_err(StreamEnd::Broken);
             }
             match (owes, ack_due) {
                 (true, None) => ack_due = Some(Instant::now() + ACK_DELAY),
@@ -534,7 +543,7 @@ impl<'a> Stream<'a> {
                 () = self.up.raised() => {}
                 ready = self.socket.readable(), if may_read => {
                     ready.map_err(StreamEnd::Socket)?;
-                    at_end = self.read_socket(tx, &mut buffer, &mut read_size, room).await?;
+                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room).await?;
                     continue;
                 }
                 failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
@@ -613,6 +622,7 @@ impl<'a> Stream<'a> {
     /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.
     async fn read_socket(
         &self,
+        socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
         buffer: &mut BytesMut,
         read_size: &mut usize,
@@ -622,17 +632,19 @@ impl<'a> Stream<'a> {
         if buffer.capacity() < most.min(*read_size / 2) || buffer.capacity() == 0 {
             buffer.reserve(*read_size);
         }
-        let read = match self.socket.try_read_buf(&mut buffer.limit(most)) {
-            Ok(0) => {
+        let mut limited = (&mut *buffer).limit(most);
+        let read = poll_fn(|cx| Poll::Ready(pin!(socket.read_buf(&mut limited)).poll(cx))).await;
+        let read = match read {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => {
                 let offset = lock(&self.state).send.handle_fin();
                 tx.write(Some(Frame::Fin { offset }), None)
                     .await
                     .map_err(StreamEnd::Broken)?;
                 return Ok(true);
             }
-            Ok(read) => read,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(StreamEnd::Socket(e)),
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(e)) => return Err(StreamEnd::Socket(e)),
         };
         // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
         if read == *read_size {
@@ -640,17 +652,19 @@ impl<'a> Stream<'a> {
         } else if read < *read_size / 4 {
             *read_size = (*read_size / 2).max(READ_MIN);
         }
-        self.read.add(read as u64);
-        self.carrier.budget.take(read as u64);
         let data = buffer.split().freeze();
-        let ack = {
-            let mut state = lock(&self.state);
-            state.send.handle_sent(Instant::now(), data.clone());
-            state.recv.poll_ack()
-        };
+        self.sent(data.clone());
+        let ack = lock(&self.state).recv.poll_ack();
         let ack = ack.map(|offset| Frame::Ack { offset });
         tx.write(ack, Some(data)).await.map_err(StreamEnd::Broken)?;
         Ok(false)
+    }
+
+    /// Counts what the socket gave and the channel gets, and keeps it until it is acknowledged.
+    fn sent(&self, data: Bytes) {
+        self.read.add(data.len() as u64);
+        self.carrier.budget.take(data.len() as u64);
+        lock(&self.state).send.handle_sent(Instant::now(), data);
     }
 
     /// Channel to socket, until the other side has ended and nothing of ours is under way.
