@@ -210,7 +210,7 @@ impl Resumption for ClientResumption {
             match next {
                 Some(attach) if attach.is_beside => {
                     if let Some(channel) = self.agree(attach).await {
-                        return Moved::Onto(channel);
+                        return Moved::Onto(Box::new(channel));
                     }
                 }
                 Some(attach) => self.next = Some(attach),

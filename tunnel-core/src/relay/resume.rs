@@ -209,7 +209,7 @@ impl RelayResumption {
                     tracing::debug!(stream = self.stream.0, "stream moves to a lane");
                     self.on_lane = Some(on_lanes(&self.metrics));
                     self.since = Instant::now();
-                    return Moved::Onto(channel);
+                    return Moved::Onto(Box::new(channel));
                 }
                 // The stream ends there, of which QUIC brings word, or has not begun.
                 Err(AttachError::Refused(_)) => self.blame_lane(),
