@@ -478,6 +478,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
             .contains(Capabilities::STREAM_RESUMPTION),
         limits: &shared.config.limits,
+        metrics,
     };
     metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.

@@ -899,6 +899,7 @@ mod tests {
             next_stream: Arc::new(AtomicU64::new(1)),
             resumes: true,
             limits: &RelayLimits::default(),
+            metrics: &metrics,
         };
         Arc::new(RelayTunnel::new(parts))
     }

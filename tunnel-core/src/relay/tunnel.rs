@@ -15,17 +15,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     instance::Optimize,
     key::PublicKey,
+    metrics::Metrics,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{RelayLimits, ingress::udp::Directory, permits},
+    transport::lane::ShapesLanes,
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
+        shaper::Shaper,
     },
 };
 
@@ -69,6 +72,8 @@ pub(crate) struct RelayTunnel {
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
+    /// How fast its lanes may send.
+    shaper: Arc<dyn ShapesLanes>,
 }
 
 /// Who opens a stream, and to what.
@@ -106,6 +111,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
     pub(crate) limits: &'a RelayLimits,
+    pub(crate) metrics: &'a Arc<Metrics>,
 }
 
 impl RelayTunnel {
@@ -135,6 +141,7 @@ impl RelayTunnel {
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
+            shaper: Arc::new(Shaper::new(parts.metrics.clone())),
         }
     }
 
@@ -194,7 +201,8 @@ impl RelayTunnel {
                 ONLY_LANE_PATIENCE
             };
             // A lane may have died unnoticed: the next one is tried.
-            while let Some(lane) = self.take_lane(patience).await {
+            while let Some(mut lane) = self.take_lane(patience).await {
+                lane.writer.shape_by(&self.shaper);
                 let mut channel = Channel::lane(*lane);
                 if channel.tx.write(Some(first()), None).await.is_ok() {
                     return Ok(channel);
