@@ -1,5 +1,8 @@
 //! Sockets: what the engine asks of the operating system beyond the standard library.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod tcp;
+
 use std::{
     io::{self, Read},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},

@@ -9,6 +9,7 @@ pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod pump;
 pub(crate) mod rare;
+pub(crate) mod shaper;
 pub(crate) mod supervise;
 pub(crate) mod turn;
 pub(crate) mod waiting;
