@@ -462,6 +462,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
             DatagramSender::lanes(queues.clone(), metrics.clone()),
         ),
     };
+    let common = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let parts = Parts {
         serial: shared.next_tunnel(),
         client: proven.peer,
@@ -475,9 +476,10 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
-        resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
-            .contains(Capabilities::STREAM_RESUMPTION),
+        resumes: common.contains(Capabilities::STREAM_RESUMPTION),
+        moves: common.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
+        metrics,
     };
     metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
