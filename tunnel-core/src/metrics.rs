@@ -82,6 +82,12 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
+    /// Lanes that carry bulk now.
+    lanes_shaped: Gauge = "adit_lanes_shaped",
+    /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.
+    lane_pace: Gauge = "adit_lane_pace_bytes",
+    /// How long packets wait at the bottleneck of the tunnel whose lanes told last, in microseconds.
+    lane_queue: Gauge = "adit_lane_queue_microseconds",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
@@ -200,6 +206,16 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves a part of the sum from one value to another.
+    pub(crate) fn change(&self, from: u64, to: u64) {
+        // Wrapping: what was added before makes it right.
+        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     fn sub(&self, n: u64) {

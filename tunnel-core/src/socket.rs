@@ -1,5 +1,8 @@
 //! Sockets: what the engine asks of the operating system beyond the standard library.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod tcp;
+
 use std::{
     io::{self, Read},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
@@ -205,3 +208,39 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// 20 ms: out of descriptors, a listener refuses 50 connections a second and costs nothing.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net::TcpStream as StdTcp};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_players_connection_has_its_options_and_its_first_bytes_are_read_once() {
+        let listener = listen_players((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let mut player = StdTcp::connect(listener.local_addr().unwrap()).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        tune_accepted(&accepted).unwrap();
+        let options = SockRef::from(&accepted);
+        assert!(options.tcp_nodelay().unwrap());
+        assert!(options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(
+            options.tcp_keepalive_interval().unwrap(),
+            KEEPALIVE_INTERVAL
+        );
+
+        assert_eq!(read_early(&accepted).unwrap(), None);
+        player.write_all(b"hello").unwrap();
+        accepted.readable().await.unwrap();
+        let early = read_early(&accepted).unwrap();
+        assert_eq!(early.as_deref(), Some(&b"hello"[..]));
+        assert_eq!(read_early(&accepted).unwrap(), None);
+        drop(player);
+        accepted.readable().await.unwrap();
+        // The end stays to be found by who waits for it.
+        assert_eq!(read_early(&accepted).unwrap(), None);
+        assert_eq!(accepted.try_read(&mut [0]).unwrap(), 0);
+    }
+}

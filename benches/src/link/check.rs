@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
-use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, Side, wire::MTU};
+use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, wire::MTU};
+use crate::place::{Place, Side};
 
 /// What the direct path through a link reaches, with loss, jitter, reordering and duplicates off.
 #[derive(Debug, Clone, PartialEq)]

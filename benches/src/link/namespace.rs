@@ -1,7 +1,6 @@
 //! Named network namespaces, made and removed with `ip`.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::Write,
     os::fd::AsFd,
@@ -43,7 +42,7 @@ impl Namespace {
     }
 
     /// A command that runs there, as the process that is started: `ip` becomes it.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -159,7 +158,7 @@ fn succeeded(what: &str, output: &std::process::Output) -> Result<()> {
     clippy::disallowed_methods,
     reason = "this is a bench: it starts what it measures"
 )]
-fn command(program: &str) -> Command {
+pub(super) fn command(program: &str) -> Command {
     Command::new(program)
 }
 

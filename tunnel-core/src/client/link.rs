@@ -29,13 +29,14 @@ use crate::{
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     socket,
-    transport::lane::{self, LaneError},
+    transport::lane::{self, LaneError, ShapesLanes},
     tunnel::{
         budget::Budget,
         channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        shaper::Shaper,
         supervise,
     },
 };
@@ -68,6 +69,8 @@ pub(crate) struct Link {
     /// The last try to open one failed.
     lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
+    /// How fast its lanes may send.
+    shaper: Arc<dyn ShapesLanes>,
     queues: Arc<LaneQueues>,
 }
 
@@ -117,6 +120,7 @@ impl Link {
             lane_taken: Notify::new(),
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
+            shaper: Arc::new(Shaper::new(metrics.clone())),
             queues,
         });
         let control = match transport {
@@ -304,6 +308,7 @@ impl Link {
     ) {
         let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
         let mut path = self.path.subscribe();
+        lane.writer.shape_by(&self.shaper);
         loop {
             let taken = match taken.take() {
                 Some(taken) => taken,

@@ -479,6 +479,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         resumes: common.contains(Capabilities::STREAM_RESUMPTION),
         moves: common.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
+        metrics,
     };
     metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.

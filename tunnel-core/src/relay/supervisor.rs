@@ -900,6 +900,7 @@ mod tests {
             resumes: true,
             moves: true,
             limits: &RelayLimits::default(),
+            metrics: &metrics,
         };
         Arc::new(RelayTunnel::new(parts))
     }

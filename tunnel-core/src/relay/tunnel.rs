@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     instance::Optimize,
     key::PublicKey,
+    metrics::Metrics,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
@@ -24,12 +25,13 @@ use crate::{
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{RelayLimits, ingress::udp::Directory, permits},
-    transport::lane::{LaneError, PeerMisbehaved},
+    transport::lane::{LaneError, PeerMisbehaved, ShapesLanes},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
+        shaper::Shaper,
     },
 };
 
@@ -75,6 +77,8 @@ pub(crate) struct RelayTunnel {
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
+    /// How fast its lanes may send.
+    shaper: Arc<dyn ShapesLanes>,
 }
 
 /// Who opens a stream, and to what.
@@ -113,6 +117,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) resumes: bool,
     pub(crate) moves: bool,
     pub(crate) limits: &'a RelayLimits,
+    pub(crate) metrics: &'a Arc<Metrics>,
 }
 
 impl RelayTunnel {
@@ -143,6 +148,7 @@ impl RelayTunnel {
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
+            shaper: Arc::new(Shaper::new(parts.metrics.clone())),
         }
     }
 
@@ -198,6 +204,7 @@ impl RelayTunnel {
                 break lane;
             }
         };
+        lane.writer.shape_by(&self.shaper);
         // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
         let answered = async {
             lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;
@@ -231,7 +238,8 @@ impl RelayTunnel {
                 ONLY_LANE_PATIENCE
             };
             // A lane may have died unnoticed: the next one is tried.
-            while let Some(lane) = self.take_lane(patience).await {
+            while let Some(mut lane) = self.take_lane(patience).await {
+                lane.writer.shape_by(&self.shaper);
                 let mut channel = Channel::lane(*lane);
                 let written = channel.tx.write(Some(first()), data.clone());
                 if written.await.is_ok() {

@@ -1,10 +1,15 @@
 //! The sending half of a lane.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 
 use super::{LaneError, conn::WriteHalf};
-use crate::proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer};
+use crate::{
+    proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer},
+    transport::lane::shaped::{Shaped, ShapesLanes},
+};
 
 /// Writes records to a lane.
 ///
@@ -20,6 +25,7 @@ pub(crate) struct LaneWriter {
     written: usize,
     /// Small flushes in a row while the buffer is large.
     small: u8,
+    shaped: Shaped,
 }
 
 impl LaneWriter {
@@ -31,7 +37,13 @@ impl LaneWriter {
             buffer: BytesMut::new(),
             written: 0,
             small: 0,
+            shaped: Shaped::default(),
         }
+    }
+
+    /// From now on `shaper` says how fast bulk may go.
+    pub(crate) fn shape_by(&mut self, shaper: &Arc<dyn ShapesLanes>) {
+        self.shaped.shape_by(shaper);
     }
 
     /// Seals one record, to go out with the next flush. Fails with [`LaneError::Full`] while 16 full records wait.
@@ -68,6 +80,9 @@ impl LaneWriter {
     ///
     /// Cancel-safe: what a dropped future did not write goes first with the next one.
     pub(crate) async fn flush(&mut self) -> Result<(), LaneError> {
+        if self.buffer.len() >= FULL {
+            self.shaped.handle_bulk(&self.io);
+        }
         while self.written < self.buffer.len() {
             match self.io.write(&self.buffer[self.written..]).await? {
                 0 => return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
