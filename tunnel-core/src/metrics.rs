@@ -94,6 +94,10 @@ counters! {
     streams_opened: Counter = "adit_streams_opened_total",
     /// Streams that went on over another channel after theirs had broken.
     streams_resumed: Counter = "adit_streams_resumed_total",
+    /// Streams that moved to a lane while QUIC carried them.
+    streams_moved: Counter = "adit_streams_moved_total",
+    /// Streams that are on a lane now; the others are on QUIC.
+    streams_on_lanes: Gauge = "adit_streams_on_lanes",
     /// Bytes from players to game servers in streams.
     stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
     /// Bytes from game servers to players in streams.

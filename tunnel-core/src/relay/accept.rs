@@ -462,6 +462,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
             DatagramSender::lanes(queues.clone(), metrics.clone()),
         ),
     };
+    let common = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let parts = Parts {
         serial: shared.next_tunnel(),
         client: proven.peer,
@@ -475,8 +476,8 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
-        resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
-            .contains(Capabilities::STREAM_RESUMPTION),
+        resumes: common.contains(Capabilities::STREAM_RESUMPTION),
+        moves: common.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
         metrics,
     };
@@ -632,7 +633,8 @@ impl Shared {
     }
 
     /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
-    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
+    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
+        lane.writer.shape_by(&tunnel.shaper);
         let shared = self.clone();
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();

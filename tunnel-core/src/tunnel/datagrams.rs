@@ -1,6 +1,7 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
 use std::{
+    cell::RefCell,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -17,6 +18,7 @@ use crate::{
         datagram::{DatagramHead, FragmentHead},
         fragment,
     },
+    transport::blocks::Blocks,
     tunnel::fair::Fair,
 };
 
@@ -117,8 +119,7 @@ impl DatagramSender {
     fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         if scratch.capacity() < length {
-            // One allocation serves many packets: `split` leaves the rest of it to the next.
-            scratch.reserve(SCRATCH.max(length));
+            BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
         }
         head.encode(scratch);
         scratch.put_slice(payload);
@@ -335,8 +336,11 @@ impl Default for QueueLimits {
 
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
-/// Size of the buffer from which datagrams are cut: one allocation for 40 packets of 1,500 bytes.
-const SCRATCH: usize = 64 * 1024;
+thread_local! {
+    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them what waits for QUIC at
+    /// most; a thread that never had so many has none.
+    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
+}
 
 #[cfg(test)]
 mod tests {

@@ -33,6 +33,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod memory;
+mod moves;
 mod resume;
 mod tcp;
 mod udp;

@@ -109,9 +109,12 @@ impl Capabilities {
     pub const FEC: Self = Self(0x2);
     /// A stream may continue on another channel after its own broke.
     pub const STREAM_RESUMPTION: Self = Self(0x4);
+    /// A stream may move to another channel while its own works.
+    pub const STREAM_MOVES: Self = Self(0x8);
 
     /// What this build can do.
-    pub const SUPPORTED: Self = Self(Self::DUPLICATES.0 | Self::STREAM_RESUMPTION.0);
+    pub const SUPPORTED: Self =
+        Self(Self::DUPLICATES.0 | Self::STREAM_RESUMPTION.0 | Self::STREAM_MOVES.0);
 
     /// The set of these bits; the two highest do not travel.
     pub const fn from_bits(bits: u64) -> Self {

@@ -292,7 +292,6 @@ impl UdpService {
 
     /// Forgets flows that are idle for too long, and sees to it that the limits are those declared last.
     pub(crate) async fn expire(self: Arc<Self>) {
-        let mut scratch = BytesMut::new();
         let mut route = self.service.route.subscribe();
         loop {
             if let Some(route) = &*route.borrow_and_update() {
@@ -311,7 +310,7 @@ impl UdpService {
                 flows.counted.remove(&expired.id);
                 lock(&self.directory.services).remove(&expired.id);
                 if let Some(route) = self.service.route() {
-                    route.send_close(expired.id, &mut scratch);
+                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(expired.id, scratch));
                 }
             }
         }
