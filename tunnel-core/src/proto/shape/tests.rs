@@ -26,7 +26,11 @@ fn steady(line: Line, kernel: Kernel, shaped: bool) -> Seen {
     let mut sim = Sim::new(line.clone(), &[kernel], shaped);
     sim.run(S);
     // A fast line has as many packets in less time.
-    sim.measure(if line.rate > 500 * MBIT { 2 * S } else { 10 * S })
+    sim.measure(if line.rate > 500 * MBIT {
+        2 * S
+    } else {
+        10 * S
+    })
 }
 
 #[test]

@@ -434,7 +434,7 @@ impl Sender {
         self.delivered_at = now;
         let rtt = now - packet.at;
         // One acknowledgement for two packets.
-        if self.delivered / PAYLOAD % 2 == 0 {
+        if (self.delivered / PAYLOAD).is_multiple_of(2) {
             self.srtt = (self.srtt * 7 + rtt) / 8;
         }
         if rtt <= self.min_rtt || self.min_rtt.is_zero() {
