@@ -9,7 +9,7 @@ use crate::{
     key::PublicKey,
     proto::message::{Revision, ServiceDeclaration, ServiceId},
     relay::registry::{Action, Change, OwnerLimits, Registry},
-    tunnel::fair::Fair,
+    tunnel::fair::{Fair, Whose},
 };
 
 /// The relay's registry, full of instances of one service each.
@@ -72,7 +72,7 @@ pub struct FairQueue(Fair<Bytes>);
 impl FairQueue {
     /// Adds to the part of one service. Says whether another had to go.
     pub fn push(&mut self, whose: u16, datagram: Bytes, most: usize) -> bool {
-        self.0.push(whose, datagram, most).is_some()
+        self.0.push(Whose::flow(whose, 0), datagram, most).is_some()
     }
 
     /// Takes the next one whose turn it is.

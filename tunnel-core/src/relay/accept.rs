@@ -633,7 +633,8 @@ impl Shared {
     }
 
     /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
-    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
+    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
+        lane.writer.shape_by(&tunnel.shaper);
         let shared = self.clone();
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();

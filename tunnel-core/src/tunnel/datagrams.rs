@@ -19,7 +19,10 @@ use crate::{
         fragment,
     },
     transport::blocks::Blocks,
-    tunnel::fair::Fair,
+    tunnel::{
+        fair::{Fair, Whose},
+        meter::{self, Meter},
+    },
 };
 
 /// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
@@ -49,8 +52,11 @@ impl DatagramSender {
             waiting: Mutex::default(),
             is_waiting: AtomicBool::new(false),
             added: Notify::new(),
+            meter: Arc::default(),
         });
         tokio::spawn(drain(queue.clone(), metrics.clone()));
+        let connection = queue.connection.clone();
+        tokio::spawn(meter::declare(connection, queue.meter.clone()));
         Self {
             way: Way::Quic(queue),
             metrics,
@@ -69,11 +75,11 @@ impl DatagramSender {
 
     /// Sends one datagram, or counts why not. Never waits.
     ///
-    /// `whose` is the first public port of the service, between which the path is shared. `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
-    /// allocation of its own.
+    /// `whose` it is decides its turn, if it has to wait. `head` goes before the payload; `scratch` is a buffer that the
+    /// caller keeps, so that a packet costs no allocation of its own.
     pub(crate) fn send(
         &self,
-        whose: u16,
+        whose: Whose,
         mut head: DatagramHead,
         payload: &[u8],
         scratch: &mut BytesMut,
@@ -116,7 +122,7 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: Whose, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         if scratch.capacity() < length {
             BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
@@ -140,10 +146,11 @@ struct QuicQueue {
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
+    meter: Arc<Meter>,
 }
 
 impl QuicQueue {
-    fn send(&self, whose: u16, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
         if !self.is_waiting.load(Ordering::Acquire)
             && self.connection.datagram_send_buffer_space() >= datagram.len()
         {
@@ -155,6 +162,7 @@ impl QuicQueue {
         if waiting.push(whose, item, self.limits.quic).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
+            self.meter.handle_drop();
         }
         self.is_waiting.store(true, Ordering::Release);
         drop(waiting);
@@ -162,6 +170,7 @@ impl QuicQueue {
     }
 
     fn send_now(&self, datagram: Bytes, metrics: &Metrics) {
+        self.meter.handle_sent(datagram.len());
         match self.connection.send_datagram(datagram) {
             Ok(()) => {}
             // The path's size fell between the look and the sending.
@@ -191,8 +200,10 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
             let most = queue.limits.age;
             if since.elapsed() > most {
                 metrics.drop_too_old.one();
+                queue.meter.handle_drop();
                 continue;
             }
+            queue.meter.handle_sent(datagram.len());
             let sent = tokio::time::timeout(
                 most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
@@ -251,7 +262,7 @@ impl LaneQueues {
         }
     }
 
-    fn send(&self, whose: u16, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: Whose, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
@@ -346,6 +357,10 @@ thread_local! {
 mod tests {
     use super::*;
 
+    fn whose() -> Whose {
+        Whose::flow(1, 1)
+    }
+
     #[tokio::test]
     async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
         let metrics = Arc::new(Metrics::default());
@@ -357,8 +372,8 @@ mod tests {
         let mut queue = queues.add(metrics.clone());
         let old = Instant::now() - Duration::from_millis(301);
         let old = (old, Bytes::from_static(b"old"));
-        lock(&queue.waiting.datagrams).push(1, old, limits.lane);
-        queues.send(1, 1, Bytes::from_static(b"new"), &metrics);
+        lock(&queue.waiting.datagrams).push(whose(), old, limits.lane);
+        queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
     }
@@ -373,11 +388,11 @@ mod tests {
         let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
         for _ in 0..7 + 5 {
-            queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+            queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);
         drop(queue);
-        queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+        queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
     }
 }

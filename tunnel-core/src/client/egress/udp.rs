@@ -28,6 +28,7 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
@@ -217,7 +218,9 @@ impl Shared {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        BUFFERS.with_borrow_mut(|(_, scratch)| sender.send(NOBODY, head, &[], scratch));
+        BUFFERS.with_borrow_mut(|(_, scratch)| {
+            sender.send(Whose::flow(NOBODY, flow.0), head, &[], scratch)
+        });
     }
 }
 
@@ -291,7 +294,8 @@ impl Entered {
                         metrics.datagrams_out.one();
                         metrics.datagram_bytes_out.add(length as u64);
                         let answer = buffer.get(..length).unwrap_or_default();
-                        let whose = self.flow.target.service.public.first();
+                        let whose =
+                            Whose::flow(self.flow.target.service.public.first(), self.flow.id.0);
                         let head = DatagramHead::data(self.flow.id);
                         sender.send(whose, head, answer, scratch);
                     }

@@ -31,6 +31,7 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
@@ -247,7 +248,7 @@ impl UdpService {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        let whose = self.service.binding.public.first();
+        let whose = Whose::address(self.service.binding.public.first(), player.ip());
         route.tunnel.datagrams.send(whose, head, payload, scratch);
     }
 
@@ -355,7 +356,7 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        let whose = self.service.public.first();
+        let whose = Whose::flow(self.service.public.first(), flow.0);
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
