@@ -7,6 +7,7 @@ pub(crate) mod datagrams;
 mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
+mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;
 pub(crate) mod supervise;

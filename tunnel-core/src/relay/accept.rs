@@ -449,11 +449,13 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
     };
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
     let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
+    let capabilities = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let metrics = &shared.metrics;
     let (quic, name, datagrams) = match &proven.transport {
         Transport::Quic(connection) => {
             let queue = shared.config.limits.queues();
-            let sender = DatagramSender::quic(connection.clone(), metrics.clone(), queue);
+            let sender =
+                DatagramSender::quic(connection.clone(), metrics.clone(), queue, capabilities);
             (Some(connection.clone()), "quic", sender)
         }
         Transport::Lane(_, name) => (
@@ -475,8 +477,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
-        resumes: (Capabilities::SUPPORTED.common(proven.hello.capabilities))
-            .contains(Capabilities::STREAM_RESUMPTION),
+        resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
         limits: &shared.config.limits,
     };
     metrics.tunnels_opened.one();

@@ -248,7 +248,8 @@ impl UdpService {
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
         let whose = self.service.binding.public.first();
-        route.tunnel.datagrams.send(whose, head, payload, scratch);
+        let redundancy = route.service.redundancy;
+        (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }
 
     /// The flow of a player's packet, made if it is not there: its id, whether the client knows it, and which made room.
@@ -461,9 +462,15 @@ impl DatagramHandler for Replies {
 
 impl Replies {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&mut self, Reassembled { head, payload }: Reassembled) {
         let service = lock(&self.directory.services).get(&head.flow).cloned();
         match (head.kind, &service) {
             (Kind::Data, _) => {}
