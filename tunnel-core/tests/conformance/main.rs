@@ -33,6 +33,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod memory;
+mod redundancy;
 mod resume;
 mod tcp;
 mod udp;
