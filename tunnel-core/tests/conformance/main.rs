@@ -35,6 +35,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod moves;
+mod redundancy;
 mod resume;
 mod tcp;
 mod udp;

@@ -135,9 +135,15 @@ impl DatagramHandler for Egress {
 
 impl Egress {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&self, Reassembled { head, payload }: Reassembled) {
         match head.kind {
             Kind::Data => self.shared.deliver(&head, &payload),
             Kind::Close => drop(
@@ -349,7 +355,8 @@ impl Entered {
                         let whose =
                             Whose::flow(self.flow.target.service.public.first(), self.flow.id.0);
                         let head = DatagramHead::data(self.flow.id);
-                        sender.send(whose, head, answer, scratch);
+                        let redundancy = self.flow.target.redundancy();
+                        sender.send_protected(whose, head, answer, redundancy, scratch);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {
