@@ -1,10 +1,13 @@
 //! What the benches need of the crate's inside. It is no part of the API and changes at will.
 
+mod tables;
+
 use std::io;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
+pub use self::tables::{FairQueue, Services};
 use crate::{
     key::PublicKey,
     proto::{handshake::Secret, record::Role},

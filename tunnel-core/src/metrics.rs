@@ -82,12 +82,22 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
+    /// Lanes that carry bulk now.
+    lanes_shaped: Gauge = "adit_lanes_shaped",
+    /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.
+    lane_pace: Gauge = "adit_lane_pace_bytes",
+    /// How long packets wait at the bottleneck of the tunnel whose lanes told last, in microseconds.
+    lane_queue: Gauge = "adit_lane_queue_microseconds",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
     streams_opened: Counter = "adit_streams_opened_total",
     /// Streams that went on over another channel after theirs had broken.
     streams_resumed: Counter = "adit_streams_resumed_total",
+    /// Streams that moved to a lane while QUIC carried them.
+    streams_moved: Counter = "adit_streams_moved_total",
+    /// Streams that are on a lane now; the others are on QUIC.
+    streams_on_lanes: Gauge = "adit_streams_on_lanes",
     /// Bytes from players to game servers in streams.
     stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
     /// Bytes from game servers to players in streams.
@@ -202,6 +212,16 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves a part of the sum from one value to another.
+    pub(crate) fn change(&self, from: u64, to: u64) {
+        // Wrapping: what was added before makes it right.
+        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     fn sub(&self, n: u64) {

@@ -7,7 +7,7 @@ mod ingress;
 mod limits;
 mod pace;
 mod pending;
-mod registry;
+pub(crate) mod registry;
 mod resume;
 mod session;
 mod shares;

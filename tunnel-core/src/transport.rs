@@ -1,6 +1,7 @@
 //! The transports a tunnel runs on.
 
 pub(crate) mod admission;
+pub(crate) mod blocks;
 pub(crate) mod lane;
 pub mod mem;
 pub(crate) mod quic;

@@ -28,6 +28,9 @@ use tunnel_core::{
     },
 };
 
+#[path = "pair/moves.rs"]
+mod moves;
+
 #[test]
 fn every_instance_ends_bound_however_often_the_tunnel_is_cut() {
     let base = Instant::now();

@@ -231,6 +231,12 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ),
         ("160480100000", Frame::Move { offset: 1 << 20 }),
         ("1700", Frame::Idle),
+        (
+            "1803010107",
+            Frame::Beside {
+                stream: StreamId(7),
+            },
+        ),
     ]
 }
 

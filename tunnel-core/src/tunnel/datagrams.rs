@@ -1,6 +1,7 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
 use std::{
+    cell::RefCell,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -20,7 +21,12 @@ use crate::{
         handshake::Capabilities,
         redundancy::PROTECTED_MAX,
     },
-    tunnel::{fair::Fair, protection::Protection},
+    transport::blocks::Blocks,
+    tunnel::{
+        fair::{Fair, Whose},
+        meter::{self, Meter},
+        protection::Protection,
+    },
 };
 
 /// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
@@ -53,8 +59,11 @@ impl DatagramSender {
             waiting: Mutex::default(),
             is_waiting: AtomicBool::new(false),
             added: Notify::new(),
+            meter: Arc::default(),
         });
         tokio::spawn(drain(queue.clone(), metrics.clone()));
+        let connection = queue.connection.clone();
+        tokio::spawn(meter::declare(connection, queue.meter.clone()));
         let protection = capabilities
             .contains(Capabilities::REDUNDANCY)
             .then(|| Protection::start(queue.clone(), metrics.clone()));
@@ -78,11 +87,11 @@ impl DatagramSender {
 
     /// Sends one datagram, or counts why not. Never waits.
     ///
-    /// `whose` is the first public port of the service, between which the path is shared. `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
-    /// allocation of its own.
+    /// `whose` it is decides its turn, if it has to wait. `head` goes before the payload; `scratch` is a buffer that the
+    /// caller keeps, so that a packet costs no allocation of its own.
     pub(crate) fn send(
         &self,
-        whose: u16,
+        whose: Whose,
         mut head: DatagramHead,
         payload: &[u8],
         scratch: &mut BytesMut,
@@ -121,7 +130,7 @@ impl DatagramSender {
     /// Sends one datagram, small ones protected as their service wishes; counts why not. Never waits.
     pub(crate) fn send_protected(
         &self,
-        whose: u16,
+        whose: Whose,
         head: DatagramHead,
         payload: &[u8],
         redundancy: Redundancy,
@@ -145,7 +154,7 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: Whose, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         make_room(scratch, length);
         head.encode(scratch);
@@ -161,8 +170,7 @@ impl DatagramSender {
 /// Sees to it that `scratch` takes so many bytes more.
 pub(super) fn make_room(scratch: &mut BytesMut, length: usize) {
     if scratch.capacity() < length {
-        // One allocation serves many packets: `split` leaves the rest of it to the next.
-        scratch.reserve(SCRATCH.max(length));
+        BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
     }
 }
 
@@ -175,6 +183,7 @@ pub(super) struct QuicQueue {
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
+    meter: Arc<Meter>,
 }
 
 impl QuicQueue {
@@ -192,7 +201,7 @@ impl QuicQueue {
             && self.connection.datagram_send_buffer_space() >= length
     }
 
-    pub(super) fn send(&self, whose: u16, datagram: Bytes, metrics: &Metrics) {
+    pub(super) fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
         if self.is_idle(datagram.len()) {
             self.send_now(datagram, metrics);
             return;
@@ -202,6 +211,7 @@ impl QuicQueue {
         if waiting.push(whose, item, self.limits.quic).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
+            self.meter.handle_drop();
         }
         self.is_waiting.store(true, Ordering::Release);
         drop(waiting);
@@ -209,6 +219,7 @@ impl QuicQueue {
     }
 
     fn send_now(&self, datagram: Bytes, metrics: &Metrics) {
+        self.meter.handle_sent(datagram.len());
         match self.connection.send_datagram(datagram) {
             Ok(()) => {}
             // The path's size fell between the look and the sending.
@@ -238,8 +249,10 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
             let most = queue.limits.age;
             if since.elapsed() > most {
                 metrics.drop_too_old.one();
+                queue.meter.handle_drop();
                 continue;
             }
+            queue.meter.handle_sent(datagram.len());
             let sent = tokio::time::timeout(
                 most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
@@ -298,7 +311,7 @@ impl LaneQueues {
         }
     }
 
-    fn send(&self, whose: u16, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: Whose, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
@@ -383,12 +396,19 @@ impl Default for QueueLimits {
 
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
-/// Size of the buffer from which datagrams are cut: one allocation for 40 packets of 1,500 bytes.
-const SCRATCH: usize = 64 * 1024;
+thread_local! {
+    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them what waits for QUIC at
+    /// most; a thread that never had so many has none.
+    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn whose() -> Whose {
+        Whose::flow(1, 1)
+    }
 
     #[tokio::test]
     async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
@@ -401,8 +421,8 @@ mod tests {
         let mut queue = queues.add(metrics.clone());
         let old = Instant::now() - Duration::from_millis(301);
         let old = (old, Bytes::from_static(b"old"));
-        lock(&queue.waiting.datagrams).push(1, old, limits.lane);
-        queues.send(1, 1, Bytes::from_static(b"new"), &metrics);
+        lock(&queue.waiting.datagrams).push(whose(), old, limits.lane);
+        queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
     }
@@ -417,11 +437,11 @@ mod tests {
         let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
         for _ in 0..7 + 5 {
-            queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+            queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);
         drop(queue);
-        queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+        queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     },
     tunnel::{
         datagrams::{QuicQueue, lock, make_room},
+        fair::Whose,
         sleep_until,
     },
 };
@@ -81,7 +82,7 @@ impl Protection {
     /// Sends one datagram, and sees to it that its copy or a repair follows.
     pub(super) fn send(
         &self,
-        whose: u16,
+        whose: Whose,
         mut head: DatagramHead,
         scheme: Scheme,
         payload: &[u8],

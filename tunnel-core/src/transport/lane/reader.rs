@@ -1,6 +1,6 @@
 //! The receiving half of a lane.
 
-use std::{future::poll_fn, task::Poll};
+use std::{cell::RefCell, future::poll_fn, task::Poll};
 
 use bytes::Bytes;
 
@@ -10,6 +10,7 @@ use super::{LaneError, conn::ReadHalf};
 use crate::{
     metrics::Gauge,
     proto::record::{Deframer, RECORD_BODY_MAX, RECORD_OVERHEAD, RecordError, RecordType},
+    transport::blocks::Blocks,
 };
 
 /// Reads records from a lane.
@@ -94,15 +95,19 @@ impl LaneReader {
         let missing = deframer.missing()?;
         poll_fn(|cx| {
             if io.poll_readable(cx)?.is_pending() {
-                deframer.release();
+                put_away(deframer, *want);
                 return Poll::Pending;
             }
             let buffer = deframer.buffer_mut();
-            buffer.reserve(want.saturating_sub(buffer.len()).max(missing));
+            let more = want.saturating_sub(buffer.len()).max(missing);
+            if buffer.capacity() == 0 && more <= BLOCK {
+                *buffer = BLOCKS.with_borrow_mut(|blocks| blocks.take(more));
+            }
+            buffer.reserve(more);
             let room = buffer.capacity() - buffer.len();
             match io.poll_read_buf(cx, buffer)? {
                 Poll::Pending => {
-                    deframer.release();
+                    put_away(deframer, *want);
                     Poll::Pending
                 }
                 Poll::Ready(read) => {
@@ -114,6 +119,25 @@ impl LaneReader {
         .await
     }
 }
+
+/// A silent lane holds no buffer: the next lane that reads has it, or, after bulk, the allocator.
+fn put_away(deframer: &mut Deframer, want: usize) {
+    let buffer = deframer.buffer_mut();
+    if buffer.is_empty() && buffer.capacity() > 0 && want <= BLOCK {
+        let block = std::mem::take(buffer);
+        BLOCKS.with_borrow_mut(|blocks| blocks.put_away(block));
+    } else {
+        deframer.release();
+    }
+}
+
+thread_local! {
+    /// 8 are more than a thread's lanes use at once: datagrams and messages are dealt with as they come.
+    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(BLOCK, 8)) };
+}
+
+/// What lanes share for reading anything but bulk: 64 KiB, some 40 full datagrams.
+const BLOCK: usize = 64 * 1024;
 
 /// How much to make room for after a read that filled `read` of `room`: fourfold while rooms are filled, half when
 /// an eighth would have done, so that a bulk phase is at full size after three reads and game traffic never is.

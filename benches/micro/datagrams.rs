@@ -1,0 +1,124 @@
+//! A datagram's way from head to queue.
+
+use std::{hint::black_box, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use criterion::{Criterion, Throughput};
+use tunnel_core::{
+    bench_support::FairQueue,
+    proto::{
+        datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, Scheme},
+        fragment::{Reassembler, ReassemblyLimits, split},
+        message::ServiceId,
+        redundancy::Dedup,
+    },
+};
+
+/// Heads of a known flow, of a new one, and of one with redundancy.
+pub(crate) fn heads(criterion: &mut Criterion) {
+    let known = DatagramHead::data(FlowId(123_456));
+    let new = DatagramHead {
+        open: Some(FlowOpen {
+            service: ServiceId(77),
+            port_index: 0,
+            player: ([192, 0, 2, 1], 50_000).into(),
+        }),
+        ..known
+    };
+    let copied = DatagramHead {
+        redundancy: Some(RedundancyHead {
+            sequence: 99,
+            scheme: Scheme::Duplicate,
+        }),
+        ..known
+    };
+    let mut group = criterion.benchmark_group("datagram");
+    for (name, head) in [("known", known), ("new", new), ("copied", copied)] {
+        group.bench_function(format!("encode/{name}"), |bencher| {
+            let mut out = BytesMut::with_capacity(64);
+            bencher.iter(|| {
+                out.clear();
+                black_box(&head).encode(&mut out);
+            });
+        });
+        let mut encoded = BytesMut::new();
+        head.encode(&mut encoded);
+        encoded.extend_from_slice(&[7; 200]);
+        let encoded = encoded.freeze();
+        group.bench_function(format!("decode/{name}"), |bencher| {
+            bencher.iter(|| DatagramHead::decode(black_box(&encoded).clone()).is_ok());
+        });
+    }
+}
+
+/// A packet in so many parts, cut and put together.
+pub(crate) fn fragments(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fragment");
+    for parts in [2, 4, 50] {
+        let packet = Bytes::from(vec![7; parts * 1_200]);
+        group.throughput(Throughput::Bytes(packet.len() as u64));
+        group.bench_function(format!("split and reassemble/{parts}"), |bencher| {
+            let mut reassembler = Reassembler::new(ReassemblyLimits::default());
+            let (mut number, now) = (0_u16, Instant::now());
+            bencher.iter(|| {
+                number = number.wrapping_add(1);
+                let pieces = split(packet.len(), 1_200).expect("it does not fit in one");
+                let count = pieces.parts();
+                let mut whole = None;
+                for (index, range) in pieces.enumerate() {
+                    let head = FragmentHead {
+                        packet: number,
+                        index: index as u8,
+                        count,
+                    };
+                    let piece = packet.slice(range);
+                    let result = reassembler.handle_fragment(now, FlowId(1), head, piece);
+                    whole = result.expect("it is sound");
+                }
+                assert!(whole.is_some());
+            });
+        });
+    }
+}
+
+/// The window that tells copies.
+pub(crate) fn redundancy(criterion: &mut Criterion) {
+    criterion.bench_function("redundancy/a packet and its copy", |bencher| {
+        let (mut dedup, mut sequence) = (Dedup::new(), 0_u32);
+        bencher.iter(|| {
+            sequence = sequence.wrapping_add(1);
+            dedup.accept(sequence) && !dedup.accept(sequence.wrapping_sub(3))
+        });
+    });
+}
+
+/// The queue before the tunnel, as full as it gets.
+pub(crate) fn queue(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("fair queue");
+    for services in [1, 32] {
+        group.bench_function(format!("push and pop/{services} services"), |bencher| {
+            let mut queue = FairQueue::default();
+            let datagram = Bytes::from_static(&[7; 200]);
+            let mut turn = 0_u16;
+            let mut next = || {
+                turn = (turn + 1) % services;
+                turn
+            };
+            for _ in 0..512 {
+                queue.push(next(), datagram.clone(), 1_024);
+            }
+            bencher.iter(|| {
+                queue.push(next(), datagram.clone(), 1_024);
+                queue.pop()
+            });
+        });
+    }
+    group.bench_function("a flood meets a full queue", |bencher| {
+        let mut queue = FairQueue::default();
+        let datagram = Bytes::from_static(&[7; 200]);
+        for _ in 0..1_024 {
+            queue.push(1, datagram.clone(), 1_024);
+        }
+        bencher.iter(|| queue.push(1, datagram.clone(), 1_024));
+    });
+}
