@@ -40,7 +40,7 @@ enum Kind {
 impl Column {
     /// All that this machine has.
     pub fn found(place: &dyn Place) -> Vec<Self> {
-        let adit = |name, tcp, udp, options| Self {
+        let adit = |name, tcp, udp, options: ServiceOptions| Self {
             name,
             tcp,
             udp,
