@@ -411,10 +411,7 @@ impl Driver {
         match liveness {
             Liveness::Alive => {
                 self.plan_upgrade();
-                // Lanes that were silent as long are so for longer yet: a tunnel that is new takes their streams.
-                if !self.dialing.is_empty() {
-                    self.try_once();
-                }
+                self.end_race();
             }
             // A new path is raced beside the suspect one, which may yet answer.
             Liveness::Suspect => {
@@ -427,6 +424,21 @@ impl Driver {
                 }
                 self.lose("no heartbeat for 30 s");
             }
+        }
+    }
+
+    /// The tunnel answers again. Its lanes were silent as long, and their kernels repeat ever more slowly what they sent: who
+    /// is on one goes on elsewhere.
+    fn end_race(&mut self) {
+        match &self.active {
+            // QUIC has repaired itself already.
+            Some(active) if active.link.quic.is_some() => {
+                self.dialing.clear();
+                active.link.path.send_modify(|changes| *changes += 1);
+            }
+            // The whole tunnel goes on elsewhere.
+            _ if !self.dialing.is_empty() => self.try_once(),
+            _ => {}
         }
     }
 
