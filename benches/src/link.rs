@@ -137,8 +137,9 @@ impl Lab {
 
     /// The congestion control of TCP connections that ask for none of their own, on both sides.
     pub fn set_congestion_control(&self, name: &str) -> Result<()> {
+        let _allowed = namespace::allow_congestion_control(name)?;
         for side in [&self.outside, &self.home] {
-            side.set_system("ipv4/tcp_congestion_control", name)?;
+            side.set_system(CONGESTION_CONTROL, name)?;
         }
         Ok(())
     }
@@ -283,6 +284,7 @@ const DEVICE: &str = "adit";
 /// Packets that wait for a thread that is late: 1 Gbit/s of full ones for 120 ms.
 const DEVICE_QUEUE: u32 = 10_000;
 
+const CONGESTION_CONTROL: &str = "ipv4/tcp_congestion_control";
 /// What a side has that a kernel's default has not.
 const SYSTEM: [(&str, &str); 3] = [
     // Twice 1 Gbit/s at 150 ms, and half of a receive buffer is overhead: buffers must not be the bottleneck.

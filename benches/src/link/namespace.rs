@@ -127,6 +127,30 @@ pub(super) fn unavailable() -> Option<String> {
     None
 }
 
+/// Lets namespaces have this congestion control by default until the value goes: the kernel refuses them what the machine
+/// does not allow to everybody. Sockets and defaults that have it keep it.
+pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
+    let before = fs::read_to_string(ALLOWED).context("cannot read what the machine allows")?;
+    if before.split_whitespace().any(|allowed| allowed == name) {
+        return Ok(None);
+    }
+    fs::write(ALLOWED, format!("{} {name}", before.trim()))
+        .with_context(|| format!("this kernel has no congestion control {name}"))?;
+    Ok(Some(Allowed { before }))
+}
+
+/// Puts back what the machine allowed.
+pub(super) struct Allowed {
+    before: String,
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        // It was writable a moment ago.
+        drop(fs::write(ALLOWED, &self.before));
+    }
+}
+
 /// The process whose namespace has this name.
 fn owner(name: &str) -> Option<u32> {
     let (pid, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
@@ -162,6 +186,7 @@ pub(super) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const DIRECTORY: &str = "/run/netns";
 const PREFIX: &str = "adit-lab-";
 

@@ -48,6 +48,8 @@ struct Inner {
     /// The operator has been told that UDP is silent.
     is_silent: AtomicBool,
     events: Option<EventSink>,
+    /// Without it, as if UDP were blocked.
+    udp: bool,
 }
 
 /// What leads to a relay.
@@ -133,6 +135,7 @@ impl Dialer {
         secret_key: SecretKey,
         process: ProcessId,
         events: Option<EventSink>,
+        udp: bool,
     ) -> Self {
         Self(Arc::new(Inner {
             place,
@@ -144,6 +147,7 @@ impl Dialer {
             granted: Granted::default(),
             is_silent: AtomicBool::new(false),
             events,
+            udp,
         }))
     }
 
@@ -251,6 +255,9 @@ impl Dialer {
         address: SocketAddr,
         credential: &Credential,
     ) -> Result<Established, DialError> {
+        if !self.0.udp {
+            return Err(DialError::Socket(io::ErrorKind::Unsupported.into()));
+        }
         let endpoint = self.endpoint(address).map_err(DialError::Socket)?;
         let identity = quic::ClientIdentity {
             secret_key: self.0.secret_key.clone(),

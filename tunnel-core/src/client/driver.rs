@@ -620,7 +620,7 @@ impl Driver {
                             && target.service.target == service.target
                     })
                     .cloned()
-                    .inspect(|target| target.set_idle(service.flows.idle))
+                    .inspect(|target| target.follow(service))
                     .unwrap_or_else(|| Target::new(instance.clone(), service.clone(), &reporter)),
             };
             new.insert(id, target);
