@@ -118,10 +118,15 @@ impl Inbound {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::BytesMut;
 
     use super::*;
-    use crate::proto::datagram::{FlowId, FragmentHead, RedundancyHead};
+    use crate::proto::{
+        datagram::{FlowId, FragmentHead, RedundancyHead},
+        redundancy::{Protector, ProtectorSettings},
+    };
 
     fn datagram(sequence: u16, fragment: Option<FragmentHead>, payload: &[u8]) -> Bytes {
         let mut head = DatagramHead::data(FlowId(7));
@@ -162,6 +167,44 @@ mod tests {
         assert_eq!(inbound.handle(second.clone()).unwrap().payload, &b"abc"[..]);
         assert!(inbound.handle(first).is_none());
         assert!(inbound.handle(second).is_none());
+    }
+
+    #[test]
+    fn what_a_repair_brings_back_is_handed_on_and_counted_once() {
+        let metrics = Arc::new(Metrics::default());
+        let mut inbound = Inbound::new(metrics.clone());
+        let mut protector = Protector::new(ProtectorSettings::default());
+        let now = Instant::now();
+        let mut sent = Vec::new();
+        for n in 0..5_u8 {
+            let scheme = Scheme::Source;
+            let sequence = protector.sequence(scheme);
+            let mut head = DatagramHead::data(FlowId(n.into()));
+            head.redundancy = Some(RedundancyHead { sequence, scheme });
+            let mut out = BytesMut::new();
+            head.encode(&mut out);
+            out.extend_from_slice(&[n; 50]);
+            // Each in a packet of its own.
+            protector.handle_source(now + Duration::from_millis(n.into()), sequence, &out);
+            sent.push(out.freeze());
+        }
+        let mut repair = BytesMut::new();
+        assert!(protector.poll_repair(now + Duration::from_millis(6), &mut repair));
+        let repair = repair.freeze();
+        for n in [0, 1, 3, 4] {
+            assert!(inbound.handle(sent[n].clone()).is_some());
+        }
+        assert!(inbound.next_repaired().is_none());
+        for _ in 0..2 {
+            assert!(inbound.handle(repair.clone()).is_none(), "of no flow");
+        }
+        let repaired = inbound.next_repaired().unwrap();
+        assert_eq!(repaired.head.flow, FlowId(2));
+        assert_eq!(repaired.payload, [2; 50][..]);
+        assert!(inbound.next_repaired().is_none());
+        assert!(inbound.handle(sent[2].clone()).is_none(), "late");
+        let counted = metrics.snapshot();
+        assert_eq!((counted.repaired, counted.drop_duplicate), (1, 1));
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Protection {
                 // Relaxed: a sample that misses a packet is as good.
                 self.adaptive_bytes
                     .fetch_add(length as u64, Ordering::Relaxed);
-                if !self.is_sampled.swap(true, Ordering::Relaxed) {
+                if !self.is_sampled.load(Ordering::Relaxed) {
+                    self.is_sampled.store(true, Ordering::Relaxed);
                     self.sooner.notify_one();
                 }
                 let choice = self.choice.load(Ordering::Relaxed);

@@ -20,7 +20,15 @@ pub(super) fn scale(out: &mut [u8], by: u8) {
 
 /// The product of two elements.
 pub(super) const fn multiply(a: u8, b: u8) -> u8 {
-    product(masks(a), b)
+    let (mut power, mut sum, mut bit) = (b, 0, 0);
+    while bit < 8 {
+        if a >> bit & 1 == 1 {
+            sum ^= power;
+        }
+        power = double(power);
+        bit += 1;
+    }
+    sum
 }
 
 /// The element whose product with `a` is 1; 0 for 0.
@@ -54,26 +62,24 @@ const fn power_254(a: u8) -> u8 {
 }
 
 /// All ones for each bit that is set, from the lowest.
-const fn masks(by: u8) -> [u8; 8] {
-    let mut masks = [0; 8];
-    let mut bit = 0;
-    while bit < 8 {
-        masks[bit] = 0_u8.wrapping_sub(by >> bit & 1);
-        bit += 1;
-    }
-    masks
+fn masks(by: u8) -> [u8; 8] {
+    std::array::from_fn(|bit| if by >> bit & 1 == 1 { u8::MAX } else { 0 })
 }
 
+/// `of` times what the masks stand for. Written so that the compiler does 16 bytes and more at once: 5 GB/s, where
+/// a table of products gives 4 and its 64 KiB are cold when a repair comes.
 #[inline(always)]
-const fn product(masks: [u8; 8], of: u8) -> u8 {
+fn product(masks: [u8; 8], of: u8) -> u8 {
     let (mut power, mut sum) = (of, 0);
-    let mut bit = 0;
-    while bit < 8 {
-        sum ^= power & masks[bit];
-        power = power << 1 ^ (0x1d & 0_u8.wrapping_sub(power >> 7));
-        bit += 1;
+    for mask in masks {
+        sum ^= power & mask;
+        power = double(power);
     }
     sum
+}
+
+const fn double(a: u8) -> u8 {
+    (a << 1) ^ if (a as i8) < 0 { 0x1d } else { 0 }
 }
 
 #[cfg(test)]

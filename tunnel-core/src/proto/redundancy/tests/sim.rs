@@ -374,7 +374,7 @@ fn a_clean_path_loses_and_delays_nothing_under_either_scheme() {
 }
 
 #[test]
-#[ignore = "prints the table of docs/redundancy.md, in about a minute of an optimised build"]
+#[ignore = "prints the table of docs/redundancy.md, in minutes of an optimised build"]
 fn table() {
     let fec = |permille, bundles| {
         let settings = ProtectorSettings {
@@ -383,7 +383,7 @@ fn table() {
             ..USUAL.settings
         };
         (
-            format!("fec {permille} of {bundles}"),
+            format!("fec, {}, {bundles}", permille / 10),
             Scheme::Source,
             settings,
         )
@@ -393,41 +393,42 @@ fn table() {
             copy_delay: ms(delay),
             ..USUAL.settings
         };
-        (format!("copy after {delay} ms"), Scheme::Copied, settings)
+        (format!("duplicate, {delay} ms"), Scheme::Copied, settings)
     };
-    let rows = [1, 3, 5, 10]
-        .map(copy)
-        .into_iter()
-        .chain([(360, 3), (360, 8), (360, 16), (300, 16), (420, 16)].map(|(p, b)| fec(p, b)));
-    let rows: Vec<_> = rows.collect();
-    for (loss, burst) in [(0.005, 1), (0.01, 1), (0.03, 1), (0.01, 3), (0.01, 5)] {
-        for (at_once, size) in [(false, 100), (true, 100), (false, 60), (false, 300)] {
+    let mut rows: Vec<_> = [1, 3, 6, 10].map(copy).into();
+    rows.extend(
+        [
+            (360, 3),
+            (360, 6),
+            (360, 12),
+            (360, 16),
+            (300, 16),
+            (420, 16),
+        ]
+        .map(|(p, b)| fec(p, b)),
+    );
+    for at_once in [false, true] {
+        for (loss, burst) in [(0.005, 1), (0.01, 1), (0.03, 1), (0.01, 3), (0.01, 5)] {
             let usual = Scenario {
                 loss,
                 burst,
                 at_once,
-                size,
                 seconds: 250,
                 ..USUAL
             };
             let raw = simulate(usual, 1);
-            println!(
-                "loss {loss}, {burst} in a row, {size} B, at once {at_once}: {:.2} % lost",
-                raw.loss() * 100.0
-            );
+            println!("{} %, {burst} in a row, at once: {at_once}", loss * 100.0);
+            println!("| off | {:.2} | 1 | – | – |", raw.loss() * 100.0);
             for (name, scheme, settings) in &rows {
-                let seen = simulate(
-                    Scenario {
-                        scheme: Some(*scheme),
-                        settings: *settings,
-                        ..usual
-                    },
-                    2,
-                );
+                let protected = Scenario {
+                    scheme: Some(*scheme),
+                    settings: *settings,
+                    ..usual
+                };
+                let seen = simulate(protected, 2);
                 println!(
-                    "  {name:16} lost {:.4} % (1/{:.0}), bytes {:.2}, p99 +{:.1} ms, p99.9 +{:.1} ms",
+                    "| {name} | {:.3} | {:.2} | +{:.1} | +{:.1} |",
                     seen.loss() * 100.0,
-                    raw.loss() / seen.loss().max(1e-9),
                     seen.bytes as f64 / raw.bytes as f64,
                     seen.late(0.99) - raw.late(0.99),
                     seen.late(0.999) - raw.late(0.999),
