@@ -8,7 +8,7 @@ use std::{
 
 use crate::harness::{
     crowd::Crowd,
-    eventually,
+    eventually, heavy,
     namespace::{clear_filter, filter, ip, isolated, own_hosts},
     players::{converse, try_converse, udp_player, udp_server},
     ports,
@@ -74,6 +74,7 @@ fn the_same_where_udp_is_blocked() {
 /// Lights out for five seconds; `blocked` never passes between client and relay.
 fn recovers_within_a_second(blocked: &str) {
     requires!("nft", "ip");
+    let _alone = heavy();
     isolated(|| {
         let site = Site::start();
         let block = |protocols: &[&str]| {
@@ -103,7 +104,7 @@ fn recovers_within_a_second(blocked: &str) {
             crowd.echo(target);
         }
         // Whose bytes under way fill what QUIC may send unanswered.
-        let _bulk = crowd.talker(site.public(latency.0), 4 << 20);
+        let _bulk = crowd.talker(site.public(latency.0), 1 << 20);
         // One exchange at a time, and a game that goes on whether it is heard or not.
         let players = [
             ("latency", crowd.talker(site.public(latency.0), 100)),

@@ -55,7 +55,7 @@ pub(crate) struct Link {
     pub(crate) broken: CancellationToken,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
-    /// Counts how often our own address has changed: lanes from the one before lead nowhere.
+    /// Counts how often lanes have become useless: our own address has changed, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     /// Wakes the driver after such a change.
     pub(crate) path_changed: Notify,

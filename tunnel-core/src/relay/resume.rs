@@ -147,13 +147,23 @@ impl Resumption for RelayResumption {
         if !self.tunnel.resumes {
             return std::future::pending().await;
         }
-        let mut successor = self.successor.clone();
-        let mut path = self.path.clone();
-        let is_on_lane = self.on_lane.is_some();
-        tokio::select! {
-            _ = successor.wait_for(Option::is_some) => Moved::Away,
-            _ = path.changed(), if is_on_lane => Moved::Away,
-            moved = self.find_lane(flowing), if !is_on_lane => moved,
+        loop {
+            let worth = self.worth_a_lane();
+            let is_on_lane = self.on_lane.is_some();
+            tokio::select! {
+                _ = self.successor.wait_for(Option::is_some) => return Moved::Away,
+                _ = self.path.changed(), if is_on_lane => return Moved::Away,
+                () = flowing.at_least(worth.unwrap_or(Pace::Bulk)), if worth.is_some() => {}
+            }
+            let mut successor = self.successor.clone();
+            // A stream that stays where it is has no room for all that this takes.
+            let tried = Box::pin(self.try_lane());
+            tokio::select! {
+                _ = successor.wait_for(Option::is_some) => return Moved::Away,
+                moved = tried => if let Some(moved) = moved {
+                    return moved;
+                }
+            }
         }
     }
 
@@ -168,29 +178,22 @@ impl Resumption for RelayResumption {
 }
 
 impl RelayResumption {
-    /// Finds a lane for a stream that is on QUIC and would do better on one. QUIC carries it all the while.
-    async fn find_lane(&mut self, flowing: &Flowing) -> Moved {
-        let worth = match self.optimize {
-            Optimize::Auto => Pace::Bulk,
+    /// From which pace on the stream would do better on a lane, if it is not on one and may go there.
+    fn worth_a_lane(&self) -> Option<Pace> {
+        let may_move = self.on_lane.is_none() && self.tunnel.moves && self.tunnel.quic.is_some();
+        match self.optimize {
+            Optimize::Auto => Some(Pace::Bulk),
             // There was none when it was opened.
-            Optimize::Throughput => Pace::Talk,
-            Optimize::Latency => return std::future::pending().await,
-        };
-        if !self.tunnel.moves || self.tunnel.quic.is_none() {
-            return std::future::pending().await;
+            Optimize::Throughput => Some(Pace::Talk),
+            Optimize::Latency => None,
         }
-        loop {
-            tokio::time::sleep_until(self.lane_from).await;
-            flowing.at_least(worth).await;
-            // A stream that stays where it is has no room for all that this takes.
-            if let Some(moved) = Box::pin(self.try_lane()).await {
-                return moved;
-            }
-        }
+        .filter(|_| may_move)
     }
 
-    /// Agrees with the client on the next idle lane; `None` if nothing came of it and the next may be tried.
+    /// Agrees with the client on the next idle lane, while QUIC carries the stream; `None` if nothing came of it and the next
+    /// may be tried.
     async fn try_lane(&mut self) -> Option<Moved> {
+        tokio::time::sleep_until(self.lane_from).await;
         self.path.mark_unchanged();
         let mut path = self.path.clone();
         let found = tokio::select! {

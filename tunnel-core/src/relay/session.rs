@@ -136,6 +136,10 @@ async fn handle(
             Err("no heartbeat for 30 s".into())
         }
         RelayEvent::Liveness(liveness) => {
+            if liveness == Liveness::Alive && tunnel.quic.is_some() {
+                // Lanes were silent as long, and are for longer yet: what QUIC has repaired, they repeat ever more slowly.
+                tunnel.path.send_modify(|changes| *changes += 1);
+            }
             shared.emit(Event::Suspect {
                 client: tunnel.name.clone(),
                 suspect: liveness == Liveness::Suspect,

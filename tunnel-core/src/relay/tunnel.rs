@@ -74,7 +74,7 @@ pub(crate) struct RelayTunnel {
     pub(crate) moves: bool,
     /// The tunnel of the same process that took over from this one: its streams go on there.
     pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
-    /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
+    /// Counts how often lanes have become useless: the client's address has changed, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
     /// How fast its lanes may send.
