@@ -102,6 +102,8 @@ fn recovers_within_a_second(blocked: &str) {
         for (_, target) in [latency, throughput, game] {
             crowd.echo(target);
         }
+        // Whose bytes under way fill what QUIC may send unanswered.
+        let _bulk = crowd.talker(site.public(latency.0), 4 << 20);
         // One exchange at a time, and a game that goes on whether it is heard or not.
         let players = [
             ("latency", crowd.talker(site.public(latency.0), 100)),

@@ -21,10 +21,10 @@ fn line(mbit: u64) -> Line {
     }
 }
 
-/// One lane from the start, measured from its second second on.
+/// One lane from the start, measured from its fourth second on.
 fn steady(line: Line, kernel: Kernel, shaped: bool) -> Seen {
     let mut sim = Sim::new(line.clone(), &[kernel], shaped);
-    sim.run(S);
+    sim.run(3 * S);
     // A fast line has as many packets in less time.
     sim.measure(if line.rate > 500 * MBIT {
         2 * S
