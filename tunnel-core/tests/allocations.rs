@@ -20,8 +20,15 @@ use std::{
 };
 
 use allocation_counter::{AllocationInfo, measure};
+use bytes::{Bytes, BytesMut};
 use tokio::{runtime::Runtime, sync::oneshot};
-use tunnel_core::client::Client;
+use tunnel_core::{
+    client::Client,
+    proto::{
+        datagram::{DatagramHead, Scheme},
+        redundancy::{Protector, ProtectorSettings, Repairer},
+    },
+};
 
 use support::{HANG, Lab, Via, instance, service};
 
@@ -54,6 +61,55 @@ fn a_packet_over_quic_costs_at_most_one_allocation() {
     let cost = world.measured(|| play(&player, 200));
     println!("{} for {PACKETS} packets", cost.count_total);
     assert!(cost.count_total <= PACKETS as u64, "{}", cost.count_total);
+}
+
+/// Numbers, copies, repairs and what the other side keeps for them live in memory that stays.
+#[test]
+fn protecting_a_packet_costs_no_allocation() {
+    for scheme in [Scheme::Copied, Scheme::Source] {
+        let mut protector = Protector::new(ProtectorSettings::default());
+        let mut repairer = Repairer::new();
+        let mut now = Instant::now();
+        let mut repair = BytesMut::with_capacity(4_096);
+        let mut protect = |packets: usize| {
+            let (mut copies, mut repairs) = (0, 0);
+            for _ in 0..packets {
+                now += Duration::from_micros(700);
+                let sequence = protector.sequence(scheme);
+                let datagram = Bytes::from_static(&[7; 100]);
+                if scheme == Scheme::Source {
+                    assert!(repairer.handle_source(sequence, &datagram));
+                    protector.handle_source(now, sequence, &datagram);
+                } else {
+                    protector.handle_copied(now, datagram);
+                }
+                while protector.poll_copy(now).is_some() {
+                    copies += 1;
+                }
+                while protector.poll_repair(now, &mut repair) {
+                    repairs += 1;
+                    let (head, symbol) = DatagramHead::decode(repair.split().freeze()).unwrap();
+                    let redundancy = head.redundancy.unwrap();
+                    if let Scheme::Repair(head) = redundancy.scheme {
+                        repairer.handle_repair(redundancy.sequence, &head, &symbol);
+                    }
+                    drop(symbol);
+                    repair.reserve(2_048);
+                }
+            }
+            copies + repairs
+        };
+        protect(1_000);
+        let mut beside = 0;
+        let cost = measure(|| beside = protect(10_000));
+        assert!(beside > 2_000, "{scheme:?}: {beside}");
+        // The buffer that a repair is written to belongs to the caller: one when it is split first.
+        assert!(cost.count_total <= beside, "{scheme:?}: {cost:?}");
+        println!(
+            "{scheme:?}: {} allocations, {beside} beside",
+            cost.count_total
+        );
+    }
 }
 
 #[test]

@@ -58,6 +58,7 @@ protocol = "both"
 public_port = 7777
 target = "127.0.0.1:7777"
 optimize = "throughput"
+redundancy = "fec"
 [[instance.service]]
 name = "beacon"
 protocol = "udp"
@@ -94,9 +95,11 @@ target = "127.0.0.1:80"
     assert_eq!(game.public.to_string(), "7777");
     assert_eq!(game.target.to_string(), "127.0.0.1:7777");
     assert_eq!(game.optimize, Optimize::Throughput);
+    assert_eq!(game.redundancy, Redundancy::Fec);
     assert_eq!(game.flows, FlowLimits::default());
     assert_eq!(beacon.public.to_string(), "15000-15001");
     assert_eq!(beacon.optimize, Optimize::Auto);
+    assert_eq!(beacon.redundancy, Redundancy::Adaptive);
     assert_eq!(beacon.flows.idle.as_secs(), 300);
     assert_eq!(beacon.flows.per_address, 8);
     assert_eq!(beacon.flows.per_service, 100);
@@ -287,4 +290,19 @@ fn every_limit_stands_in_the_documentation_with_its_default() {
         .map(|row| (row.name, (row.shown)(&default).to_string()))
         .collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn an_unknown_redundancy_says_what_is_known() {
+    let service = "[[instance]]\nid = 'a'\n[[instance.service]]\nname = 'game'\nprotocol = 'udp'\n\
+                   target = '127.0.0.1:7777'\nredundancy = 'always'\n";
+    let problems = load(&(least() + service)).unwrap_err();
+    let [problem] = &problems[..] else {
+        panic!("{problems:?}");
+    };
+    assert!(problem.contains("redundancy"), "{problem}");
+    assert!(
+        problem.contains("off, duplicate, fec or adaptive"),
+        "{problem}"
+    );
 }

@@ -62,6 +62,7 @@ impl Adaptive {
         };
         let is_lossy = loss >= LOSSY && self.lost >= LOST_LEAST;
         self.choice = match self.choice {
+            _ if loss >= FULL => Choice::Off,
             Choice::Off if !is_lossy => Choice::Off,
             Choice::Duplicate | Choice::Fec if self.clean >= CALM => Choice::Off,
             // Between the two bounds what holds goes on.
@@ -86,6 +87,8 @@ const MEMORY: Duration = Duration::from_secs(10);
 const LOSSY: f64 = 0.003;
 /// Share below which a path is clean.
 const CLEAN: f64 = 0.001;
+/// Share from which on the path is full or gone: more packets are no help.
+const FULL: f64 = 0.2;
 /// Losses below which nothing is known yet: a single one says no more than that there are packets.
 const LOST_LEAST: f64 = 2.5;
 /// How long a path stays clean before protection ends: losses come in spells.
@@ -163,6 +166,18 @@ mod tests {
             bytes: 100_000,
         };
         assert_eq!(adaptive.handle_sample(burst), Choice::Off);
+    }
+
+    #[test]
+    fn a_path_that_is_full_is_not_filled_further() {
+        let mut adaptive = Adaptive::new();
+        assert!(until(&mut adaptive, Choice::Fec, 1_000, 0.05, 100_000) < 20);
+        assert!(until(&mut adaptive, Choice::Off, 1_000, 0.4, 100_000) < 40);
+        assert_eq!(
+            until(&mut adaptive, Choice::Fec, 1_000, 0.4, 100_000),
+            usize::MAX
+        );
+        assert!(until(&mut adaptive, Choice::Fec, 1_000, 0.05, 100_000) < 120);
     }
 
     #[test]

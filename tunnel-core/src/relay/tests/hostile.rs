@@ -1,12 +1,17 @@
 //! A client with a valid key that follows no rules: it reaches its own ports and players, and nothing else.
 
+use std::time::Instant;
+
+use bytes::Bytes;
+
 use super::*;
 use crate::{
     proto::{
-        datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, Kind},
+        datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, Kind, RedundancyHead, Scheme},
         handshake::Hello,
         message::{IdleLanes, Text},
         record::RecordType,
+        redundancy::{Protector, ProtectorSettings},
         stream::frame::{Frame, StreamHeader, StreamId},
     },
     transport::lane,
@@ -225,6 +230,12 @@ async fn datagrams_reach_only_ones_own_players() {
         scene.metrics().drop_unknown_flow - before.drop_unknown_flow >= 128
     })
     .await;
+    // What a repair brings back is looked at like what came.
+    let repaired = before.repaired;
+    for datagram in repaired_to(64) {
+        hostile.connection.send_datagram(datagram).unwrap();
+    }
+    until("the repairs", || scene.metrics().repaired - repaired >= 16).await;
     // An answer of another would stand before its own, and a closed flow would be another one.
     scene.neighbour.plays().await;
     assert_eq!(scene.metrics().flows_opened, before.flows_opened);
@@ -242,6 +253,36 @@ async fn datagrams_reach_only_ones_own_players() {
     let length = soon("the answer", player.recv(&mut heard)).await.unwrap();
     assert_eq!(&heard[..length], b"welcome");
     scene.is_unharmed().await;
+}
+
+/// Datagrams and their repairs, of which every fourth flow's below `flows` is lost on the way.
+fn repaired_to(flows: u64) -> Vec<Bytes> {
+    let mut protector = Protector::new(ProtectorSettings {
+        permille: u32::MAX,
+        ..ProtectorSettings::default()
+    });
+    let mut now = Instant::now();
+    let mut datagrams = Vec::new();
+    for flow in 0..flows {
+        let scheme = Scheme::Source;
+        let sequence = protector.sequence(scheme);
+        let head = DatagramHead {
+            redundancy: Some(RedundancyHead { sequence, scheme }),
+            ..DatagramHead::data(FlowId(flow))
+        };
+        let mut datagram = BytesMut::new();
+        head.encode(&mut datagram);
+        datagram.extend_from_slice(b"not from your game");
+        protector.handle_source(now, sequence, &datagram);
+        if flow % 4 != 1 {
+            datagrams.push(datagram.freeze());
+        }
+        now += Duration::from_millis(2);
+        let mut repair = BytesMut::new();
+        assert!(protector.poll_repair(now, &mut repair));
+        datagrams.push(repair.freeze());
+    }
+    datagrams
 }
 
 #[tokio::test]
@@ -322,7 +363,7 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
     // A player who reads nothing.
     let mut player = scene.site.tcp(scene.port).await;
     let mut channel = hostile.stream().await;
-    let block = bytes::Bytes::from(vec![7; 64 * 1024]);
+    let block = Bytes::from(vec![7; 64 * 1024]);
     let mut written = 0;
     while let Ok(()) = soon("room", channel.tx.write(None, Some(block.clone()))).await {
         written += block.len();
