@@ -4,6 +4,7 @@
 //! of their own.
 #![cfg(feature = "net")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::print_stdout, reason = "the counts are worth reading")]
 
 #[path = "support/mod.rs"]
 mod support;
