@@ -82,7 +82,7 @@
 //!
 //! * `net` (default): relay, client and transports. Without it only [`proto`] and the plain types build, which keeps
 //!   the protocol free of sockets, clock, tasks and randomness.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod instance;
 pub mod join;

@@ -82,12 +82,22 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
+    /// Lanes that carry bulk now.
+    lanes_shaped: Gauge = "adit_lanes_shaped",
+    /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.
+    lane_pace: Gauge = "adit_lane_pace_bytes",
+    /// How long packets wait at the bottleneck of the tunnel whose lanes told last, in microseconds.
+    lane_queue: Gauge = "adit_lane_queue_microseconds",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
     streams_opened: Counter = "adit_streams_opened_total",
     /// Streams that went on over another channel after theirs had broken.
     streams_resumed: Counter = "adit_streams_resumed_total",
+    /// Streams that moved to a lane while QUIC carried them.
+    streams_moved: Counter = "adit_streams_moved_total",
+    /// Streams that are on a lane now; the others are on QUIC.
+    streams_on_lanes: Gauge = "adit_streams_on_lanes",
     /// Bytes from players to game servers in streams.
     stream_bytes_in: Counter = "adit_stream_bytes_total" ["direction=\"in\""],
     /// Bytes from game servers to players in streams.
@@ -126,8 +136,14 @@ counters! {
     drop_address_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"address_cap\""],
     /// Datagrams dropped because the service holds too many flows.
     drop_service_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"service_cap\""],
-    /// Datagrams dropped because they came twice.
+    /// Datagrams dropped because they had come already: copies that were not needed.
     drop_duplicate: Counter = "adit_datagrams_dropped_total" ["reason=\"duplicate\""],
+    /// Copies of datagrams sent into the tunnel, so that a loss costs a game nothing.
+    copies_sent: Counter = "adit_redundancy_sent_total" ["kind=\"copy\""],
+    /// Repairs of datagrams sent into the tunnel, for the same reason.
+    repairs_sent: Counter = "adit_redundancy_sent_total" ["kind=\"repair\""],
+    /// Datagrams lost in the tunnel that repairs brought back.
+    repaired: Counter = "adit_datagrams_repaired_total",
     /// Datagrams that a socket refused: the target's ICMP, a full socket buffer, an unreachable player.
     drop_socket: Counter = "adit_datagrams_dropped_total" ["reason=\"socket\""],
     /// Datagrams dropped because no descriptor or socket was to be had for their flow.
@@ -196,6 +212,16 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Moves a part of the sum from one value to another.
+    pub(crate) fn change(&self, from: u64, to: u64) {
+        // Wrapping: what was added before makes it right.
+        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     fn sub(&self, n: u64) {

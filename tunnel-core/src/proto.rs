@@ -9,6 +9,7 @@ pub mod message;
 pub mod record;
 pub mod redundancy;
 pub mod session;
+pub mod shape;
 pub mod stream;
 pub mod wire;
 

@@ -7,9 +7,13 @@ pub(crate) mod datagrams;
 pub(crate) mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
+mod meter;
+mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;
+pub(crate) mod shaper;
 pub(crate) mod supervise;
+pub(crate) mod turn;
 pub(crate) mod waiting;
 
 pub(crate) use datagrams::QueueLimits;

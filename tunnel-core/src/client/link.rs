@@ -26,16 +26,17 @@ use crate::{
         backoff::Backoff,
         handshake::Capabilities,
         record::RecordType,
-        stream::frame::{Frame, StreamHeader, StreamId},
+        stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     socket,
-    transport::lane::{self, LaneError},
+    transport::lane::{self, LaneError, ShapesLanes},
     tunnel::{
         budget::Budget,
         channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        shaper::Shaper,
         supervise,
     },
 };
@@ -68,6 +69,8 @@ pub(crate) struct Link {
     /// The last try to open one failed.
     lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
+    /// How fast its lanes may send.
+    shaper: Arc<dyn ShapesLanes>,
     queues: Arc<LaneQueues>,
 }
 
@@ -86,6 +89,7 @@ impl Link {
             capabilities,
             ..
         } = established;
+        let capabilities = Capabilities::SUPPORTED.common(capabilities);
         let metrics = &shared.metrics;
         let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
@@ -94,6 +98,7 @@ impl Link {
                     connection.clone(),
                     metrics.clone(),
                     shared.limits.queues(),
+                    capabilities,
                 );
                 (Some(connection.clone()), sender)
             }
@@ -107,8 +112,7 @@ impl Link {
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),
-            resumes: (Capabilities::SUPPORTED.common(capabilities))
-                .contains(Capabilities::STREAM_RESUMPTION),
+            resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
             path: watch::Sender::new(0),
             path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),
@@ -117,6 +121,7 @@ impl Link {
             lane_taken: Notify::new(),
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
+            shaper: Arc::new(Shaper::new(metrics.clone())),
             queues,
         });
         let control = match transport {
@@ -304,6 +309,7 @@ impl Link {
     ) {
         let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
         let mut path = self.path.subscribe();
+        lane.writer.shape_by(&self.shaper);
         loop {
             let taken = match taken.take() {
                 Some(taken) => taken,
@@ -326,9 +332,10 @@ impl Link {
             let served = match taken {
                 Taken::Open(header) => tcp::serve(&shared, &self, header, channel).await,
                 Taken::Attach(stream, received) => {
-                    self.continue_stream(&shared, channel, stream, received)
+                    self.continue_stream(&shared, channel, stream, Some(received))
                         .await
                 }
+                Taken::Beside(stream) => self.continue_stream(&shared, channel, stream, None).await,
             };
             let Some(halves) = served.and_then(Channel::into_lane) else {
                 return;
@@ -338,22 +345,29 @@ impl Link {
         }
     }
 
-    /// Lends a lane to a stream that was on another channel, until it is through.
+    /// Lends a lane to a stream that is on another channel, until it is through. If that channel is broken, the relay
+    /// has received so much.
     async fn continue_stream(
         self: &Arc<Self>,
         shared: &Shared,
         channel: Channel,
         stream: StreamId,
-        received: u64,
+        received: Option<u64>,
     ) -> Option<Channel> {
         let (back, returned) = oneshot::channel();
-        let attach = Attach {
+        let attach = Box::new(Attach {
             link: self.clone(),
             channel,
-            received,
+            received: received.unwrap_or_default(),
+            is_beside: received.is_none(),
             back: Some(back),
+        });
+        let given = match received {
+            Some(_) => shared.streams.attach(stream, attach),
+            None => (shared.streams.stand_beside(stream, attach))
+                .map_err(|attach| (attach, ResetCode::Socket)),
         };
-        match shared.streams.attach(stream, Box::new(attach)) {
+        match given {
             Ok(()) => returned.await.ok(),
             Err((mut refused, code)) => {
                 refused.channel.tx.abort(Some(code)).await;
@@ -427,6 +441,8 @@ enum Taken {
     Open(StreamHeader),
     /// One that was on another channel, and what of it the relay has.
     Attach(StreamId, u64),
+    /// One that is on another channel, and moves here while that works.
+    Beside(StreamId),
 }
 
 /// The relay's next word on an idle lane; `None` when the lane is gone.
@@ -439,6 +455,7 @@ async fn first_use(lane: &mut Lane) -> Option<Use> {
                     Ok(Frame::Attach { stream, received }) => {
                         Some(Use::Stream(Taken::Attach(stream, received)))
                     }
+                    Ok(Frame::Beside { stream }) => Some(Use::Stream(Taken::Beside(stream))),
                     _ => None,
                 };
             }

@@ -9,11 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     client::{Shared, link::Link},
+    metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamId},
     tunnel::{
         channel::{Channel, ChannelError},
         datagrams::lock,
-        pump::{Carrier, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
+        pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
+        turn::Flowing,
     },
 };
 
@@ -57,6 +59,8 @@ pub(crate) struct Attach {
     pub(crate) channel: Channel,
     /// The relay has every byte below.
     pub(crate) received: u64,
+    /// The channel stands beside the stream's own, which works.
+    pub(crate) is_beside: bool,
     /// Where a lane goes when the stream has left it clean.
     pub(crate) back: Option<oneshot::Sender<Channel>>,
 }
@@ -92,6 +96,23 @@ impl Streams {
         })
     }
 
+    /// Gives a stream the channel that stands beside its own; gives it back if the stream has ended or not begun, which
+    /// another channel tells.
+    pub(crate) fn stand_beside(
+        &self,
+        stream: StreamId,
+        attach: Box<Attach>,
+    ) -> Result<(), Box<Attach>> {
+        let Some(wanted) = lock(&self.0).running.get(&stream).cloned() else {
+            return Err(attach);
+        };
+        wanted.try_send(attach).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
+                attach
+            }
+        })
+    }
+
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
         *lock(&self.0) = State::default();
@@ -104,7 +125,8 @@ pub(crate) struct ClientResumption {
     shared: Arc<Shared>,
     stream: StreamId,
     resumes: bool,
-    on_lane: bool,
+    /// While it is on a lane.
+    on_lane: Option<Gauge>,
     /// Changes when lanes from the former address are of no more use.
     path: watch::Receiver<u64>,
     attaches: mpsc::Receiver<Box<Attach>>,
@@ -124,7 +146,7 @@ impl ClientResumption {
             shared: shared.clone(),
             stream,
             resumes: link.resumes,
-            on_lane,
+            on_lane: on_lane.then(|| on_lanes(shared)),
             path: link.path.subscribe(),
             attaches,
             next: None,
@@ -145,29 +167,58 @@ impl ClientResumption {
     }
 
     async fn newest(&mut self) -> Option<Box<Attach>> {
-        let mut newest = match self.next.take() {
-            Some(next) => next,
-            None => self.attaches.recv().await?,
-        };
-        while let Ok(newer) = self.attaches.try_recv() {
-            newest = newer;
+        loop {
+            let mut newest = match self.next.take() {
+                Some(next) => next,
+                None => self.attaches.recv().await?,
+            };
+            while let Ok(newer) = self.attaches.try_recv() {
+                newest = newer;
+            }
+            // What stands beside a channel is of no use without it.
+            if !newest.is_beside {
+                return Some(newest);
+            }
         }
-        Some(newest)
+    }
+
+    /// Agrees to a channel that stands beside the stream's own.
+    async fn agree(&mut self, attach: Attach) -> Option<Box<Channel>> {
+        let mut channel = Box::new(attach.channel);
+        let stream = self.stream;
+        let beside = Frame::Beside { stream };
+        // Of a lane that broke the relay hears as we do.
+        channel.tx.write(Some(beside), None).await.ok()?;
+        self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
+        self.path = attach.link.path.subscribe();
+        self.back = attach.back;
+        Some(channel)
     }
 }
 
 impl Resumption for ClientResumption {
-    async fn moved(&mut self) {
+    async fn moved(&mut self, _: &Flowing) -> Moved {
         if !self.resumes {
             return std::future::pending().await;
         }
-        if self.next.is_some() {
-            return;
+        while self.next.is_none() {
+            let is_on_lane = self.on_lane.is_some();
+            let next = tokio::select! {
+                next = self.attaches.recv() => next,
+                _ = self.path.changed(), if is_on_lane => None,
+            };
+            match next {
+                Some(attach) if attach.is_beside => {
+                    // A stream that stays where it is has no room for it.
+                    if let Some(channel) = Box::pin(self.agree(*attach)).await {
+                        return Moved::Onto(channel);
+                    }
+                }
+                Some(attach) => self.next = Some(attach),
+                None => break,
+            }
         }
-        tokio::select! {
-            next = self.attaches.recv() => self.next = next,
-            _ = self.path.changed(), if self.on_lane => {}
-        }
+        Moved::Away
     }
 
     async fn resume(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
@@ -176,11 +227,12 @@ impl Resumption for ClientResumption {
         }
         // The lane that it was on is gone.
         self.back = None;
+        self.on_lane = None;
         let attached = tokio::time::timeout(RESUME_PATIENCE, self.newest()).await;
         let Ok(Some(attach)) = attached else {
             return Err(StreamEnd::Moved);
         };
-        self.on_lane = attach.channel.is_lane();
+        self.on_lane = attach.channel.is_lane().then(|| on_lanes(&self.shared));
         self.path = attach.link.path.subscribe();
         self.back = attach.back;
         Ok(Resumed {
@@ -212,6 +264,10 @@ impl Link {
             closed: self.closed.clone(),
         }
     }
+}
+
+fn on_lanes(shared: &Shared) -> Gauge {
+    Gauge::new(&shared.metrics, |m| &m.streams_on_lanes)
 }
 
 /// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.

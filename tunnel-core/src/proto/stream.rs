@@ -4,6 +4,7 @@
 //! yet, so that the stream can go on over another channel, in order, with nothing lost or doubled.
 
 pub mod frame;
+pub mod moving;
 
 use std::{
     collections::VecDeque,
@@ -329,6 +330,17 @@ pub enum StreamMisbehaved {
         /// How many wait.
         waiting: u64,
     },
+    /// Left the channel at another offset than it had sent.
+    #[error("the peer left the channel at offset {offset}, but sent {received}")]
+    WrongMoveOffset {
+        /// What it said.
+        offset: u64,
+        /// What came.
+        received: u64,
+    },
+    /// Left a channel that it had left before.
+    #[error("the peer left the channel twice")]
+    MovedTwice,
     /// Ended at another offset than it had sent.
     #[error("the peer ended the stream at offset {offset}, but sent {received}")]
     WrongFinalOffset {

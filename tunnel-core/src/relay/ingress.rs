@@ -115,7 +115,7 @@ impl OpenPorts {
             pause(at).await;
             let address = SocketAddr::new(bind, port);
             if binding.tcp {
-                let listener = socket::listen_tcp(address).map_err(|error| OpenError {
+                let listener = socket::listen_players(address).map_err(|error| OpenError {
                     port,
                     protocol: "TCP",
                     error,

@@ -7,11 +7,19 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     instance::Optimize,
-    proto::stream::frame::{ResetCode, StreamId},
+    metrics::{Gauge, Metrics},
+    proto::{
+        backoff::Backoff,
+        stream::{
+            frame::{Frame, ResetCode, StreamId},
+            moving::Pace,
+        },
+    },
     relay::tunnel::{AttachError, Player, RelayTunnel},
     tunnel::{
-        channel::{Channel, ChannelError},
-        pump::{Carrier, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
+        channel::{Channel, ChannelError, Item},
+        pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
+        turn::Flowing,
     },
 };
 
@@ -25,8 +33,13 @@ pub(crate) struct RelayResumption {
     successor: watch::Receiver<Option<Arc<RelayTunnel>>>,
     /// Changes when lanes from the client's former address are of no more use.
     path: watch::Receiver<u64>,
-    on_lane: bool,
+    metrics: Arc<Metrics>,
+    /// While it is on a lane.
+    on_lane: Option<Gauge>,
     since: Instant,
+    /// No lane is tried before: the last one broke.
+    lane_from: Instant,
+    lane_pause: Backoff,
     /// A shutdown of the tunnel waits for its streams.
     _counted: TaskTrackerToken,
 }
@@ -35,19 +48,24 @@ impl RelayResumption {
     /// A stream that has just been opened.
     pub(crate) fn new(
         tunnel: Arc<RelayTunnel>,
+        metrics: &Arc<Metrics>,
         stream: StreamId,
         player: Player,
         optimize: Optimize,
         on_lane: bool,
     ) -> Self {
+        let now = Instant::now();
         Self {
             stream,
             player,
             optimize,
             successor: tunnel.successor.subscribe(),
             path: tunnel.path.subscribe(),
-            on_lane,
-            since: Instant::now(),
+            metrics: metrics.clone(),
+            on_lane: on_lane.then(|| on_lanes(metrics)),
+            since: now,
+            lane_from: now,
+            lane_pause: Backoff::new(LANE_PAUSE_LEAST, LANE_PAUSE_MOST),
             _counted: tunnel.streams.token(),
             tunnel,
         }
@@ -76,6 +94,11 @@ impl RelayResumption {
     async fn attach(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
         // The tunnel that bears it still would end with its last stream, and end this one.
         let _bears = self.tunnel.streams.token();
+        let is_lane_lost = self.on_lane.take().is_some();
+        // One that the client's address has left is not to blame.
+        if is_lane_lost && !self.path.has_changed().unwrap_or(true) {
+            self.blame_lane();
+        }
         // A channel that broke as soon as it stood is not followed by the next at once.
         let mut pause = if self.since.elapsed() < PAUSE {
             PAUSE
@@ -101,7 +124,7 @@ impl RelayResumption {
             match attached {
                 Ok((stream, channel, received)) => {
                     self.stream = stream;
-                    self.on_lane = channel.is_lane();
+                    self.on_lane = channel.is_lane().then(|| on_lanes(&self.metrics));
                     self.since = Instant::now();
                     return Ok(Resumed {
                         channel,
@@ -120,13 +143,17 @@ impl RelayResumption {
 }
 
 impl Resumption for RelayResumption {
-    async fn moved(&mut self) {
+    async fn moved(&mut self, flowing: &Flowing) -> Moved {
         if !self.tunnel.resumes {
             return std::future::pending().await;
         }
+        let mut successor = self.successor.clone();
+        let mut path = self.path.clone();
+        let is_on_lane = self.on_lane.is_some();
         tokio::select! {
-            _ = self.successor.wait_for(Option::is_some) => {}
-            _ = self.path.changed(), if self.on_lane => {}
+            _ = successor.wait_for(Option::is_some) => Moved::Away,
+            _ = path.changed(), if is_on_lane => Moved::Away,
+            moved = self.find_lane(flowing), if !is_on_lane => moved,
         }
     }
 
@@ -140,6 +167,97 @@ impl Resumption for RelayResumption {
     }
 }
 
+impl RelayResumption {
+    /// Finds a lane for a stream that is on QUIC and would do better on one. QUIC carries it all the while.
+    async fn find_lane(&mut self, flowing: &Flowing) -> Moved {
+        let worth = match self.optimize {
+            Optimize::Auto => Pace::Bulk,
+            // There was none when it was opened.
+            Optimize::Throughput => Pace::Talk,
+            Optimize::Latency => return std::future::pending().await,
+        };
+        if !self.tunnel.moves || self.tunnel.quic.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep_until(self.lane_from).await;
+            flowing.at_least(worth).await;
+            // A stream that stays where it is has no room for all that this takes.
+            if let Some(moved) = Box::pin(self.try_lane()).await {
+                return moved;
+            }
+        }
+    }
+
+    /// Agrees with the client on the next idle lane; `None` if nothing came of it and the next may be tried.
+    async fn try_lane(&mut self) -> Option<Moved> {
+        self.path.mark_unchanged();
+        let mut path = self.path.clone();
+        let found = tokio::select! {
+            found = self.tunnel.sound_lane() => found,
+            // Whichever it was, it leads nowhere.
+            _ = path.changed() => return None,
+        };
+        let mut channel = match found {
+            Ok(lane) => Box::new(Channel::lane(*lane)),
+            Err(error) => {
+                tracing::trace!(stream = self.stream.0, "no lane to move to: {error}");
+                self.blame_lane();
+                return None;
+            }
+        };
+        let agreed = tokio::select! {
+            agreed = agree(&mut channel, self.stream) => agreed,
+            () = tokio::time::sleep(BESIDE_PATIENCE) => Err(AttachError::Broken(ChannelError::Ended)),
+            _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
+        };
+        match agreed {
+            Ok(()) => {
+                tracing::debug!(stream = self.stream.0, "stream moves to a lane");
+                self.on_lane = Some(on_lanes(&self.metrics));
+                self.since = Instant::now();
+                Some(Moved::Onto(channel))
+            }
+            // The stream ends there, of which QUIC brings word, or has not begun.
+            Err(AttachError::Refused(_)) => {
+                self.blame_lane();
+                None
+            }
+            // The client may have gone there already: it has to be asked on another channel.
+            Err(AttachError::Broken(_)) => {
+                self.blame_lane();
+                Some(Moved::Away)
+            }
+        }
+    }
+
+    /// A lane broke, or is not to be had: the next is tried later, and later still if that goes on.
+    fn blame_lane(&mut self) {
+        if self.since.elapsed() >= LANE_PAUSE_MOST {
+            self.lane_pause.reset();
+        }
+        self.lane_from = Instant::now() + self.lane_pause.next(u64::MAX);
+    }
+}
+
+/// Names the stream on a lane that stands beside its channel, and hears the client do so.
+async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
+    channel
+        .tx
+        .write(Some(Frame::Beside { stream }), None)
+        .await?;
+    match channel.rx.read().await? {
+        Item::Frame(Frame::Beside { stream: named }) if named == stream => Ok(()),
+        Item::Frame(Frame::Reset { code }) => Err(AttachError::Refused(code)),
+        Item::Frame(other) => Err(ChannelError::Unexpected(other.kind()).into()),
+        Item::Data(_) | Item::End => Err(ChannelError::Ended.into()),
+    }
+}
+
+fn on_lanes(metrics: &Arc<Metrics>) -> Gauge {
+    Gauge::new(metrics, |m| &m.streams_on_lanes)
+}
+
 /// Continues a stream on a tunnel, or opens it anew if its OPEN was lost with the path that it left on: then nothing of it
 /// has ever come to the client. Returns which bytes the client has.
 async fn attach_on(
@@ -151,7 +269,7 @@ async fn attach_on(
 ) -> Result<(StreamId, Channel, u64), AttachError> {
     match tunnel.attach(stream, received, optimize).await {
         Err(AttachError::Refused(ResetCode::NoService)) if received == 0 => {
-            let (stream, channel) = tunnel.open_stream(player, optimize).await?;
+            let (stream, channel) = tunnel.open_stream(player, optimize, None).await?;
             Ok((stream, channel, 0))
         }
         attached => attached.map(|(channel, received)| (stream, channel, received)),
@@ -161,5 +279,13 @@ async fn attach_on(
 /// How long the client may take to answer on one channel before the next is tried: a few round trips, a loss among
 /// them.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the client may take to name the stream on a lane that has just proved sound: it does so at once, unless it
+/// still connects to the target.
+const BESIDE_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause before another lane is tried after one that broke.
+const LANE_PAUSE_LEAST: Duration = Duration::from_secs(1);
+/// Longest such pause, and how long a lane must have served for the first to hold again: a middlebox that ends long
+/// connections costs one change of channel a minute.
+const LANE_PAUSE_MOST: Duration = Duration::from_secs(60);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);

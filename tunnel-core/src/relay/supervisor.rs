@@ -900,7 +900,9 @@ mod tests {
             messages: mpsc::channel(1).0,
             next_stream: Arc::new(AtomicU64::new(1)),
             resumes: true,
+            moves: true,
             limits: &RelayLimits::default(),
+            metrics: &metrics,
         };
         Arc::new(RelayTunnel::new(parts))
     }

@@ -1,6 +1,7 @@
 //! One client's tunnel, as the relay's other tasks use it.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -9,23 +10,28 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     instance::Optimize,
     key::PublicKey,
+    metrics::Metrics,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
+        record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{RelayLimits, ingress::udp::Directory, permits},
+    transport::lane::{LaneError, PeerMisbehaved, ShapesLanes},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
+        shaper::Shaper,
     },
 };
 
@@ -64,11 +70,15 @@ pub(crate) struct RelayTunnel {
     pub(crate) next_stream: Arc<AtomicU64>,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
+    /// Both sides can move a stream to another channel while its own works.
+    pub(crate) moves: bool,
     /// The tunnel of the same process that took over from this one: its streams go on there.
     pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
     /// Counts how often the client's address has changed: lanes from the one before lead nowhere.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
+    /// How fast its lanes may send.
+    pub(crate) shaper: Arc<dyn ShapesLanes>,
 }
 
 /// Who opens a stream, and to what.
@@ -105,7 +115,9 @@ pub(crate) struct Parts<'a> {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
+    pub(crate) moves: bool,
     pub(crate) limits: &'a RelayLimits,
+    pub(crate) metrics: &'a Arc<Metrics>,
 }
 
 impl RelayTunnel {
@@ -132,17 +144,20 @@ impl RelayTunnel {
             streams: TaskTracker::new(),
             next_stream: parts.next_stream,
             resumes: parts.resumes,
+            moves: parts.moves,
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
+            shaper: Arc::new(Shaper::new(parts.metrics.clone())),
         }
     }
 
-    /// Opens a stream for a player.
+    /// Opens a stream for a player, with its first bytes where they are known.
     pub(crate) async fn open_stream(
         &self,
         player: Player,
         optimize: Optimize,
+        early: Option<Bytes>,
     ) -> Result<(StreamId, Channel), ChannelError> {
         let mut stream = StreamId(0);
         let open = || {
@@ -156,7 +171,7 @@ impl RelayTunnel {
                 local: player.local,
             })
         };
-        let channel = self.open_channel(optimize, open).await?;
+        let channel = self.open_channel(optimize, open, early).await?;
         Ok((stream, channel))
     }
 
@@ -169,7 +184,7 @@ impl RelayTunnel {
         optimize: Optimize,
     ) -> Result<(Channel, u64), AttachError> {
         let attach = Frame::Attach { stream, received };
-        let mut channel = self.open_channel(optimize, || attach).await?;
+        let mut channel = self.open_channel(optimize, || attach, None).await?;
         match channel.rx.read().await? {
             Item::Frame(Frame::Attach {
                 stream: continued,
@@ -181,11 +196,40 @@ impl RelayTunnel {
         }
     }
 
-    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it.
+    /// An idle lane that leads to the client, beside QUIC. Waits for one for as long as that takes.
+    pub(crate) async fn sound_lane(&self) -> Result<Lane, LaneError> {
+        self.want_lanes(LANES_WARM);
+        let mut lane = loop {
+            if let Some(lane) = self.lanes.take(LANE_WAIT).await {
+                break lane;
+            }
+        };
+        lane.writer.shape_by(&self.shaper);
+        // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
+        let answered = async {
+            lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;
+            loop {
+                match lane.reader.read().await? {
+                    Some((RecordType::Pong, _)) => return Ok(()),
+                    // The client's wish to use it for datagrams: it is taken already.
+                    Some((RecordType::Datagram, _)) => {}
+                    Some((other, _)) => return Err(PeerMisbehaved::WrongPlace(other).into()),
+                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                }
+            }
+        };
+        match tokio::time::timeout(PONG_PATIENCE, answered).await {
+            Ok(answered) => answered.map(|()| lane),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it and `data` behind.
     async fn open_channel(
         &self,
         optimize: Optimize,
         mut first: impl FnMut() -> Frame,
+        data: Option<Bytes>,
     ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
             let patience = if self.quic.is_some() {
@@ -196,7 +240,8 @@ impl RelayTunnel {
             // A lane may have died unnoticed: the next one is tried.
             while let Some(lane) = self.take_lane(patience).await {
                 let mut channel = Channel::lane(*lane);
-                if channel.tx.write(Some(first()), None).await.is_ok() {
+                let written = channel.tx.write(Some(first()), data.clone());
+                if written.await.is_ok() {
                     return Ok(channel);
                 }
             }
@@ -209,7 +254,7 @@ impl RelayTunnel {
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
         let mut channel = Channel::quic(send, recv);
-        channel.tx.write(Some(first()), None).await?;
+        channel.tx.write(Some(first()), data).await?;
         Ok(channel)
     }
 
@@ -238,6 +283,10 @@ impl RelayTunnel {
 pub(crate) const LANES_WARM: u16 = 4;
 /// Most idle lanes that a relay asks for: 64 players who connect within one round trip.
 const LANES_MAX: u16 = 64;
+/// How long a lane that is sound may take to say so: a loss and its retransmission on a long path.
+const PONG_PATIENCE: Duration = Duration::from_secs(3);
+/// One round of waiting for a lane while QUIC carries the stream: nothing depends on it.
+const LANE_WAIT: Duration = Duration::from_secs(3600);
 /// How long a player waits for a lane before a QUIC stream serves: half a second covers a round trip to the node and a
 /// connect back.
 const LANE_PATIENCE: Duration = Duration::from_millis(500);

@@ -16,6 +16,7 @@ mod conn;
 mod further;
 mod opening;
 mod reader;
+mod shaped;
 mod tune;
 mod window;
 mod writer;
@@ -30,6 +31,7 @@ pub(crate) use self::{
         hear,
     },
     reader::LaneReader,
+    shaped::{Place, ShapesLanes},
     tune::{LaneTuning, tune},
     window::{LaneWindow, NumberError},
     writer::LaneWriter,

@@ -135,15 +135,31 @@ impl ChannelTx {
         }
     }
 
-    /// Ends the channel after everything was sent and acknowledged.
-    pub(crate) async fn end(&mut self) -> Result<(), ChannelError> {
+    /// Ends the channel after everything was sent and acknowledged, with a last word before.
+    pub(crate) async fn end(&mut self, last: Option<Frame>) -> Result<(), ChannelError> {
         match self {
             Self::Quic(quic) => {
+                if last.is_some() {
+                    write_quic(&mut quic.stream, last, None).await?;
+                }
                 // Already closed: by the end of the connection, which the reading side reports.
                 drop(quic.stream.finish());
                 Ok(())
             }
-            Self::Lane(lane) => write_lane(lane, Some(Frame::Idle), None).await,
+            Self::Lane(lane) => {
+                if let Some(last) = last {
+                    push_frame(lane, last).await?;
+                }
+                write_lane(lane, Some(Frame::Idle), None).await
+            }
+        }
+    }
+
+    /// What was said last on it leads the other side elsewhere.
+    pub(crate) fn leave(self) {
+        if let Self::Quic(mut quic) = self {
+            // Already closed: by the end of the connection, which the reading side reports.
+            drop(quic.stream.finish());
         }
     }
 
@@ -339,20 +355,26 @@ async fn write_lane(
     data: Option<Bytes>,
 ) -> Result<(), ChannelError> {
     if let Some(frame) = frame {
-        let mut body = BytesMut::with_capacity(HEAD);
-        frame.encode_body(&mut body);
-        if let Some(kind) = RecordType::from_number(frame.kind()) {
-            // What a dropped future left goes first.
-            if lane.is_full() {
-                lane.flush().await?;
-            }
-            lane.push(kind, &[], &body)?;
-        }
+        push_frame(lane, frame).await?;
     }
     // Frame and data leave together: one segment, and one wake of the other side.
     match data {
         Some(data) => lane.write_data(&[data]).await?,
         None => lane.flush().await?,
+    }
+    Ok(())
+}
+
+/// Seals a frame, to leave with the next flush.
+async fn push_frame(lane: &mut LaneWriter, frame: Frame) -> Result<(), ChannelError> {
+    let mut body = BytesMut::with_capacity(HEAD);
+    frame.encode_body(&mut body);
+    if let Some(kind) = RecordType::from_number(frame.kind()) {
+        // What a dropped future left goes first.
+        if lane.is_full() {
+            lane.flush().await?;
+        }
+        lane.push(kind, &[], &body)?;
     }
     Ok(())
 }

@@ -6,10 +6,9 @@
 //! other's would never move again.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     net::Shutdown,
-    ops::Deref,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -21,7 +20,10 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, Interest},
+    net::{TcpStream, tcp::ReadHalf},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,6 +32,7 @@ use crate::{
     proto::stream::{
         ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
+        moving::{Meter, Turn},
     },
     socket,
     tunnel::{
@@ -38,6 +41,7 @@ use crate::{
         datagrams::lock,
         fault,
         rare::rare,
+        turn::{Flowing, Next},
         waiting::Waiting,
     },
 };
@@ -66,10 +70,20 @@ pub(crate) const RESUME_PATIENCE: Duration = DEAD_AFTER;
 /// How a stream comes to another channel when its own is of no more use.
 pub(crate) trait Resumption: Send {
     /// Comes when the stream should go on elsewhere though its channel may still work. Cancel safe.
-    fn moved(&mut self) -> impl Future<Output = ()> + Send;
+    fn moved(&mut self, flowing: &Flowing) -> impl Future<Output = Moved> + Send;
 
     /// The next channel, for a stream of which every byte below `received` has come. An error ends the stream.
     fn resume(&mut self, received: u64) -> impl Future<Output = Result<Resumed, StreamEnd>> + Send;
+}
+
+/// Where a stream should go on.
+#[derive(Debug)]
+pub(crate) enum Moved {
+    /// On another channel, which is asked for once this one is left: it leads nowhere.
+    Away,
+    /// On this channel of the same tunnel, on which both sides have named it, as soon as each direction has ended on
+    /// the one that it is on.
+    Onto(Box<Channel>),
 }
 
 /// A channel on which a stream goes on.
@@ -125,22 +139,32 @@ impl StreamEnd {
     }
 }
 
-/// Carries a stream to its end, over one channel after another. `Ok` is a clean end, and gives the last channel back if
+/// Carries a stream to its end, over one channel after another; what was read `early` has been sent. `Ok` is a clean end, and gives the last channel back if
 /// it is clean, so that a lane can serve again; otherwise the other side has been told and the socket ends in a reset.
 pub(crate) async fn run(
     socket: TcpStream,
+    early: Option<Bytes>,
     mut channel: Channel,
     carrier: Carrier,
     kind: &Kind,
     resumption: &mut impl Resumption,
 ) -> Result<Option<Channel>, StreamEnd> {
-    let socket = ResetByPanic(socket);
-    let mut stream = Stream::new(&socket, carrier, kind);
-    fault!("carrying a stream of {:?}", socket.local_addr().ok());
-    fault!("carrying a stream to {:?}", socket.peer_addr().ok());
+    let mut socket = ResetByPanic(socket);
+    // The half is for reading alone: only through it does a short read tell tokio that there is no more for now.
+    let (mut read_half, write_half) = socket.0.split();
+    let socket_ref = write_half.as_ref();
+    let mut stream = Stream::new(socket_ref, carrier, kind);
+    if let Some(early) = early {
+        stream.sent(early);
+    }
+    fault!("carrying a stream of {:?}", socket_ref.local_addr().ok());
+    fault!("carrying a stream to {:?}", socket_ref.peer_addr().ok());
     let mut restart = None;
     let carried = loop {
-        let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
+        let Err(end) = stream
+            .carry(&mut read_half, &mut channel, restart.take(), resumption)
+            .await
+        else {
             break Ok(Some(channel));
         };
         if !end.is_of_the_channel() {
@@ -167,7 +191,7 @@ pub(crate) async fn run(
         Ok(channel) => return Ok(channel),
         Err(failed) => failed,
     };
-    socket::reset_on_drop(&socket);
+    socket::reset_on_drop(&socket.0);
     drop(socket);
     let code = match &end {
         StreamEnd::Socket(_) => Some(ResetCode::Socket),
@@ -208,14 +232,6 @@ struct Restart {
 /// A socket that ends in a reset if its task panics: what is cut off must not look complete.
 struct ResetByPanic(TcpStream);
 
-impl Deref for ResetByPanic {
-    type Target = TcpStream;
-
-    fn deref(&self) -> &TcpStream {
-        &self.0
-    }
-}
-
 impl Drop for ResetByPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -231,8 +247,12 @@ struct Stream<'a> {
     state: Mutex<State>,
     /// Wakes `upward`: an acknowledgement came or is owed.
     up: Signal,
+    /// Wakes `downward`, which waits for the channel to follow to.
+    follow: Signal,
     /// Wakes `backlog`: something waits for the socket, or the end came.
     down: Signal,
+    flowing: Flowing,
+    next: Next,
     read: &'a Counter,
     written: &'a Counter,
 }
@@ -270,9 +290,16 @@ struct State {
     waiting: Waiting,
     /// Whether `upward` knows that an acknowledgement is owed.
     ack_known: bool,
+    turn: Turn,
+    meter: Meter,
 }
 
 impl State {
+    /// Bytes that are where they belong, in both directions.
+    const fn through(&self) -> u64 {
+        self.send.offset() - self.send.unacked() + self.recv.received()
+    }
+
     /// Whether both ends have everything that there was.
     fn is_complete(&self) -> bool {
         self.send.is_finished() && self.send.unacked() == 0 && self.recv.is_complete()
@@ -286,11 +313,14 @@ impl<'a> Stream<'a> {
             Direction::FromPlayer => (&metrics.stream_bytes_in, &metrics.stream_bytes_out),
             Direction::FromTarget => (&metrics.stream_bytes_out, &metrics.stream_bytes_in),
         };
+        let now = Instant::now();
         let state = State {
-            send: SendHalf::new(Instant::now()),
+            send: SendHalf::new(now),
             recv: RecvHalf::new(),
             waiting: Waiting::default(),
             ack_known: false,
+            turn: Turn::default(),
+            meter: Meter::new(now, 0),
         };
         Self {
             socket,
@@ -298,7 +328,10 @@ impl<'a> Stream<'a> {
             kind,
             state: Mutex::new(state),
             up: Signal::default(),
+            follow: Signal::default(),
             down: Signal::default(),
+            flowing: Flowing::default(),
+            next: Next::default(),
             read,
             written,
         }
@@ -307,6 +340,7 @@ impl<'a> Stream<'a> {
     /// Carries the stream over one channel, to the end of either.
     async fn carry(
         &self,
+        socket: &mut ReadHalf<'_>,
         Channel { tx, rx }: &mut Channel,
         restart: Option<Restart>,
         resumption: &mut impl Resumption,
@@ -315,14 +349,23 @@ impl<'a> Stream<'a> {
         self.up.raise();
         self.down.raise();
         let ends = pin!(async {
-            tokio::select! {
-                () = resumption.moved() => StreamEnd::Moved,
-                () = self.kind.cancelled.cancelled() => StreamEnd::Cancelled,
-                () = self.carrier.closed.cancelled() => StreamEnd::Cancelled,
+            loop {
+                tokio::select! {
+                    moved = resumption.moved(&self.flowing) => match moved {
+                        Moved::Away => return StreamEnd::Moved,
+                        Moved::Onto(channel) => {
+                            if !self.turn_to(*channel) {
+                                return StreamEnd::Moved;
+                            }
+                        }
+                    },
+                    () = self.kind.cancelled.cancelled() => return StreamEnd::Cancelled,
+                    () = self.carrier.closed.cancelled() => return StreamEnd::Cancelled,
+                }
             }
         });
         let upward = async {
-            match self.upward(tx, restart).await {
+            match self.upward(socket, tx, restart).await {
                 // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
                 Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
                     std::future::pending().await
@@ -330,13 +373,25 @@ impl<'a> Stream<'a> {
                 ended => ended,
             }
         };
+        // All in the order of the signals between them: see `Signal`.
         tokio::select! {
+            biased;
+            end = rare(ends) => Err(end),
             carried = async {
-                // In the order of the signals between them: see `Signal`.
                 tokio::try_join!(biased; self.downward(rx), self.backlog(), upward)
             } => carried.map(drop),
-            end = rare(ends) => Err(end),
         }
+    }
+
+    /// Both directions leave their channel for this one, each at its next word; unless they are on their way to another.
+    fn turn_to(&self, channel: Channel) -> bool {
+        let may_turn = lock(&self.state).turn.handle_agreed();
+        if may_turn {
+            self.next.put(channel);
+            self.up.raise();
+            self.follow.raise();
+        }
+        may_turn
     }
 
     /// Gets another channel, while the socket takes what has come.
@@ -349,8 +404,12 @@ impl<'a> Stream<'a> {
             let mut state = lock(&self.state);
             state.recv.handle_channel_lost();
             state.ack_known = false;
+            state.turn = Turn::default();
+            state.meter = Meter::new(Instant::now(), state.through());
+            self.flowing.set(state.meter.pace());
             state.recv.received()
         };
+        self.next.clear();
         tracing::debug!("stream without a channel: {end}");
         tokio::select! {
             resumed = resumption.resume(received) => resumed,
@@ -414,7 +473,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Socket to channel, with the acknowledgements that the other direction owes.
-    async fn upward(&self, tx: &mut ChannelTx, restart: Option<Restart>) -> Result<(), StreamEnd> {
+    async fn upward(
+        &self,
+        socket: &mut ReadHalf<'_>,
+        tx: &mut ChannelTx,
+        restart: Option<Restart>,
+    ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
             self.catch_up(tx, restart).await?;
         }
@@ -428,6 +492,7 @@ impl<'a> Stream<'a> {
         let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
         let mut timer_due: Option<Instant> = None;
         loop {
+            self.leave_channel(tx).await?;
             let (ack, room, owes, done, unacked) = {
                 let mut state = lock(&self.state);
                 let overdue = ack_due.is_some_and(|due| due <= Instant::now());
@@ -445,15 +510,14 @@ impl<'a> Stream<'a> {
                 }
                 (ack, room, owes, done, state.send.unacked())
             };
-            if let Some(offset) = ack {
-                tx.write(Some(Frame::Ack { offset }), None)
-                    .await
-                    .map_err(StreamEnd::Broken)?;
+            let ack = ack.map(|offset| Frame::Ack { offset });
+            if done {
+                return tx.end(ack).await.map_err(StreamEnd::Broken);
+            }
+            if ack.is_some() {
+                tx.write(ack, None).await.map_err(StreamEnd::Broken)?;
                 ack_due = None;
                 continue;
-            }
-            if done {
-                return tx.end().await.map_err(StreamEnd::Broken);
             }
             match (owes, ack_due) {
                 (true, None) => ack_due = Some(Instant::now() + ACK_DELAY),
@@ -479,7 +543,7 @@ impl<'a> Stream<'a> {
                 () = self.up.raised() => {}
                 ready = self.socket.readable(), if may_read => {
                     ready.map_err(StreamEnd::Socket)?;
-                    at_end = self.read_socket(tx, &mut buffer, &mut read_size, room).await?;
+                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room).await?;
                     continue;
                 }
                 failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
@@ -513,9 +577,52 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// Goes on to the next channel, if there is one.
+    async fn leave_channel(&self, tx: &mut ChannelTx) -> Result<(), StreamEnd> {
+        let offset = {
+            let state = lock(&self.state);
+            if !state.turn.may_leave() {
+                return Ok(());
+            }
+            state.send.offset()
+        };
+        let said = tx.write(Some(Frame::Move { offset }), None).await;
+        said.map_err(StreamEnd::Broken)?;
+        let Some(next) = self.next.tx() else {
+            return Err(StreamEnd::Moved);
+        };
+        std::mem::replace(tx, next).leave();
+        lock(&self.state).turn.handle_left();
+        self.kind.metrics.streams_moved.one();
+        Ok(())
+    }
+
+    /// The other side goes on elsewhere: reads there from now on.
+    async fn follow_channel(&self, rx: &mut ChannelRx, offset: u64) -> Result<(), StreamEnd> {
+        {
+            let mut state = lock(&self.state);
+            let state = &mut *state;
+            state.turn.handle_move(offset, &state.recv)?;
+        }
+        // Its last word here may be faster than its first one there.
+        let agreed = async {
+            while !lock(&self.state).turn.may_follow() {
+                self.follow.raised().await;
+            }
+        };
+        let next = match tokio::time::timeout(FOLLOW_PATIENCE, agreed).await {
+            Ok(()) => self.next.rx(),
+            Err(_) => None,
+        };
+        *rx = next.ok_or(StreamEnd::Moved)?;
+        lock(&self.state).turn.handle_followed();
+        Ok(())
+    }
+
     /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.
     async fn read_socket(
         &self,
+        socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
         buffer: &mut BytesMut,
         read_size: &mut usize,
@@ -525,17 +632,19 @@ impl<'a> Stream<'a> {
         if buffer.capacity() < most.min(*read_size / 2) || buffer.capacity() == 0 {
             buffer.reserve(*read_size);
         }
-        let read = match self.socket.try_read_buf(&mut buffer.limit(most)) {
-            Ok(0) => {
+        let mut limited = (&mut *buffer).limit(most);
+        let read = poll_fn(|cx| Poll::Ready(pin!(socket.read_buf(&mut limited)).poll(cx))).await;
+        let read = match read {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => {
                 let offset = lock(&self.state).send.handle_fin();
                 tx.write(Some(Frame::Fin { offset }), None)
                     .await
                     .map_err(StreamEnd::Broken)?;
                 return Ok(true);
             }
-            Ok(read) => read,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(StreamEnd::Socket(e)),
+            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Err(e)) => return Err(StreamEnd::Socket(e)),
         };
         // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
         if read == *read_size {
@@ -543,17 +652,19 @@ impl<'a> Stream<'a> {
         } else if read < *read_size / 4 {
             *read_size = (*read_size / 2).max(READ_MIN);
         }
-        self.read.add(read as u64);
-        self.carrier.budget.take(read as u64);
         let data = buffer.split().freeze();
-        let ack = {
-            let mut state = lock(&self.state);
-            state.send.handle_sent(Instant::now(), data.clone());
-            state.recv.poll_ack()
-        };
+        self.sent(data.clone());
+        let ack = lock(&self.state).recv.poll_ack();
         let ack = ack.map(|offset| Frame::Ack { offset });
         tx.write(ack, Some(data)).await.map_err(StreamEnd::Broken)?;
         Ok(false)
+    }
+
+    /// Counts what the socket gave and the channel gets, and keeps it until it is acknowledged.
+    fn sent(&self, data: Bytes) {
+        self.read.add(data.len() as u64);
+        self.carrier.budget.take(data.len() as u64);
+        lock(&self.state).send.handle_sent(Instant::now(), data);
     }
 
     /// Channel to socket, until the other side has ended and nothing of ours is under way.
@@ -568,9 +679,17 @@ impl<'a> Stream<'a> {
                         self.handle_data(data)?;
                     }
                     Item::Frame(Frame::Ack { offset }) => {
-                        let released = lock(&self.state).send.handle_ack(Instant::now(), offset)?;
+                        let now = Instant::now();
+                        let mut state = lock(&self.state);
+                        let released = state.send.handle_ack(now, offset)?;
+                        self.measure(&mut state);
+                        drop(state);
                         self.carrier.budget.give_back(released);
                         self.up.raise();
+                    }
+                    Item::Frame(Frame::Move { offset }) => {
+                        self.write_backlog()?;
+                        self.follow_channel(rx, offset).await?;
                     }
                     other => {
                         self.write_backlog()?;
@@ -630,7 +749,16 @@ impl<'a> Stream<'a> {
             .into());
         }
         state.waiting.push(data);
+        self.measure(&mut state);
         Ok(())
+    }
+
+    /// More has gone through.
+    fn measure(&self, state: &mut State) {
+        let through = state.through();
+        if let Some(pace) = state.meter.handle_progress(through, Instant::now) {
+            self.flowing.set(pace);
+        }
     }
 
     /// Writes what waits as the socket takes it; at the other side's end, ends the socket's writing.
@@ -694,6 +822,9 @@ const READ_MAX: usize = 256 * 1024;
 const WRITE_MAX: usize = 256 * 1024;
 /// Pieces of one write to the socket: 64 packets of a QUIC stream; a lane has 16 in one write.
 const SLICES: usize = 64;
+/// How long the word that agrees to a channel may come after the one that leads there: a few round trips, and losses
+/// among them.
+const FOLLOW_PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a stream without room looks again whether others have given some back.
 const BUDGET_RETRY: Duration = Duration::from_millis(10);
 /// How often a stream that waits for its reader looks whether it stalls the tunnel.

@@ -34,6 +34,8 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod memory;
+mod moves;
+mod redundancy;
 mod resume;
 mod tcp;
 mod udp;

@@ -39,6 +39,7 @@ pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel
                 link,
                 channel,
                 received,
+                is_beside: false,
                 back: None,
             };
             if let Err((mut refused, code)) = shared.streams.attach(stream, Box::new(attach)) {
@@ -103,7 +104,16 @@ pub(crate) async fn serve(
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),
     };
-    match pump::run(socket, channel, link.carrier(), &kind, &mut resumption).await {
+    match pump::run(
+        socket,
+        None,
+        channel,
+        link.carrier(),
+        &kind,
+        &mut resumption,
+    )
+    .await
+    {
         Ok(channel) => channel.and_then(|channel| resumption.hand_back(channel)),
         Err(end) => {
             tracing::debug!(instance = %target.instance, player = %header.player, "stream ended: {end}");
@@ -119,6 +129,10 @@ async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpSt
     let mut tries = JoinSet::new();
     let mut failed = ResetCode::Unresolved;
     let all = async {
+        // The usual target needs no race.
+        if let [ip] = addresses[..] {
+            return connect_to(ip, port).await.map_err(|error| reason(&error));
+        }
         loop {
             match waiting.next() {
                 Some(ip) => drop(tries.spawn(connect_to(ip, port))),

@@ -32,6 +32,7 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
@@ -134,9 +135,15 @@ impl DatagramHandler for Egress {
 
 impl Egress {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&self, Reassembled { head, payload }: Reassembled) {
         match head.kind {
             Kind::Data => self.shared.deliver(&head, &payload),
             Kind::Close => drop(
@@ -249,7 +256,9 @@ impl Shared {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        BUFFERS.with_borrow_mut(|(_, scratch)| sender.send(NOBODY, head, &[], scratch));
+        BUFFERS.with_borrow_mut(|(_, scratch)| {
+            sender.send(Whose::flow(NOBODY, flow.0), head, &[], scratch)
+        });
     }
 }
 
@@ -343,9 +352,11 @@ impl Entered {
                         metrics.datagrams_out.one();
                         metrics.datagram_bytes_out.add(length as u64);
                         let answer = buffer.get(..length).unwrap_or_default();
-                        let whose = self.flow.target.service.public.first();
+                        let whose =
+                            Whose::flow(self.flow.target.service.public.first(), self.flow.id.0);
                         let head = DatagramHead::data(self.flow.id);
-                        sender.send(whose, head, answer, scratch);
+                        let redundancy = self.flow.target.redundancy();
+                        sender.send_protected(whose, head, answer, redundancy, scratch);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {

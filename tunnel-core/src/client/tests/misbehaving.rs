@@ -285,7 +285,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone() {
             // The client may have had enough already.
             drop(channel.tx.write(Some(*frame), None).await);
         }
-        drop(channel.tx.end().await);
+        drop(channel.tx.end(None).await);
         let mut rest = Vec::new();
         let ended = timeout(HANG, game.read_to_end(&mut rest))
             .await

@@ -72,13 +72,18 @@ pub enum Frame {
         /// Why.
         code: ResetCode,
     },
-    /// What follows comes on the channel that attaches next.
+    /// What follows comes on the channel that stands beside.
     Move {
         /// The first byte that comes there.
         offset: u64,
     },
     /// The channel, a lane, carries this stream no more.
     Idle,
+    /// The channel stands beside the stream's own, for what follows on MOVE there; each side sends it first.
+    Beside {
+        /// Which stream.
+        stream: StreamId,
+    },
 }
 
 impl Frame {
@@ -92,6 +97,7 @@ impl Frame {
             Self::Reset { .. } => RESET,
             Self::Move { .. } => MOVE,
             Self::Idle => IDLE,
+            Self::Beside { .. } => BESIDE,
         }
     }
 
@@ -120,6 +126,7 @@ impl Frame {
             }
             Self::Reset { code } => code.encode(out),
             Self::Idle => {}
+            Self::Beside { stream } => put_field(out, 1, stream),
         }
     }
 
@@ -136,6 +143,7 @@ impl Frame {
             RESET => whole(body).map(|code| Self::Reset { code }),
             MOVE => whole(body).map(|offset| Self::Move { offset }),
             IDLE => Reader::new(body).finish().map(|()| Self::Idle),
+            BESIDE => beside(body),
             kind => return Err(FrameError::UnknownType(kind)),
         };
         decoded.map_err(|error| FrameError::Malformed { kind, error })
@@ -315,7 +323,7 @@ impl Head {
         };
         let max = match kind {
             DATA => MAX_DATA,
-            OPEN..=IDLE => MAX_BODY,
+            OPEN..=BESIDE => MAX_BODY,
             kind => return Err(FrameError::UnknownType(kind)),
         };
         let Ok(length) = reader.varint() else {
@@ -393,6 +401,7 @@ const FIN: u8 = 0x14;
 const RESET: u8 = 0x15;
 const MOVE: u8 = 0x16;
 const IDLE: u8 = 0x17;
+const BESIDE: u8 = 0x18;
 
 fn open(body: &[u8]) -> Result<Frame, WireError> {
     let mut stream = Slot::new("stream id");
@@ -434,6 +443,19 @@ fn attach(body: &[u8]) -> Result<Frame, WireError> {
     Ok(Frame::Attach {
         stream: stream.finish()?,
         received: received.finish()?,
+    })
+}
+
+fn beside(body: &[u8]) -> Result<Frame, WireError> {
+    let mut stream = Slot::new("stream id");
+    for field in Fields::new(body) {
+        let (tag, value) = field?;
+        if tag == 1 {
+            stream.read(value)?;
+        }
+    }
+    Ok(Frame::Beside {
+        stream: stream.finish()?,
     })
 }
 

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -77,7 +78,7 @@ async fn serve_player(
     player: SocketAddr,
     port_index: u16,
 ) {
-    if socket::tune_player(&socket).is_err() {
+    if socket::tune_accepted(&socket).is_err() {
         return;
     }
     let Ok(local) = socket.local_addr() else {
@@ -89,8 +90,12 @@ async fn serve_player(
         player: canonical(player),
         local: canonical(local),
     };
+    // What the player has said already goes with the opening, in one packet.
+    let Ok(early) = socket::read_early(&socket) else {
+        return;
+    };
     let opened = tokio::select! {
-        opened = open(shared, service, who) => opened,
+        opened = open(shared, service, who, early.clone()) => opened,
         () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
     };
     let Taken {
@@ -112,7 +117,7 @@ async fn serve_player(
         cancelled: service.cancelled.clone(),
     };
     let carrier = resumption.carrier();
-    match pump::run(socket, channel, carrier, &kind, &mut resumption).await {
+    match pump::run(socket, early, channel, carrier, &kind, &mut resumption).await {
         Ok(channel) => {
             if let Some(lane) = channel.and_then(Channel::into_lane) {
                 // A lane that served to a clean end serves the next player.
@@ -147,6 +152,7 @@ async fn open<'a>(
     shared: &'a Shared,
     service: &PublicService,
     who: Who,
+    early: Option<Bytes>,
 ) -> Result<Taken, &'a Counter> {
     let metrics = &shared.metrics;
     let until = tokio::time::Instant::now() + shared.config.limits.stream_wait;
@@ -185,14 +191,21 @@ async fn open<'a>(
         };
         let opened = tokio::select! {
             biased;
-            opened = tunnel.open_stream(player, optimize) => opened.ok(),
+            opened = tunnel.open_stream(player, optimize, early.clone()) => opened.ok(),
             _ = routes.wait_for(is_elsewhere) => None,
             () = tokio::time::sleep_until(until) => None,
         };
         if let Some((stream, channel)) = opened {
             let on_lane = channel.is_lane();
             return Ok(Taken {
-                resumption: RelayResumption::new(tunnel, stream, player, optimize, on_lane),
+                resumption: RelayResumption::new(
+                    tunnel,
+                    &shared.metrics,
+                    stream,
+                    player,
+                    optimize,
+                    on_lane,
+                ),
                 channel,
                 _counted: counted,
             });

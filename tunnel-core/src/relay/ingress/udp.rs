@@ -30,6 +30,7 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
@@ -261,8 +262,9 @@ impl UdpService {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        let whose = self.service.binding.public.first();
-        route.tunnel.datagrams.send(whose, head, payload, scratch);
+        let whose = Whose::address(self.service.binding.public.first(), player.ip());
+        let redundancy = route.service.redundancy;
+        (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }
 
     /// The flow of a player's packet, made if it is not there and players are taken: its id, whether the client knows
@@ -419,7 +421,7 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        let whose = self.service.public.first();
+        let whose = Whose::flow(self.service.public.first(), flow.0);
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
@@ -524,9 +526,15 @@ impl DatagramHandler for Replies {
 
 impl Replies {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&mut self, Reassembled { head, payload }: Reassembled) {
         let service = self.directory.of(head.flow).get(&head.flow).cloned();
         match (head.kind, &service) {
             (Kind::Data, _) => {}

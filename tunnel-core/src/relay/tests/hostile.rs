@@ -293,7 +293,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
             drop(channel.tx.write(Some(*frame), None).await);
         }
         // What would end a sound stream.
-        drop(channel.tx.end().await);
+        drop(channel.tx.end(None).await);
         assert!(is_reset(&mut player).await, "{what}");
         until(what, || {
             let now = scene.metrics();

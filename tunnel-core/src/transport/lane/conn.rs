@@ -91,6 +91,16 @@ pub(crate) enum WriteHalf {
     Mem(tokio::io::WriteHalf<DuplexStream>),
 }
 
+impl WriteHalf {
+    /// The TCP connection, if it is one.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.as_ref()),
+            Self::Mem(_) => None,
+        }
+    }
+}
+
 macro_rules! each {
     ($self:expr, $io:ident => $call:expr) => {
         match $self.get_mut() {

@@ -1,0 +1,317 @@
+//! Streams change from QUIC to a lane while they run, where that serves them, and nobody notices.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
+use tunnel_core::{client::Client, instance::Instance};
+
+use crate::support::{
+    Lab, Via, hang, instance,
+    servers::{End, Server, accept, drain, end_of, listener, pour, pour_while, read_all, tcp_echo},
+    service, simple, until,
+};
+
+on_transport!(
+    quic,
+    Quic,
+    bulk_moves_to_a_lane_in_either_direction,
+    talk_stays_on_quic_beside_bulk_that_moves,
+    a_service_for_latency_keeps_its_bulk_on_quic,
+    a_stream_that_has_moved_ends_cleanly_and_leaves_its_lane_to_the_next,
+    ends_that_come_before_the_move_come_once,
+    when_the_relay_dies_the_game_server_sees_a_reset,
+    when_the_client_dies_the_player_sees_a_reset,
+);
+
+on_transport!(
+    router,
+    Router,
+    bulk_stays_on_quic_while_tcp_is_blocked_and_moves_when_it_is_not,
+    bulk_whose_lanes_break_goes_on_over_quic_and_moves_again,
+    a_service_for_throughput_moves_when_lanes_come,
+);
+
+/// What a test sees of one stream: both of its ends, in halves.
+struct Ends {
+    player: (OwnedReadHalf, OwnedWriteHalf),
+    game: (OwnedReadHalf, OwnedWriteHalf),
+}
+
+/// A player of a service of the usual kind, and the game server's end.
+async fn ends(lab: &Lab) -> (Client, Ends) {
+    let (listener, target) = listener(lab.ip).await;
+    let client = lab.client([simple("a", "tcp", lab.port, target)]).await;
+    let player = lab.tcp(lab.port).await;
+    let game = accept(&listener).await;
+    (client, Ends::of(player, game))
+}
+
+impl Ends {
+    fn of(player: TcpStream, game: TcpStream) -> Self {
+        Self {
+            player: player.into_split(),
+            game: game.into_split(),
+        }
+    }
+
+    /// Bulk from the ends that should pour, for as long as `scene` takes, and what came of it is what went.
+    async fn pour_during(self, goes_up: bool, goes_down: bool, scene: impl Future<Output = ()>) {
+        let Self {
+            player: (mut player_rx, mut player_tx),
+            game: (mut game_rx, mut game_tx),
+        } = self;
+        let done = AtomicBool::new(false);
+        let goes_on = |pours: bool| {
+            let done = &done;
+            move |_| pours && !done.load(Ordering::Relaxed)
+        };
+        let scene = async {
+            scene.await;
+            done.store(true, Ordering::Relaxed);
+        };
+        let ((), up, came_up, down, came_down) = tokio::join!(
+            scene,
+            pour_while(&mut player_tx, 1, goes_on(goes_up)),
+            drain(&mut game_rx),
+            pour_while(&mut game_tx, 2, goes_on(goes_down)),
+            drain(&mut player_rx),
+        );
+        assert_eq!(came_up, up);
+        assert_eq!(came_down, down);
+    }
+}
+
+fn moved(lab: &Lab) -> u64 {
+    lab.relay().metrics().streams_moved
+}
+
+fn on_lanes(lab: &Lab) -> u64 {
+    lab.relay().metrics().streams_on_lanes
+}
+
+fn bytes(lab: &Lab) -> u64 {
+    let metrics = lab.relay().metrics();
+    metrics.stream_bytes_in + metrics.stream_bytes_out
+}
+
+/// Comes when both sides of one stream have left QUIC.
+async fn has_moved(lab: &Lab, client: &Client) {
+    until("the stream's move", || {
+        moved(lab) == 1 && client.metrics().streams_moved == 1
+    })
+    .await;
+}
+
+fn nothing_broke(lab: &Lab, client: &Client) {
+    for metrics in [lab.relay().metrics(), client.metrics()] {
+        assert_eq!(metrics.streams_resumed, 0);
+        assert_eq!(metrics.stream_broken + metrics.stream_misbehaved, 0);
+    }
+}
+
+async fn bulk_moves_to_a_lane_in_either_direction(via: Via) {
+    for (goes_up, goes_down) in [(true, true), (true, false), (false, true)] {
+        let lab = Lab::new(via).await;
+        let (client, ends) = ends(&lab).await;
+        ends.pour_during(goes_up, goes_down, async {
+            has_moved(&lab, &client).await;
+            // And then some.
+            let so_far = bytes(&lab);
+            until("more of the transfer", || bytes(&lab) > so_far + (4 << 20)).await;
+            assert_eq!(on_lanes(&lab), 1);
+        })
+        .await;
+        nothing_broke(&lab, &client);
+    }
+}
+
+async fn talk_stays_on_quic_beside_bulk_that_moves(via: Via) {
+    let lab = Lab::new(via).await;
+    let server = Server::tcp(lab.ip).await;
+    let (listener, target) = listener(lab.ip).await;
+    let talk = service("talk", "tcp", lab.port, server.address());
+    let bulk = service("bulk", "tcp", lab.port + 1, target);
+    let client = lab.client([instance("a", [talk, bulk])]).await;
+    let mut talk = lab.tcp(lab.port).await;
+    // Less than what could be bulk, however fast it goes.
+    for round in 0..100_u8 {
+        tcp_echo(&mut talk, &vec![round; 4_000]).await;
+    }
+    let player = lab.tcp(lab.port + 1).await;
+    let game = accept(&listener).await;
+    let ends = Ends::of(player, game);
+    ends.pour_during(true, true, has_moved(&lab, &client)).await;
+    tcp_echo(&mut talk, b"on").await;
+    assert_eq!(moved(&lab), 1, "the bulk's");
+    nothing_broke(&lab, &client);
+}
+
+async fn a_service_for_latency_keeps_its_bulk_on_quic(via: Via) {
+    let lab = Lab::new(via).await;
+    let (listener, target) = listener(lab.ip).await;
+    let mut calm = service("calm", "tcp", lab.port, target);
+    calm.optimize = Some("latency".into());
+    let (other, other_target) = crate::support::servers::listener(lab.ip).await;
+    let auto = service("auto", "tcp", lab.port + 1, other_target);
+    let client = lab.client([instance("a", [calm, auto])]).await;
+    let calm = Ends::of(lab.tcp(lab.port).await, accept(&listener).await);
+    let auto = Ends::of(lab.tcp(lab.port + 1).await, accept(&other).await);
+    // It has as much time for it as the one that moves, and all the lanes that it could want.
+    let moves = AtomicBool::new(false);
+    let scene = async {
+        auto.pour_during(true, true, has_moved(&lab, &client)).await;
+        moves.store(true, Ordering::Relaxed);
+    };
+    let so_far = bytes(&lab);
+    calm.pour_during(true, true, async {
+        scene.await;
+        until("bulk", || bytes(&lab) > so_far + (8 << 20)).await;
+    })
+    .await;
+    assert_eq!(moved(&lab), 1, "the other one");
+    nothing_broke(&lab, &client);
+}
+
+async fn a_stream_that_has_moved_ends_cleanly_and_leaves_its_lane_to_the_next(via: Via) {
+    let lab = Lab::new(via).await;
+    let (client, first) = ends(&lab).await;
+    first
+        .pour_during(true, true, has_moved(&lab, &client))
+        .await;
+    until("the streams' end", || {
+        lab.relay().metrics().streams == 0 && client.metrics().streams == 0
+    })
+    .await;
+    assert_eq!(on_lanes(&lab), 0);
+    assert_eq!(client.metrics().streams_on_lanes, 0);
+    // The four that stand ready, and the one that is free again.
+    until("lanes", || lab.relay().metrics().lanes == 5).await;
+    nothing_broke(&lab, &client);
+}
+
+async fn ends_that_come_before_the_move_come_once(via: Via) {
+    for player_first in [true, false] {
+        let lab = Lab::new(via).await;
+        let (client, ends) = ends(&lab).await;
+        let (first, last) = if player_first {
+            (ends.player, ends.game)
+        } else {
+            (ends.game, ends.player)
+        };
+        let ((mut first_rx, mut first_tx), (mut last_rx, mut last_tx)) = (first, last);
+        let said = pour(&mut first_tx, 3, 1).await;
+        assert_eq!(drain(&mut last_rx).await, said);
+        // One direction has ended, on QUIC; the other makes the stream move.
+        let is_over = || moved(&lab) == 1 && client.metrics().streams_moved == 1;
+        let answered = pour_while(&mut last_tx, 4, |_| !is_over());
+        let (answered, came) = tokio::join!(answered, drain(&mut first_rx));
+        assert_eq!(came, answered);
+        nothing_broke(&lab, &client);
+    }
+}
+
+async fn when_the_relay_dies_the_game_server_sees_a_reset(via: Via) {
+    let mut lab = Lab::new(via).await;
+    let (client, ends) = ends(&lab).await;
+    let Ends { player, game } = ends;
+    let (_player_rx, mut player_tx) = player;
+    let (mut game_rx, _game_tx) = game;
+    let pouring = tokio::spawn(async move {
+        let block = vec![1; 64 * 1024];
+        while player_tx.write_all(&block).await.is_ok() {}
+    });
+    let reading = tokio::spawn(async move { read_all(&mut game_rx).await });
+    has_moved(&lab, &client).await;
+    drop(lab.relay.take());
+    // Another process in its place: only then does the client know that the streams are gone.
+    lab.start_relay().await;
+    let error = hang("the end of the game's side", reading)
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    hang("the player's end", pouring).await.unwrap();
+}
+
+async fn when_the_client_dies_the_player_sees_a_reset(via: Via) {
+    let lab = Lab::new(via).await;
+    let (listener, target) = listener(lab.ip).await;
+    let identity = lab.identity();
+    let wanted: Instance = simple("a", "tcp", lab.port, target);
+    let client = lab.start(identity.clone(), [wanted.clone()]);
+    crate::support::bound(&client, &wanted).await;
+    let mut player = lab.tcp(lab.port).await;
+    let (_game_rx, mut game_tx) = accept(&listener).await.into_split();
+    let pouring = tokio::spawn(async move {
+        let block = vec![1; 64 * 1024];
+        while game_tx.write_all(&block).await.is_ok() {}
+    });
+    let reading = tokio::spawn(async move { end_of(&mut player).await });
+    has_moved(&lab, &client).await;
+    drop(client);
+    let second = lab.start(identity, [wanted.clone()]);
+    crate::support::bound(&second, &wanted).await;
+    let end = hang("the player's end", reading).await.unwrap();
+    assert_eq!(end, End::Reset);
+    hang("the game's end", pouring).await.unwrap();
+}
+
+async fn bulk_stays_on_quic_while_tcp_is_blocked_and_moves_when_it_is_not(via: Via) {
+    let lab = Lab::new(via).await;
+    lab.forwarder().refuse(true);
+    let (client, ends) = ends(&lab).await;
+    ends.pour_during(true, true, async {
+        until("bulk on QUIC", || bytes(&lab) > 16 << 20).await;
+        until("a lane that fails", || client.metrics().lanes_failed > 0).await;
+        assert_eq!(moved(&lab), 0);
+        lab.forwarder().refuse(false);
+        has_moved(&lab, &client).await;
+    })
+    .await;
+    nothing_broke(&lab, &client);
+}
+
+async fn bulk_whose_lanes_break_goes_on_over_quic_and_moves_again(via: Via) {
+    let lab = Lab::new(via).await;
+    let (client, ends) = ends(&lab).await;
+    ends.pour_during(true, true, async {
+        for round in 1..=3 {
+            until("the stream's move", || {
+                moved(&lab) == round && client.metrics().streams_moved == round
+            })
+            .await;
+            lab.forwarder().cut();
+            until("the stream's going on", || {
+                lab.relay().metrics().streams_resumed == round
+            })
+            .await;
+            let so_far = bytes(&lab);
+            until("more", || bytes(&lab) > so_far + (1 << 20)).await;
+        }
+    })
+    .await;
+    assert_eq!(lab.relay().metrics().tunnels_opened, 1);
+}
+
+async fn a_service_for_throughput_moves_when_lanes_come(via: Via) {
+    let lab = Lab::new(via).await;
+    lab.forwarder().refuse(true);
+    let server = Server::tcp(lab.ip).await;
+    let mut bulk = service("bulk", "tcp", lab.port, server.address());
+    bulk.optimize = Some("throughput".into());
+    let client = lab.client([instance("a", [bulk])]).await;
+    let mut player = lab.tcp(lab.port).await;
+    tcp_echo(&mut player, b"on QUIC").await;
+    assert_eq!((moved(&lab), on_lanes(&lab)), (0, 0));
+    lab.forwarder().refuse(false);
+    has_moved(&lab, &client).await;
+    tcp_echo(&mut player, b"on a lane").await;
+    assert_eq!(on_lanes(&lab), 1);
+    nothing_broke(&lab, &client);
+}
