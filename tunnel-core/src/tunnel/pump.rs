@@ -364,7 +364,8 @@ impl<'a> Stream<'a> {
                 }
             }
         });
-        let upward = async {
+        // Pinned here, or the block below would keep room for it twice.
+        let upward = pin!(async {
             match self.upward(socket, tx, restart).await {
                 // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
                 Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
@@ -372,7 +373,7 @@ impl<'a> Stream<'a> {
                 }
                 ended => ended,
             }
-        };
+        });
         // All in the order of the signals between them: see `Signal`.
         tokio::select! {
             biased;
