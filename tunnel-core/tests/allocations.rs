@@ -318,4 +318,4 @@ const PACKETS: usize = 2_000;
 const WINDOW: usize = 10;
 const STREAMS: u64 = 50;
 const FLOW_MOST: i64 = 4_000;
-const STREAM_MOST: i64 = 24_000;
+const STREAM_MOST: i64 = 18_000;

@@ -177,7 +177,7 @@ pub(crate) async fn run(
                 stream.settle(resumed.carrier);
                 tracing::debug!("stream goes on over another channel");
                 kind.metrics.streams_resumed.one();
-                restart = Some(stream.restart(resumed.received, resumed.greeting));
+                restart = Some(Box::new(stream.restart(resumed.received, resumed.greeting)));
                 channel = resumed.channel;
             }
             // Everything is where it belongs, and only the word of it was lost.
@@ -342,7 +342,7 @@ impl<'a> Stream<'a> {
         &self,
         socket: &mut ReadHalf<'_>,
         Channel { tx, rx }: &mut Channel,
-        restart: Option<Restart>,
+        restart: Option<Box<Restart>>,
         resumption: &mut impl Resumption,
     ) -> Result<(), StreamEnd> {
         // What an activity of the channel before was woken for, and did not do.
@@ -478,10 +478,11 @@ impl<'a> Stream<'a> {
         &self,
         socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
-        restart: Option<Restart>,
+        restart: Option<Box<Restart>>,
     ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
-            self.catch_up(tx, restart).await?;
+            // Seldom, and large: what every stream has room for all its life is what it always does.
+            Box::pin(self.catch_up(tx, *restart)).await?;
         }
         let mut buffer = BytesMut::new();
         let mut read_size = READ_MIN;
