@@ -47,6 +47,8 @@ pub(crate) struct UdpService {
     service: Arc<PublicService>,
     sockets: Vec<PublicSocket>,
     flows: Mutex<Flows>,
+    /// Held from a packet's look-up until it is sent: another shard that closes a flow must not overtake its opening.
+    order: Mutex<()>,
     /// What the service's shards are counted by together.
     counts: Arc<FlowCounts>,
     /// Where the answers to this client's flows are looked up.
@@ -144,6 +146,7 @@ impl UdpService {
                 process: None,
                 has_ended: false,
             }),
+            order: Mutex::default(),
             counts,
             directory,
             created: tokio::sync::Notify::new(),
@@ -238,12 +241,18 @@ impl UdpService {
             .unwrap_or(self.shared.config.public_bind)
             .to_canonical();
         let key = FlowKey::new(player, local, index as u16);
+        let mut order = lock(&self.order);
         let mut passed = self.pass(None, now, key, route);
-        if matches!(passed, Err(Refusal::ServiceFull))
-            && let Some(place) = self.make_room_elsewhere(route, scratch)
-        {
-            passed = self.pass(Some(place), now, key, route);
+        if matches!(passed, Err(Refusal::ServiceFull)) {
+            // Or two shards would wait for each other.
+            drop(order);
+            let place = self.make_room_elsewhere(route, scratch);
+            order = lock(&self.order);
+            if place.is_some() {
+                passed = self.pass(place, now, key, route);
+            }
         }
+        let _order = order;
         let (id, answered, evicted) = match passed {
             Ok(passed) => passed,
             Err(refusal) => return refusal.count(metrics),
@@ -317,6 +326,7 @@ impl UdpService {
             return None;
         }
         let (evicted, place) = self.service.shards().find_map(|shard| {
+            let _order = lock(&shard.order);
             let mut flows = lock(&shard.flows);
             let (evicted, place) = flows.table.evict()?;
             shard.handle_evicted(&mut flows, &evicted);
