@@ -259,7 +259,7 @@ impl UdpService {
         };
         if let Some(evicted) = evicted {
             // Or the client would keep a socket for each packet of a flood.
-            route.send_close(evicted.id, scratch);
+            route.send_close(&evicted, scratch);
         }
         let mut head = DatagramHead::data(id);
         if !answered {
@@ -332,7 +332,7 @@ impl UdpService {
             shard.handle_evicted(&mut flows, &evicted);
             Some((evicted, place))
         })?;
-        route.send_close(evicted.id, scratch);
+        route.send_close(&evicted, scratch);
         Some(place)
     }
 
@@ -367,7 +367,7 @@ impl UdpService {
                 flows.counted.remove(&expired.id);
                 self.directory.of(expired.id).remove(&expired.id);
                 if let Some(route) = self.service.route() {
-                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(expired.id, scratch));
+                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(&expired, scratch));
                 }
             }
         }
@@ -426,12 +426,14 @@ impl Refusal {
 
 impl Route {
     /// Tells the client that a flow is forgotten here.
-    fn send_close(&self, flow: FlowId, scratch: &mut BytesMut) {
+    fn send_close(&self, flow: &Flow, scratch: &mut BytesMut) {
         let head = DatagramHead {
             kind: Kind::Close,
-            ..DatagramHead::data(flow)
+            ..DatagramHead::data(flow.id)
         };
-        let whose = Whose::flow(self.service.public.first(), flow.0);
+        // With the player's packets, or it would overtake those that wait.
+        let player = flow.key.player().ip();
+        let whose = Whose::address(self.service.public.first(), player);
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
