@@ -13,19 +13,48 @@ use tokio::{
 /// One thread carries some 6 Gbit/s or 60,000 packets/s, more than the uplink of a machine with two cores has, and it
 /// needs no wakes from core to core: a game with 100 players took 65 % of a core where several threads took 90 %
 /// (docs/performance.md). Larger machines use all of their cores.
+///
+/// `ADIT_THREADS` says otherwise, so that the measurement can be repeated where the machine or the load is another.
 pub fn block_on<T>(task: impl Future<Output = T>) -> io::Result<T> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut builder = if cores <= SMALL_MACHINE {
-        Builder::new_current_thread()
-    } else {
-        Builder::new_multi_thread()
+    let wanted = match std::env::var(THREADS) {
+        Ok(written) => Some(parse_threads(&written)?),
+        Err(_) => None,
     };
-    let runtime = builder.enable_all().build()?;
+    let runtime = match threads(wanted, cores) {
+        1 => Builder::new_current_thread().enable_all().build()?,
+        threads => Builder::new_multi_thread()
+            .worker_threads(threads)
+            .enable_all()
+            .build()?,
+    };
     let outcome = runtime.block_on(task);
     runtime.shutdown_background();
     Ok(outcome)
 }
 
+/// How many threads there are: those asked for, or what was measured to be best on so many cores.
+fn threads(wanted: Option<usize>, cores: usize) -> usize {
+    match wanted {
+        Some(threads) => threads,
+        None if cores <= SMALL_MACHINE => 1,
+        None => cores,
+    }
+}
+
+fn parse_threads(written: &str) -> io::Result<usize> {
+    let threads = written.trim().parse().ok();
+    threads
+        .filter(|threads| (1..=THREADS_MAX).contains(threads))
+        .ok_or_else(|| {
+            let text = format!("{THREADS}={written}: a number from 1 to {THREADS_MAX} is wanted");
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        })
+}
+
+const THREADS: &str = "ADIT_THREADS";
+/// 256: more than any machine gains from.
+const THREADS_MAX: usize = 256;
 /// Cores of a machine on which one thread does the work.
 const SMALL_MACHINE: usize = 2;
 
@@ -43,4 +72,25 @@ pub fn every(period: Duration) -> time::Interval {
     let mut interval = time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_cores_have_one_thread_and_more_have_one_each() {
+        assert_eq!([1, 2, 3, 8].map(|cores| threads(None, cores)), [1, 1, 3, 8]);
+        assert_eq!([1, 2, 8].map(|cores| threads(Some(4), cores)), [4; 3]);
+    }
+
+    #[test]
+    fn a_number_of_threads_that_cannot_be_is_an_error_that_names_it() {
+        assert_eq!(parse_threads(" 4 ").unwrap(), 4);
+        assert_eq!(parse_threads("256").unwrap(), 256);
+        for written in ["", "0", "257", "-1", "many"] {
+            let error = parse_threads(written).unwrap_err();
+            assert!(error.to_string().contains("ADIT_THREADS"), "{error}");
+        }
+    }
 }

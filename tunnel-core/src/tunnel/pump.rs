@@ -177,7 +177,7 @@ pub(crate) async fn run(
                 stream.settle(resumed.carrier);
                 tracing::debug!("stream goes on over another channel");
                 kind.metrics.streams_resumed.one();
-                restart = Some(stream.restart(resumed.received, resumed.greeting));
+                restart = Some(Box::new(stream.restart(resumed.received, resumed.greeting)));
                 channel = resumed.channel;
             }
             // Everything is where it belongs, and only the word of it was lost.
@@ -342,7 +342,7 @@ impl<'a> Stream<'a> {
         &self,
         socket: &mut ReadHalf<'_>,
         Channel { tx, rx }: &mut Channel,
-        restart: Option<Restart>,
+        restart: Option<Box<Restart>>,
         resumption: &mut impl Resumption,
     ) -> Result<(), StreamEnd> {
         // What an activity of the channel before was woken for, and did not do.
@@ -364,7 +364,8 @@ impl<'a> Stream<'a> {
                 }
             }
         });
-        let upward = async {
+        // Pinned here, or the block below would keep room for it twice.
+        let upward = pin!(async {
             match self.upward(socket, tx, restart).await {
                 // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
                 Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
@@ -372,7 +373,7 @@ impl<'a> Stream<'a> {
                 }
                 ended => ended,
             }
-        };
+        });
         // All in the order of the signals between them: see `Signal`.
         tokio::select! {
             biased;
@@ -477,10 +478,11 @@ impl<'a> Stream<'a> {
         &self,
         socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
-        restart: Option<Restart>,
+        restart: Option<Box<Restart>>,
     ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
-            self.catch_up(tx, restart).await?;
+            // Seldom, and large: what every stream has room for all its life is what it always does.
+            Box::pin(self.catch_up(tx, *restart)).await?;
         }
         let mut buffer = BytesMut::new();
         let mut read_size = READ_MIN;

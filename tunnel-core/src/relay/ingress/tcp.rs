@@ -94,20 +94,19 @@ async fn serve_player(
     let Ok(early) = socket::read_early(&socket) else {
         return;
     };
-    let opened = tokio::select! {
-        opened = open(shared, service, who, early.clone()) => opened,
-        () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
-    };
     let Taken {
         mut resumption,
         channel,
         _counted,
-    } = match opened {
-        Ok(taken) => taken,
-        Err(counter) => {
-            socket::reset_on_drop(&socket);
-            return counter.one();
-        }
+    } = tokio::select! {
+        opened = open(shared, service, who, early.clone()) => match opened {
+            Ok(taken) => taken,
+            Err(counter) => {
+                socket::reset_on_drop(&socket);
+                return counter.one();
+            }
+        },
+        () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();

@@ -47,6 +47,8 @@ pub(crate) struct UdpService {
     service: Arc<PublicService>,
     sockets: Vec<PublicSocket>,
     flows: Mutex<Flows>,
+    /// Held from a packet's look-up until it is sent: another shard that closes a flow must not overtake its opening.
+    order: Mutex<()>,
     /// What the service's shards are counted by together.
     counts: Arc<FlowCounts>,
     /// Where the answers to this client's flows are looked up.
@@ -144,6 +146,7 @@ impl UdpService {
                 process: None,
                 has_ended: false,
             }),
+            order: Mutex::default(),
             counts,
             directory,
             created: tokio::sync::Notify::new(),
@@ -238,19 +241,25 @@ impl UdpService {
             .unwrap_or(self.shared.config.public_bind)
             .to_canonical();
         let key = FlowKey::new(player, local, index as u16);
+        let mut order = lock(&self.order);
         let mut passed = self.pass(None, now, key, route);
-        if matches!(passed, Err(Refusal::ServiceFull))
-            && let Some(place) = self.make_room_elsewhere(route, scratch)
-        {
-            passed = self.pass(Some(place), now, key, route);
+        if matches!(passed, Err(Refusal::ServiceFull)) {
+            // Or two shards would wait for each other.
+            drop(order);
+            let place = self.make_room_elsewhere(route, scratch);
+            order = lock(&self.order);
+            if place.is_some() {
+                passed = self.pass(place, now, key, route);
+            }
         }
+        let _order = order;
         let (id, answered, evicted) = match passed {
             Ok(passed) => passed,
             Err(refusal) => return refusal.count(metrics),
         };
         if let Some(evicted) = evicted {
             // Or the client would keep a socket for each packet of a flood.
-            route.send_close(evicted.id, scratch);
+            route.send_close(&evicted, scratch);
         }
         let mut head = DatagramHead::data(id);
         if !answered {
@@ -317,12 +326,13 @@ impl UdpService {
             return None;
         }
         let (evicted, place) = self.service.shards().find_map(|shard| {
+            let _order = lock(&shard.order);
             let mut flows = lock(&shard.flows);
             let (evicted, place) = flows.table.evict()?;
             shard.handle_evicted(&mut flows, &evicted);
             Some((evicted, place))
         })?;
-        route.send_close(evicted.id, scratch);
+        route.send_close(&evicted, scratch);
         Some(place)
     }
 
@@ -357,7 +367,7 @@ impl UdpService {
                 flows.counted.remove(&expired.id);
                 self.directory.of(expired.id).remove(&expired.id);
                 if let Some(route) = self.service.route() {
-                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(expired.id, scratch));
+                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(&expired, scratch));
                 }
             }
         }
@@ -416,12 +426,14 @@ impl Refusal {
 
 impl Route {
     /// Tells the client that a flow is forgotten here.
-    fn send_close(&self, flow: FlowId, scratch: &mut BytesMut) {
+    fn send_close(&self, flow: &Flow, scratch: &mut BytesMut) {
         let head = DatagramHead {
             kind: Kind::Close,
-            ..DatagramHead::data(flow)
+            ..DatagramHead::data(flow.id)
         };
-        let whose = Whose::flow(self.service.public.first(), flow.0);
+        // With the player's packets, or it would overtake those that wait.
+        let player = flow.key.player().ip();
+        let whose = Whose::address(self.service.public.first(), player);
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
