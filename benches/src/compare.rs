@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Seconds of each measurement; games take twice as long.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// Only scenarios whose name contains one of these.
+    /// Only scenarios whose name is one of these or contains one.
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     pub only: Vec<String>,
     /// Only these columns.
@@ -306,15 +306,12 @@ impl Arguments {
     }
 
     fn choose(&self, mut scenarios: Vec<Scenario>) -> Vec<Scenario> {
-        if self.only.is_empty() {
-            scenarios.retain(|scenario| self.all || !scenario.extra);
-        } else {
-            scenarios.retain(|scenario| {
-                self.only
-                    .iter()
-                    .any(|part| scenario.name.contains(part.as_str()))
-            });
-        }
+        scenarios.retain(|scenario| {
+            let named = self.only.contains(&scenario.name);
+            let mut parts = self.only.iter();
+            let wanted = self.only.is_empty() || parts.any(|part| scenario.name.contains(part));
+            named || wanted && (self.all || !scenario.extra)
+        });
         if self.quick {
             scenarios.iter_mut().for_each(Scenario::shrink);
         }
