@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Seconds of each measurement; games take twice as long.
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
-    /// Only scenarios whose name is one of these or contains one.
+    /// Only scenarios whose name contains one of these; those that fill in take --all or their whole name.
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     pub only: Vec<String>,
     /// Only these columns.
@@ -306,12 +306,12 @@ impl Arguments {
     }
 
     fn choose(&self, mut scenarios: Vec<Scenario>) -> Vec<Scenario> {
-        scenarios.retain(|scenario| {
-            let named = self.only.contains(&scenario.name);
-            let mut parts = self.only.iter();
-            let wanted = self.only.is_empty() || parts.any(|part| scenario.name.contains(part));
-            named || wanted && (self.all || !scenario.extra)
-        });
+        let named = |scenario: &Scenario| self.only.contains(&scenario.name);
+        let meant = |scenario: &Scenario| {
+            let part = |part: &String| scenario.name.contains(part.as_str());
+            self.only.is_empty() || self.only.iter().any(part)
+        };
+        scenarios.retain(|one| meant(one) && (self.all || !one.extra || named(one)));
         if self.quick {
             scenarios.iter_mut().for_each(Scenario::shrink);
         }
@@ -381,6 +381,8 @@ Examples:
   benches compare --loopback                            without the emulated paths
   benches compare --rounds 3 --only bulk,trips          three rounds of what is about TCP
   benches compare --columns direct,adit-auto,rathole    three columns
+  benches compare --loopback                            nothing that takes root
+  benches compare --only path-home,path-dark            some of what runs on emulated paths
   benches compare --quick                               whether it works, in seconds
 
 Peers (rathole, frps and frpc, chisel, bore) are found on PATH, or where ADIT_BENCH_RATHOLE,

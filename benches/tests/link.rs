@@ -11,8 +11,10 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     panic::{self, AssertUnwindSafe},
     path::Path,
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -46,13 +48,14 @@ fn address(lab: &Lab, side: Side, socket: &UdpSocket) -> SocketAddr {
     (lab.address(side), socket.local_addr().unwrap().port()).into()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a lab's leftovers are made with ip"
-)]
 fn ip(args: &[&str]) {
-    let status = std::process::Command::new("ip").args(args).status();
+    let status = start(&[&["ip"], args].concat()).wait();
     assert!(status.unwrap().success());
+}
+
+#[expect(clippy::disallowed_methods, reason = "leftovers are made with ip")]
+fn start(args: &[&str]) -> Child {
+    Command::new(args[0]).args(&args[1..]).spawn().unwrap()
 }
 
 fn receive(socket: &UdpSocket) -> u16 {
@@ -321,9 +324,16 @@ fn what_dead_processes_left_is_swept() {
     dead.wait().unwrap();
     let left = format!("adit-lab-{}-0-home", dead.id());
     ip(&["netns", "add", &left]);
+    let mut orphan = start(&["ip", "netns", "exec", &left, "sleep", "1000"]);
     assert!(Path::new("/run/netns").join(&left).exists());
+    let inside = format!("/proc/{}/ns/net", orphan.id());
+    let space = fs::metadata(Path::new("/run/netns").join(&left)).unwrap();
+    while fs::metadata(&inside).unwrap().ino() != space.ino() {
+        thread::yield_now();
+    }
     let _lab = self::lab(Shape::default()).unwrap();
     assert!(!Path::new("/run/netns").join(&left).exists());
+    assert_eq!(orphan.wait().unwrap().signal(), Some(9));
 }
 
 #[test]

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 /// A namespace that goes with its value. What still runs in it keeps its network, without the link.
 #[derive(Debug)]
@@ -108,7 +111,21 @@ pub(super) fn sweep() {
             && let Some(owner) = owner(name)
             && !Path::new("/proc").join(owner.to_string()).exists()
         {
+            end_processes(name);
             remove(name);
+        }
+    }
+}
+
+/// Kills what a dead lab's programs have started there, and nobody waits for.
+fn end_processes(name: &str) {
+    let Ok(output) = command("ip").args(["netns", "pids", name]).output() else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if let Some(pid) = line.trim().parse().ok().and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _killed = kill_process(pid, Signal::KILL);
         }
     }
 }
