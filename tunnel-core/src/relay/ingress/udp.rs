@@ -236,7 +236,7 @@ impl UdpService {
         };
         if let Some(evicted) = evicted {
             // Or the client would keep a socket for each packet of a flood.
-            route.send_close(evicted.id, scratch);
+            route.send_close(&evicted, scratch);
         }
         let mut head = DatagramHead::data(id);
         if !answered {
@@ -311,7 +311,7 @@ impl UdpService {
                 flows.counted.remove(&expired.id);
                 lock(&self.directory.services).remove(&expired.id);
                 if let Some(route) = self.service.route() {
-                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(expired.id, scratch));
+                    RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(&expired, scratch));
                 }
             }
         }
@@ -351,12 +351,13 @@ impl UdpService {
 
 impl Route {
     /// Tells the client that a flow is forgotten here.
-    fn send_close(&self, flow: FlowId, scratch: &mut BytesMut) {
+    fn send_close(&self, flow: &Flow, scratch: &mut BytesMut) {
         let head = DatagramHead {
             kind: Kind::Close,
-            ..DatagramHead::data(flow)
+            ..DatagramHead::data(flow.id)
         };
-        let whose = Whose::flow(self.service.public.first(), flow.0);
+        // In the player's own place, or it would overtake what the flow has sent before.
+        let whose = Whose::address(self.service.public.first(), flow.key.player().ip());
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
