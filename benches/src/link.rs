@@ -8,9 +8,9 @@
 //! It takes root: [`unavailable`] says why a machine has none.
 
 use std::{
-    ffi::OsStr,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
     process::Command,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
@@ -35,15 +35,7 @@ use self::{
     schedule::Schedule,
     wire::{Control, MTU, Wire},
 };
-
-/// Where a process runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Players and the relay.
-    Outside,
-    /// The client and the game servers.
-    Home,
-}
+use crate::place::{Place, Side};
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +60,7 @@ pub struct Lab {
     home: Namespace,
     /// The last byte of home's address.
     host: Mutex<u8>,
-    shapes: Mutex<LinkConfig>,
+    seed: u64,
 }
 
 impl Lab {
@@ -87,13 +79,8 @@ impl Lab {
             outside,
             home,
             host: Mutex::new(FIRST_HOME),
-            shapes: Mutex::new(*config),
+            seed: config.seed,
         })
-    }
-
-    /// A command for a process on that side.
-    pub fn command(&self, side: Side, program: impl AsRef<OsStr>) -> Command {
-        self.namespace(side).command(program)
     }
 
     /// Moves the calling thread to that side for good: the sockets that it opens from then on are there.
@@ -111,26 +98,17 @@ impl Lab {
         self.namespace(side).name()
     }
 
-    /// The one that the other side reaches it by.
-    pub fn address(&self, side: Side) -> Ipv4Addr {
-        match side {
-            Side::Outside => OUTSIDE,
-            Side::Home => home_address(*lock(&self.host)),
-        }
-    }
-
     /// What the link is set to.
     pub fn config(&self) -> LinkConfig {
-        *lock(&self.shapes)
+        LinkConfig {
+            up: self.link.up.shape(),
+            down: self.link.down.shape(),
+            seed: self.seed,
+        }
     }
 
     /// Holds for what is sent from now on; what is on its way keeps its time.
     pub fn set(&self, direction: Direction, shape: Shape) {
-        let mut shapes = lock(&self.shapes);
-        match direction {
-            Direction::Up => shapes.up = shape,
-            Direction::Down => shapes.down = shape,
-        }
         self.link.control(direction).set(shape);
     }
 
@@ -159,8 +137,9 @@ impl Lab {
 
     /// The congestion control of TCP connections that ask for none of their own, on both sides.
     pub fn set_congestion_control(&self, name: &str) -> Result<()> {
+        let _allowed = namespace::allow_congestion_control(name)?;
         for side in [&self.outside, &self.home] {
-            side.set_system("ipv4/tcp_congestion_control", name)?;
+            side.set_system(CONGESTION_CONTROL, name)?;
         }
         Ok(())
     }
@@ -174,6 +153,20 @@ impl Lab {
         match side {
             Side::Outside => &self.outside,
             Side::Home => &self.home,
+        }
+    }
+}
+
+impl Place for Lab {
+    fn command(&self, side: Side, program: &Path) -> Command {
+        self.namespace(side).command(program)
+    }
+
+    /// Home's is another one after each [`move_home`](Self::move_home).
+    fn address(&self, side: Side) -> IpAddr {
+        match side {
+            Side::Outside => OUTSIDE.into(),
+            Side::Home => home_address(*lock(&self.host)).into(),
         }
     }
 }
@@ -193,8 +186,8 @@ impl Link {
         config: &LinkConfig,
     ) -> Result<Self> {
         let mut link = Self {
-            up: Arc::new(Control::new()?),
-            down: Arc::new(Control::new()?),
+            up: Arc::new(Control::new(config.up)?),
+            down: Arc::new(Control::new(config.down)?),
             threads: Vec::new(),
         };
         let ways = [
@@ -269,7 +262,7 @@ fn device(side: &Namespace, address: Ipv4Addr) -> Result<SyncDevice> {
     side.configure(&format!(
         "link set lo up\n\
          address add {address}/{PREFIX} dev {DEVICE}\n\
-         link set {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
+         link set dev {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
     ))?;
     Ok(device)
 }
@@ -287,10 +280,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const PREFIX: u8 = 24;
 const FIRST_HOME: u8 = 2;
-const DEVICE: &str = "link";
+const DEVICE: &str = "adit";
 /// Packets that wait for a thread that is late: 1 Gbit/s of full ones for 120 ms.
 const DEVICE_QUEUE: u32 = 10_000;
 
+const CONGESTION_CONTROL: &str = "ipv4/tcp_congestion_control";
 /// What a side has that a kernel's default has not.
 const SYSTEM: [(&str, &str); 3] = [
     // Twice 1 Gbit/s at 150 ms, and half of a receive buffer is overhead: buffers must not be the bottleneck.

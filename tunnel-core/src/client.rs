@@ -6,6 +6,7 @@ mod egress;
 mod enrol;
 mod limits;
 mod link;
+mod race;
 mod streams;
 mod targets;
 
@@ -33,7 +34,7 @@ use crate::{
     transport::mem,
     tunnel::{
         datagrams::DatagramSender,
-        supervise::{Reporter, caught},
+        supervise::{Reporter, caught, supervise},
     },
 };
 use dial::{Dialer, Place};
@@ -98,6 +99,7 @@ pub struct ClientBuilder {
     instances: Vec<Instance>,
     mem: Option<mem::Network>,
     limits: ClientLimits,
+    udp: bool,
 }
 
 impl Client {
@@ -108,6 +110,7 @@ impl Client {
             instances: Vec::new(),
             mem: None,
             limits: ClientLimits::default(),
+            udp: true,
         }
     }
 
@@ -206,6 +209,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Uses lanes alone, as if UDP were blocked; for measurements.
+    #[doc(hidden)]
+    pub const fn without_udp(mut self) -> Self {
+        self.udp = false;
+        self
+    }
+
     /// Connects over a network in memory instead of the relay's address; for tests.
     pub fn mem(mut self, network: &mem::Network) -> Self {
         self.mem = Some(network.clone());
@@ -246,9 +256,21 @@ impl ClientBuilder {
             secret_key,
             process,
             Some(shared.events.clone()),
+            self.udp,
         );
         let reporting = shared.clone();
         let driver = Driver::new(shared.clone(), dialer, psk, self.instances, all_bound);
+        let expiring = shared.clone();
+        let stopped = shared.stopped.clone();
+        supervise(
+            shared.reporter(),
+            stopped,
+            "flow expiry".into(),
+            move || {
+                let shared = expiring.clone();
+                async move { shared.flows.expire().await }
+            },
+        );
         tokio::spawn(async move {
             let end = caught(driver.run(received)).await.unwrap_or_else(|_| {
                 reporting.reporter().panicked("the client's main task");

@@ -5,7 +5,10 @@
 use std::{io, time::Duration};
 
 use anyhow::Result;
-use benches::link::{Bottleneck, Direction, Jitter, Lab, LinkConfig, Loss, Reorder, Shape, Side};
+use benches::{
+    link::{Bottleneck, Direction, Jitter, Lab, LinkConfig, Loss, Reorder, Shape},
+    place::{Place, Side},
+};
 use clap::Parser;
 
 /// Joins two network namespaces by a link that is as bad as you say, the same both ways, until its input ends.

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
-use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, Side, wire::MTU};
+use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, wire::MTU};
+use crate::place::{Place, Side};
 
 /// What the direct path through a link reaches, with loss, jitter, reordering and duplicates off.
 #[derive(Debug, Clone, PartialEq)]
@@ -254,13 +255,13 @@ const RTT_TOLERANCE: Duration = Duration::from_millis(2);
 /// Of a full TCP packet, behind the headers of IP and TCP and the latter's timestamp.
 const PAYLOAD: f64 = MTU as f64 - 20.0 - 20.0 - 12.0;
 
-const PROBES: usize = 50;
-const PROBE_EVERY: Duration = Duration::from_millis(10);
+const PROBES: usize = 100;
+const PROBE_EVERY: Duration = Duration::from_millis(20);
 /// What a packet may be late by on a busy machine before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(1);
 const WARM_UP: Duration = Duration::from_secs(1);
 /// bbr has found its rate and drained its queue by then.
-const WARM_UP_TRIPS: u32 = 20;
+const WARM_UP_TRIPS: u32 = 30;
 const MEASURED: Duration = Duration::from_secs(3);
 /// The longest wait for a queue to drain, in seconds.
 const MAX_DRAIN: f64 = 5.0;

@@ -1,7 +1,6 @@
 //! Named network namespaces, made and removed with `ip`.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::Write,
     os::fd::AsFd,
@@ -12,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 /// A namespace that goes with its value. What still runs in it keeps its network, without the link.
 #[derive(Debug)]
@@ -43,7 +45,7 @@ impl Namespace {
     }
 
     /// A command that runs there, as the process that is started: `ip` becomes it.
-    pub(super) fn command(&self, program: impl AsRef<OsStr>) -> Command {
+    pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -109,7 +111,21 @@ pub(super) fn sweep() {
             && let Some(owner) = owner(name)
             && !Path::new("/proc").join(owner.to_string()).exists()
         {
+            end_processes(name);
             remove(name);
+        }
+    }
+}
+
+/// Kills what a dead lab's programs have started there, and nobody waits for.
+fn end_processes(name: &str) {
+    let Ok(output) = command("ip").args(["netns", "pids", name]).output() else {
+        return;
+    };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if let Some(pid) = line.trim().parse().ok().and_then(Pid::from_raw) {
+            // It may have ended by itself.
+            let _killed = kill_process(pid, Signal::KILL);
         }
     }
 }
@@ -126,6 +142,30 @@ pub(super) fn unavailable() -> Option<String> {
         return Some(format!("{error:#}"));
     }
     None
+}
+
+/// Lets namespaces have this congestion control by default until the value goes: the kernel refuses them what the machine
+/// does not allow to everybody. Sockets and defaults that have it keep it.
+pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
+    let before = fs::read_to_string(ALLOWED).context("cannot read what the machine allows")?;
+    if before.split_whitespace().any(|allowed| allowed == name) {
+        return Ok(None);
+    }
+    fs::write(ALLOWED, format!("{} {name}", before.trim()))
+        .with_context(|| format!("this kernel has no congestion control {name}"))?;
+    Ok(Some(Allowed { before }))
+}
+
+/// Puts back what the machine allowed.
+pub(super) struct Allowed {
+    before: String,
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        // It was writable a moment ago.
+        drop(fs::write(ALLOWED, &self.before));
+    }
 }
 
 /// The process whose namespace has this name.
@@ -159,10 +199,11 @@ fn succeeded(what: &str, output: &std::process::Output) -> Result<()> {
     clippy::disallowed_methods,
     reason = "this is a bench: it starts what it measures"
 )]
-fn command(program: &str) -> Command {
+pub(super) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
+const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
 const DIRECTORY: &str = "/run/netns";
 const PREFIX: &str = "adit-lab-";
 

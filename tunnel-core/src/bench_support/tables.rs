@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::{
-    instance::{FlowLimits, Optimize, PortSet, Protocol},
+    instance::{FlowLimits, Optimize, PortSet, Protocol, Redundancy},
     key::PublicKey,
     proto::message::{Revision, ServiceDeclaration, ServiceId},
     relay::registry::{Action, Change, OwnerLimits, Registry},
@@ -49,6 +49,7 @@ impl Services {
             protocol: Protocol::Both,
             public: name(&port.to_string()),
             optimize: Optimize::Auto,
+            redundancy: Redundancy::Off,
             flows: FlowLimits::default(),
         };
         let change = Change::Declare {

@@ -87,6 +87,7 @@ async fn enrol_at(
         secret_key.clone(),
         process,
         None,
+        true,
     );
     let credential = Credential {
         psk: join.token.secret.clone(),

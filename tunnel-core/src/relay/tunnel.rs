@@ -204,6 +204,7 @@ impl RelayTunnel {
                 break lane;
             }
         };
+        lane.writer.shape_by(&self.shaper);
         // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
         let answered = async {
             lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;

@@ -13,15 +13,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use crate::{
+    instance::Redundancy,
     metrics::Metrics,
     proto::{
-        datagram::{DatagramHead, FragmentHead},
+        datagram::{DatagramHead, FragmentHead, RedundancyHead},
         fragment,
+        handshake::Capabilities,
+        redundancy::PROTECTED_MAX,
     },
     transport::blocks::Blocks,
     tunnel::{
         fair::{Fair, Whose},
         meter::{self, Meter},
+        protection::Protection,
     },
 };
 
@@ -29,6 +33,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct DatagramSender {
     way: Way,
+    /// Redundancy: over QUIC alone, for a lane loses nothing, and only with a peer that knows it.
+    protection: Option<Arc<Protection>>,
     metrics: Arc<Metrics>,
     next_packet: AtomicU16,
 }
@@ -40,11 +46,12 @@ enum Way {
 }
 
 impl DatagramSender {
-    /// Datagrams go over QUIC. The task that empties the queue ends with the connection.
+    /// Datagrams go over QUIC, to a peer that can do so much. The tasks that it takes end with the connection.
     pub(crate) fn quic(
         connection: quinn::Connection,
         metrics: Arc<Metrics>,
         limits: QueueLimits,
+        capabilities: Capabilities,
     ) -> Self {
         let queue = Arc::new(QuicQueue {
             connection,
@@ -57,8 +64,12 @@ impl DatagramSender {
         tokio::spawn(drain(queue.clone(), metrics.clone()));
         let connection = queue.connection.clone();
         tokio::spawn(meter::declare(connection, queue.meter.clone()));
+        let protection = capabilities
+            .contains(Capabilities::REDUNDANCY)
+            .then(|| Protection::start(queue.clone(), metrics.clone()));
         Self {
             way: Way::Quic(queue),
+            protection,
             metrics,
             next_packet: AtomicU16::new(0),
         }
@@ -68,6 +79,7 @@ impl DatagramSender {
     pub(crate) fn lanes(lanes: Arc<LaneQueues>, metrics: Arc<Metrics>) -> Self {
         Self {
             way: Way::Lanes(lanes),
+            protection: None,
             metrics,
             next_packet: AtomicU16::new(0),
         }
@@ -115,6 +127,26 @@ impl DatagramSender {
         }
     }
 
+    /// Sends one datagram, small ones protected as their service wishes; counts why not. Never waits.
+    pub(crate) fn send_protected(
+        &self,
+        whose: Whose,
+        head: DatagramHead,
+        payload: &[u8],
+        redundancy: Redundancy,
+        scratch: &mut BytesMut,
+    ) {
+        if let Some(protection) = &self.protection
+            && let Some(scheme) = protection.scheme(redundancy, payload.len())
+            && head.encoded_len() + RedundancyHead::LEN + payload.len()
+                <= PROTECTED_MAX.min(self.room())
+        {
+            protection.send(whose, head, scheme, payload, scratch);
+        } else {
+            self.send(whose, head, payload, scratch);
+        }
+    }
+
     fn room(&self) -> usize {
         match &self.way {
             Way::Quic(queue) => queue.connection.max_datagram_size().unwrap_or(0),
@@ -124,9 +156,7 @@ impl DatagramSender {
 
     fn send_one(&self, whose: Whose, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
-        if scratch.capacity() < length {
-            BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
-        }
+        make_room(scratch, length);
         head.encode(scratch);
         scratch.put_slice(payload);
         let datagram = scratch.split().freeze();
@@ -137,9 +167,16 @@ impl DatagramSender {
     }
 }
 
+/// Sees to it that `scratch` takes so many bytes more.
+pub(super) fn make_room(scratch: &mut BytesMut, length: usize) {
+    if scratch.capacity() < length {
+        BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
+    }
+}
+
 /// The queue before QUIC's own: QUIC drops its oldest silently, so it is never given more than it has room for.
 #[derive(Debug)]
-struct QuicQueue {
+pub(super) struct QuicQueue {
     connection: quinn::Connection,
     limits: QueueLimits,
     waiting: Mutex<Fair<(Instant, Bytes)>>,
@@ -150,10 +187,22 @@ struct QuicQueue {
 }
 
 impl QuicQueue {
-    fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
-        if !self.is_waiting.load(Ordering::Acquire)
-            && self.connection.datagram_send_buffer_space() >= datagram.len()
-        {
+    pub(super) const fn connection(&self) -> &quinn::Connection {
+        &self.connection
+    }
+
+    /// Sends a datagram that nobody misses, if QUIC has room and nothing waits for it.
+    pub(super) fn send_if_idle(&self, datagram: Bytes) -> bool {
+        self.is_idle(datagram.len()) && self.connection.send_datagram(datagram).is_ok()
+    }
+
+    fn is_idle(&self, length: usize) -> bool {
+        !self.is_waiting.load(Ordering::Acquire)
+            && self.connection.datagram_send_buffer_space() >= length
+    }
+
+    pub(super) fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
+        if self.is_idle(datagram.len()) {
             self.send_now(datagram, metrics);
             return;
         }

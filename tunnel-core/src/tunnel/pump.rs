@@ -83,7 +83,7 @@ pub(crate) enum Moved {
     Away,
     /// On this channel of the same tunnel, on which both sides have named it, as soon as each direction has ended on
     /// the one that it is on.
-    Onto(Channel),
+    Onto(Box<Channel>),
 }
 
 /// A channel on which a stream goes on.
@@ -354,7 +354,7 @@ impl<'a> Stream<'a> {
                     moved = resumption.moved(&self.flowing) => match moved {
                         Moved::Away => return StreamEnd::Moved,
                         Moved::Onto(channel) => {
-                            if !self.turn_to(channel) {
+                            if !self.turn_to(*channel) {
                                 return StreamEnd::Moved;
                             }
                         }

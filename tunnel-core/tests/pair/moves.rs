@@ -17,9 +17,9 @@ fn a_stream_that_moves_loses_and_doubles_nothing_wherever_either_transport_is_cu
     let pool = pool();
     let (mut moves, mut breaks) = (0, 0);
     for seed in 0..4_000 {
-        let run = Run::new(base, seed, &pool).to_the_end();
+        let run = Run::new(base, seed, &pool).play();
         if seed % 20 == 0 {
-            let again = Run::new(base, seed, &pool).to_the_end();
+            let again = Run::new(base, seed, &pool).play();
             assert_eq!(again.trace, run.trace, "seed {seed}");
         }
         moves += run.moves;
@@ -38,7 +38,7 @@ fn a_move_sends_nothing_twice() {
         let mut run = Run::new(base, seed, &pool);
         run.cuts.clear();
         let content: u64 = run.sources.iter().map(|it| it.len() as u64).sum();
-        let run = run.to_the_end();
+        let run = run.play();
         assert_eq!(run.carried, content, "seed {seed}");
         moves += run.moves;
     }
@@ -123,10 +123,6 @@ impl End {
             .chain(self.next.take())
             .collect()
     }
-
-    fn is_on(&mut self, channel: Channel) {
-        self.on = Some((channel, channel));
-    }
 }
 
 struct Run {
@@ -185,7 +181,7 @@ impl Run {
         }
     }
 
-    fn to_the_end(mut self) -> Outcome {
+    fn play(mut self) -> Outcome {
         let mut tick = 0;
         let patience = (self.latency[0] + self.latency[1]) * 4_000 + 60_000_000;
         while !self.ends.iter().all(End::is_done) {
@@ -307,39 +303,8 @@ impl Run {
     fn arrive(&mut self, side: usize, channel: Channel, piece: Piece) {
         let end = &mut self.ends[side];
         match piece {
-            Piece::Attach(offset) if side == RELAY => {
-                if end.asked == Some(channel) && end.on.is_none() {
-                    end.asked = None;
-                    end.is_on(channel);
-                    self.send_again(side, channel, offset);
-                }
-            }
-            Piece::Attach(offset) => {
-                end.leave();
-                end.is_on(channel);
-                let received = end.recv.received();
-                self.say(side, channel, Piece::Attach(received));
-                self.send_again(side, channel, offset);
-            }
-            Piece::Beside if side == RELAY => {
-                if end.asked == Some(channel) && end.on.is_some() {
-                    end.asked = None;
-                    assert!(end.turn.handle_agreed(), "seed {}", self.seed);
-                    end.next = Some(channel);
-                    self.follow(side);
-                }
-            }
-            Piece::Beside => {
-                // Without a channel nothing can stand beside it, and one turn follows the other.
-                if end.on.is_some() && end.turn.handle_agreed() {
-                    end.next = Some(channel);
-                    self.say(side, channel, Piece::Beside);
-                    self.follow(side);
-                } else {
-                    let left = end.leave().into_iter().chain([channel]);
-                    self.give_up(left.collect());
-                }
-            }
+            Piece::Attach(offset) => self.attach(side, channel, offset),
+            Piece::Beside => self.stand_beside(side, channel),
             piece if end.on.is_some_and(|(_, rx)| rx == channel) => self.read(side, piece),
             // Nobody reads there yet.
             piece if end.next == Some(channel) || end.asked == Some(channel) => {
@@ -347,6 +312,36 @@ impl Run {
             }
             _ => {}
         }
+    }
+
+    fn attach(&mut self, side: usize, channel: Channel, offset: u64) {
+        let end = &mut self.ends[side];
+        if side == CLIENT {
+            end.leave();
+            let received = end.recv.received();
+            self.say(side, channel, Piece::Attach(received));
+        } else if end.asked.take_if(|asked| *asked == channel).is_none() {
+            return;
+        }
+        self.ends[side].on = Some((channel, channel));
+        self.send_again(side, channel, offset);
+    }
+
+    fn stand_beside(&mut self, side: usize, channel: Channel) {
+        let end = &mut self.ends[side];
+        if side == RELAY && end.asked.take_if(|asked| *asked == channel).is_none() {
+            return;
+        }
+        // Without a channel nothing can stand beside it, and one turn follows the other.
+        if end.on.is_none() || !end.turn.handle_agreed() {
+            let left = end.leave().into_iter().chain([channel]);
+            return self.give_up(left.collect());
+        }
+        end.next = Some(channel);
+        if side == CLIENT {
+            self.say(side, channel, Piece::Beside);
+        }
+        self.follow(side);
     }
 
     fn read(&mut self, side: usize, piece: Piece) {

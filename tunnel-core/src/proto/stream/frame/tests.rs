@@ -78,7 +78,7 @@ fn frames_and_payload_come_back_however_they_are_cut() {
     for (i, frame) in frames().into_iter().enumerate() {
         frame.encode(&mut stream);
         expected.push(Decoded::Frame(frame));
-        let length = [0, 1, 63, 64, 1000, 16_383, 16_384, 65_535, 65_536][i];
+        let length = [0, 1, 63, 64, 1000, 5000, 16_383, 16_384, 65_535, 65_536][i];
         stream.put_slice(&DataHead::new(length).unwrap());
         stream.put_slice(&payload[..length]);
         if length > 0 {

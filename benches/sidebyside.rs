@@ -1,0 +1,32 @@
+//! `cargo bench -p benches [-- --rounds 5 --only bulk,game --columns direct,adit-auto]`: the comparison on loopback.
+//! `--test` is `--quick`: whether it works.
+#![forbid(unsafe_code)]
+
+use anyhow::Result;
+use benches::{compare, role::Role};
+use clap::Parser;
+
+#[derive(Debug, Parser)]
+#[command(about = "Adit beside the direct path and other tunnels, on loopback")]
+struct Arguments {
+    #[command(flatten)]
+    compare: compare::Arguments,
+    /// The same as --quick.
+    #[arg(long)]
+    test: bool,
+    /// Cargo adds this.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("role") {
+        let role = arguments.next().unwrap_or_default();
+        return serde_json::from_str::<Role>(&role)?.run();
+    }
+    let mut arguments = Arguments::parse();
+    arguments.compare.quick |= arguments.test;
+    arguments.compare.loopback = true;
+    compare::run(arguments.compare)
+}

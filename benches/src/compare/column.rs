@@ -1,0 +1,204 @@
+//! What is compared: the direct path, Adit in its ways, and the peers that are found. Each is two processes.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::{peers::Peer, ports};
+use crate::{
+    load::{Begins, Job, Load, Seen},
+    place::{Place, Side},
+    process::Process,
+    role::{ClientRole, Role, ServiceOptions},
+};
+
+/// A way from a player to the game server.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Its name in tables and files.
+    pub name: &'static str,
+    /// Whether it has anything to say about TCP.
+    pub tcp: bool,
+    /// Whether it has anything to say about UDP.
+    pub udp: bool,
+    /// Whether it is another's like where nothing is lost: on loopback it is measured where it is named.
+    pub for_paths: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Direct,
+    Adit(ServiceOptions),
+    Peer(Peer),
+}
+
+impl Column {
+    /// All that this machine has.
+    pub fn found(place: &dyn Place) -> Vec<Self> {
+        let adit = |name, tcp, udp, options: ServiceOptions| Self {
+            name,
+            tcp,
+            udp,
+            for_paths: options.redundancy.is_some(),
+            kind: Kind::Adit(options),
+        };
+        let service = |optimize: &str, udp| ServiceOptions {
+            optimize: optimize.into(),
+            redundancy: None,
+            udp,
+        };
+        let redundancy = |redundancy: &str| ServiceOptions {
+            redundancy: Some(redundancy.into()),
+            ..service("auto", true)
+        };
+        let mut all = vec![
+            Self {
+                name: DIRECT,
+                tcp: true,
+                udp: true,
+                for_paths: false,
+                kind: Kind::Direct,
+            },
+            // `optimize` is about TCP alone.
+            adit("adit-latency", true, false, service("latency", true)),
+            adit("adit-throughput", true, false, service("throughput", true)),
+            adit("adit-auto", true, true, service("auto", true)),
+            // As if UDP were blocked.
+            adit("adit-lanes", true, true, service("auto", false)),
+            // `redundancy` is about UDP alone; the default is that of adit-auto.
+            adit("adit-off", false, true, redundancy("off")),
+            adit("adit-duplicate", false, true, redundancy("duplicate")),
+            adit("adit-fec", false, true, redundancy("fec")),
+        ];
+        all.extend(Peer::found(place).into_iter().map(|peer| Self {
+            name: peer.name(),
+            tcp: true,
+            udp: peer.carries_udp(),
+            for_paths: false,
+            kind: Kind::Peer(peer),
+        }));
+        all
+    }
+
+    /// Whether its failure is somebody else's.
+    pub const fn is_peer(&self) -> bool {
+        matches!(self.kind, Kind::Peer(_))
+    }
+
+    /// Whether there can be but one of it at a time.
+    pub const fn is_single(&self) -> bool {
+        matches!(self.kind, Kind::Peer(Peer::Bore(_)))
+    }
+
+    /// What its program calls itself.
+    pub fn version(&self, place: &dyn Place) -> String {
+        match &self.kind {
+            Kind::Direct => String::new(),
+            Kind::Adit(_) => env!("CARGO_PKG_VERSION").to_owned(),
+            Kind::Peer(peer) => peer.version(place),
+        }
+    }
+
+    /// Starts it before `target`, and waits until TCP and UDP pass.
+    pub(crate) fn start(&self, place: &dyn Place, target: SocketAddr) -> Result<Running> {
+        let mut running = match &self.kind {
+            Kind::Direct => Running {
+                address: target,
+                relay: None,
+                client: None,
+                _files: None,
+            },
+            Kind::Adit(options) => start_adit(place, target, options)?,
+            Kind::Peer(peer) => peer.start(place, target)?,
+        };
+        running
+            .wait_until_it_works(place, self.udp)
+            .with_context(|| format!("{} does not work", self.name))?;
+        Ok(running)
+    }
+}
+
+/// A way that works.
+#[derive(Debug)]
+pub(crate) struct Running {
+    /// Where players go.
+    pub(crate) address: SocketAddr,
+    pub(crate) relay: Option<Process>,
+    pub(crate) client: Option<Process>,
+    pub(crate) _files: Option<TempDir>,
+}
+
+impl Running {
+    pub(crate) fn processes(&self) -> [Option<&Process>; 2] {
+        [self.relay.as_ref(), self.client.as_ref()]
+    }
+
+    /// Whether all of it is still there.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        for (name, process) in [("relay", &mut self.relay), ("client", &mut self.client)] {
+            if let Some(process) = process
+                && let Some(status) = process.ended()?
+            {
+                bail!("its {name} has ended: {status}");
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_until_it_works(&mut self, place: &dyn Place, udp: bool) -> Result<()> {
+        let until = Instant::now() + START_PATIENCE;
+        loop {
+            self.check()?;
+            let probe = Role::Load(Job {
+                to: self.address,
+                seconds: 1.0,
+                spread: false,
+                load: Load::Probe { tcp: true, udp },
+            });
+            let mut probe = Process::role(place, Side::Outside, &probe)?;
+            probe.says::<Begins>(PROBE_PATIENCE)?;
+            match probe.says::<Seen>(PROBE_PATIENCE) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -> Result<Running> {
+    let outside = place.address(Side::Outside);
+    let mut relay = Process::role(place, Side::Outside, &Role::Relay { bind: outside })?;
+    let listens = relay.says(START_PATIENCE).context("the relay")?;
+    let public_port = ports::free()?;
+    let role = Role::Client(ClientRole {
+        relay: listens,
+        public_port,
+        target,
+        service: options.clone(),
+    });
+    let mut client = Process::role(place, Side::Home, &role)?;
+    client
+        .says::<String>(START_PATIENCE)
+        .context("the client")?;
+    Ok(Running {
+        address: (outside, public_port).into(),
+        relay: Some(relay),
+        client: Some(client),
+        _files: None,
+    })
+}
+
+/// The column that ratios are taken to.
+pub const DIRECT: &str = "direct";
+/// The peer that ratios are taken to.
+pub const RATHOLE: &str = "rathole";
+
+/// rathole's client takes a second or two when its server was not there yet.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+const PROBE_PATIENCE: Duration = Duration::from_secs(10);

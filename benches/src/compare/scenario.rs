@@ -1,0 +1,455 @@
+//! What is measured, and how a measurement becomes figures.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    column::Running,
+    data::{Figures, Metric},
+};
+use crate::{
+    load::{Begins, Flood, Game, Job, Latencies, Load, Seen},
+    place::{Place, Side},
+    process::Process,
+    role::Role,
+};
+
+/// One thing to measure.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Its name on the command line and in the report.
+    pub name: String,
+    /// What it is, in words.
+    pub title: String,
+    /// What players do.
+    pub load: Load,
+    /// What others do meanwhile.
+    pub beside: Option<Beside>,
+    /// How many times as long as others.
+    pub longer: f64,
+    /// Whether it takes `--all`.
+    pub extra: bool,
+    /// Whether it has processes of its own: what it leaves behind (flows, ports, memory) is nobody else's.
+    pub fresh: bool,
+    /// How long the path swallows everything meanwhile.
+    pub dark: Option<Duration>,
+    /// Whether its table shows what was on the wire.
+    pub wire: bool,
+}
+
+/// What happens beside a measurement.
+#[derive(Debug, Clone)]
+pub struct Beside {
+    /// What it is.
+    pub load: Load,
+    /// Whether it goes past the tunnel, straight to the game server.
+    pub foreign: bool,
+}
+
+/// What one scenario gave on one column in one round.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// By what they are.
+    pub figures: Figures,
+    /// How long each took.
+    pub latencies: Option<Latencies>,
+    /// Bytes or events over time.
+    pub series: Vec<u64>,
+}
+
+impl Scenario {
+    /// An ordinary one.
+    pub fn new(name: impl Into<String>, title: impl Into<String>, load: Load) -> Self {
+        Self {
+            name: name.into(),
+            title: title.into(),
+            load,
+            beside: None,
+            longer: 1.0,
+            extra: false,
+            fresh: false,
+            dark: None,
+            wire: false,
+        }
+    }
+
+    /// Those on loopback.
+    pub fn loopback() -> Vec<Self> {
+        let bulk =
+            |name, title, streams, reverse| Self::new(name, title, Load::Bulk { streams, reverse });
+        let trips = |name, title, players| Self::new(name, title, Load::Trips { players });
+        let connections =
+            |name, title, players| Self::new(name, title, Load::Connections { players });
+        let idle = |name, title, count| Self::new(name, title, Load::Idle { count }).fresh();
+        let game = |name, title, players, rate| {
+            Self::new(name, title, Load::Game(game(players, rate))).longer(2.0)
+        };
+        vec![
+            idle("idle-2000", "2,000 idle connections", 2000),
+            bulk("bulk-1", "TCP, 1 stream to the server", 1, false),
+            bulk("bulk-8", "TCP, 8 streams to the server", 8, false),
+            bulk("bulk-1-reverse", "TCP, 1 stream from the server", 1, true),
+            bulk("bulk-8-reverse", "TCP, 8 streams from the server", 8, true),
+            trips("trips-1", "TCP request-reply, 1 player", 1),
+            trips("trips-32", "TCP request-reply, 32 players", 32).extra(),
+            connections("connections-1", "connections, 1 at a time", 1).extra(),
+            connections("connections-8", "connections, 8 at a time", 8),
+            connections("connections-64", "connections, 64 at a time", 64).extra(),
+            game("game-1", "game, 1 player × 60/s", 1, 60.0),
+            game("game-100-20", "game, 100 players × 20/s", 100, 20.0),
+            game("game-100-60", "game, 100 players × 60/s", 100, 60.0),
+            game("game-100", "game, 100 players × 200/s", 100, 200.0),
+            game("game-1000", "game, 1,000 players × 30/s", 1000, 30.0),
+            game("game-10000", "game, 10,000 players × 3/s", 10_000, 3.0).fresh(),
+            Self::new(
+                "packets",
+                "datagrams flat out, 8 players",
+                Load::Packets {
+                    players: 8,
+                    window: 32,
+                },
+            ),
+            game("game-20-idle", "game, 20 players × 60/s, alone", 20, 60.0),
+            game(
+                "game-20-flood",
+                "the same, while another player floods with 20,000/s",
+                20,
+                60.0,
+            )
+            .beside(Load::Flood(Flood {
+                rate: 20_000.0,
+                size: 400,
+            })),
+            idle("idle-10000", "10,000 idle connections", 10_000),
+        ]
+    }
+
+    /// So many times as long as others.
+    pub fn longer(mut self, times: f64) -> Self {
+        self.longer = times;
+        self
+    }
+
+    /// Only with `--all`.
+    pub fn extra(mut self) -> Self {
+        self.extra = true;
+        self
+    }
+
+    /// With processes of its own.
+    pub fn fresh(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+
+    /// While others do this, through the same tunnel.
+    pub fn beside(mut self, load: Load) -> Self {
+        let foreign = false;
+        self.beside = Some(Beside { load, foreign });
+        self
+    }
+
+    /// While others do this, past the tunnel.
+    pub fn beside_foreign(mut self, load: Load) -> Self {
+        let foreign = true;
+        self.beside = Some(Beside { load, foreign });
+        self
+    }
+
+    /// While the path is dark for so long.
+    pub fn dark(mut self, dark: Duration) -> Self {
+        self.dark = Some(dark);
+        self
+    }
+
+    /// Shows what was on the wire.
+    pub fn with_wire(mut self) -> Self {
+        self.wire = true;
+        self
+    }
+
+    /// Less of everything, for whether it works at all.
+    pub(super) fn shrink(&mut self) {
+        match &mut self.load {
+            Load::Idle { count } => *count = (*count / 50).max(1),
+            Load::Game(game) => {
+                game.players = game.players.min(100);
+                game.rate = game.rate.min(60.0);
+            }
+            _ => {}
+        }
+        self.longer = 1.0;
+    }
+
+    /// Whether it is about TCP; else it is about UDP.
+    pub const fn is_tcp(&self) -> bool {
+        !matches!(
+            self.load,
+            Load::Game(_) | Load::Packets { .. } | Load::Flood(_)
+        )
+    }
+
+    /// Packets a second that it asks for.
+    pub fn offered(&self) -> Option<f64> {
+        match &self.load {
+            Load::Game(game) => Some(game.players as f64 * game.rate),
+            _ => None,
+        }
+    }
+
+    /// What its table shows, in order.
+    pub fn shown(&self) -> Vec<Metric> {
+        use Metric as M;
+        let mut shown = match self.load {
+            Load::Bulk { .. } => vec![M::GbitPerSecond, M::CpuPerGbRelay, M::CpuPerGbClient],
+            Load::Trips { .. } | Load::Connections { .. } => vec![
+                M::PerSecond,
+                M::P50,
+                M::P99,
+                M::P999,
+                M::CpuPerEventRelay,
+                M::CpuPerEventClient,
+            ],
+            Load::Idle { .. } => {
+                return vec![M::EachRelay, M::EachClient, M::GrowthRelay, M::GrowthClient];
+            }
+            Load::Game(_) => vec![
+                M::P50,
+                M::P99,
+                M::P999,
+                M::Loss,
+                M::CpuPerPacketRelay,
+                M::CpuPerPacketClient,
+            ],
+            Load::Packets { .. } => {
+                vec![M::PerSecond, M::CpuPerPacketRelay, M::CpuPerPacketClient]
+            }
+            Load::Probe { .. } | Load::Flood(_) => Vec::new(),
+        };
+        if let Some(beside) = &self.beside {
+            shown.retain(|metric| !matches!(metric, M::CpuPerPacketRelay | M::CpuPerPacketClient));
+            shown.push(match beside.load {
+                Load::Bulk { .. } => M::BesideGbitPerSecond,
+                _ => M::BesidePerSecond,
+            });
+            shown.extend([M::CpuRelay, M::CpuClient]);
+        }
+        if self.dark.is_some() {
+            shown.insert(0, M::Recovery);
+        }
+        if self.wire {
+            shown.push(M::WirePerSecond);
+        }
+        shown.extend([M::PeakRelay, M::PeakClient]);
+        shown
+    }
+
+    /// Measures it.
+    pub(super) fn run(
+        &self,
+        place: &dyn Place,
+        running: &Running,
+        target: std::net::SocketAddr,
+        seconds: f64,
+    ) -> Result<Outcome> {
+        let seconds = seconds * self.longer;
+        let job = |load: &Load, to, seconds| {
+            Role::Load(Job {
+                to,
+                seconds,
+                spread: place.spreads_players(),
+                load: load.clone(),
+            })
+        };
+        let patience = Duration::from_secs_f64(seconds) + PATIENCE;
+        let mut beside = None;
+        if let Some(other) = &self.beside {
+            let to = if other.foreign {
+                target
+            } else {
+                running.address
+            };
+            // It goes on until the measurement is over, which is a little longer than it measures.
+            let role = job(&other.load, to, seconds + BESIDE_LONGER);
+            let mut process = Process::role(place, Side::Outside, &role)?;
+            process.says::<Begins>(patience)?;
+            beside = Some(process);
+        }
+        for process in running.processes().into_iter().flatten() {
+            process.forget_peak();
+        }
+        let before = Cost::of(running);
+        let role = job(&self.load, running.address, seconds);
+        let mut players = Process::role(place, Side::Outside, &role)?;
+        players.says::<Begins>(patience).context("the players")?;
+        let begun = Cost::of(running);
+        let seen: Seen = players.says(patience).context("the players")?;
+        if matches!(self.load, Load::Idle { .. }) {
+            // Whoever gives memory back a moment later gets the moment.
+            thread::sleep(SETTLE.min(Duration::from_secs_f64(seconds)));
+        }
+        let after = Cost::of(running);
+        ensure!(seen.wrong == 0, "{} datagrams came back wrong", seen.wrong);
+        let mut figures = Figures::new();
+        self.judge(&seen, &mut figures);
+        // Processes are the dearer the more they did before: memory counts from before the first connection.
+        begun.spent(&after, &self.load, &seen, &mut figures);
+        before.grown(&after, &self.load, &seen, &mut figures);
+        drop(players);
+        if let Some(mut beside) = beside {
+            let seen: Seen = beside.says(patience).context("what goes on beside")?;
+            figures.insert(
+                Metric::BesideGbitPerSecond,
+                seen.bytes as f64 * 8e-9 / seen.seconds,
+            );
+            let count = seen.events.max(seen.sent) as f64;
+            figures.insert(Metric::BesidePerSecond, count / seen.seconds);
+        }
+        Ok(Outcome {
+            figures,
+            latencies: seen.latencies,
+            series: seen.series,
+        })
+    }
+
+    fn judge(&self, seen: &Seen, figures: &mut Figures) {
+        if seen.seconds > 0.0 {
+            let rates = [
+                (Metric::GbitPerSecond, seen.bytes as f64 * 8e-9),
+                (Metric::PerSecond, seen.events as f64),
+            ];
+            for (metric, amount) in rates {
+                if amount > 0.0 {
+                    figures.insert(metric, amount / seen.seconds);
+                }
+            }
+        }
+        if matches!(self.load, Load::Game(_)) && seen.sent > 0 {
+            let lost = 1.0 - seen.received as f64 / seen.sent as f64;
+            figures.insert(Metric::Loss, lost * 100.0);
+            figures.insert(Metric::Doubled, seen.doubled as f64);
+            figures.insert(Metric::Silence, seen.silence * 1e3);
+        }
+        let Some(latencies) = &seen.latencies else {
+            return;
+        };
+        for (metric, share) in [
+            (Metric::P50, 0.5),
+            (Metric::P90, 0.9),
+            (Metric::P99, 0.99),
+            (Metric::P999, 0.999),
+        ] {
+            figures.extend(latencies.within(share).map(|value| (metric, value)));
+        }
+        figures.insert(Metric::Longest, latencies.longest);
+        figures.insert(Metric::Samples, latencies.count as f64);
+        let late = seen.lateness.as_ref().and_then(|late| late.within(0.99));
+        figures.extend(late.map(|late| (Metric::GeneratorLate, late)));
+    }
+}
+
+/// What both processes of a column have used so far.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    at: std::time::Instant,
+    /// CPU seconds of relay and client.
+    cpu: [Option<f64>; 2],
+    /// MiB of memory of relay and client: now, and at the most.
+    memory: [Option<(f64, f64)>; 2],
+}
+
+impl Cost {
+    fn of(running: &Running) -> Self {
+        let processes = running.processes();
+        Self {
+            at: std::time::Instant::now(),
+            cpu: processes.map(|process| process?.cpu()),
+            memory: processes.map(|process| process?.memory()),
+        }
+    }
+
+    fn spent(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
+        let packets = (seen.sent + seen.received) as f64;
+        let gigabytes = seen.bytes as f64 / 1e9;
+        // Seconds per GB, seconds per million, microseconds each.
+        let per = match load {
+            Load::Bulk { .. } => Some((CPU_PER_GB, gigabytes)),
+            Load::Game(_) | Load::Packets { .. } => Some((CPU_PER_PACKET, packets / 1e6)),
+            Load::Trips { .. } | Load::Connections { .. } => {
+                Some((CPU_PER_EVENT, seen.events as f64 / 1e6))
+            }
+            _ => None,
+        };
+        let length = (after.at - self.at).as_secs_f64();
+        for side in 0..2 {
+            let (Some(before), Some(after)) = (self.cpu[side], after.cpu[side]) else {
+                continue;
+            };
+            let spent = after - before;
+            figures.insert(CPU[side], spent / length * 100.0);
+            if let Some((metrics, amount)) = per
+                && amount > 0.0
+            {
+                figures.insert(metrics[side], spent / amount);
+            }
+        }
+    }
+
+    fn grown(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
+        for side in 0..2 {
+            let (Some((before, _)), Some((now, peak))) = (self.memory[side], after.memory[side])
+            else {
+                continue;
+            };
+            figures.insert(PEAK[side], peak);
+            if matches!(load, Load::Idle { .. }) && seen.events > 0 {
+                figures.insert(GROWTH[side], (now - before) * 1.048_576);
+                figures.insert(EACH[side], (now - before) * 1024.0 / seen.events as f64);
+            }
+        }
+    }
+}
+
+/// A game with packets of all sizes.
+const fn game(players: usize, rate: f64) -> Game {
+    Game {
+        players,
+        rate,
+        sizes: (60, 1200),
+    }
+}
+
+const CPU_PER_GB: [Metric; 2] = [Metric::CpuPerGbRelay, Metric::CpuPerGbClient];
+const CPU_PER_PACKET: [Metric; 2] = [Metric::CpuPerPacketRelay, Metric::CpuPerPacketClient];
+const CPU_PER_EVENT: [Metric; 2] = [Metric::CpuPerEventRelay, Metric::CpuPerEventClient];
+const CPU: [Metric; 2] = [Metric::CpuRelay, Metric::CpuClient];
+const PEAK: [Metric; 2] = [Metric::PeakRelay, Metric::PeakClient];
+const EACH: [Metric; 2] = [Metric::EachRelay, Metric::EachClient];
+const GROWTH: [Metric; 2] = [Metric::GrowthRelay, Metric::GrowthClient];
+
+/// Longer than anything should take to begin or end: a hang fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_millis(1500);
+/// Seconds.
+const BESIDE_LONGER: f64 = 1.5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_have_names_of_their_own_and_show_something() {
+        let mut names: Vec<_> = Scenario::loopback()
+            .into_iter()
+            .map(|scenario| {
+                assert!(!scenario.shown().is_empty(), "{}", scenario.name);
+                scenario.name
+            })
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,177 @@
+//! Players: what they do, and what they see.
+
+mod game;
+mod histogram;
+mod tcp;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    game::{Flood, Game},
+    histogram::{Latencies, SHARES},
+};
+use crate::role::say;
+
+/// What a process of players is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Where the game server seems to be.
+    pub to: SocketAddr,
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// Whether each player comes from an address of their own in 127.0.0.0/8.
+    pub spread: bool,
+    /// What they do.
+    pub load: Load,
+}
+
+/// What players do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Load {
+    /// Waits until a byte comes back over TCP and a datagram over UDP.
+    Probe {
+        /// Whether to ask over TCP.
+        tcp: bool,
+        /// Whether to ask over UDP.
+        udp: bool,
+    },
+    /// TCP connections that carry as much as they can.
+    Bulk {
+        /// How many.
+        streams: usize,
+        /// From the game server to the player.
+        reverse: bool,
+    },
+    /// Each player asks with 64 bytes and waits for as many.
+    Trips {
+        /// How many at once.
+        players: usize,
+    },
+    /// Each player connects, has one byte echoed, and closes.
+    Connections {
+        /// How many at once.
+        players: usize,
+    },
+    /// Connections that have had one byte echoed, and now say nothing until standard input ends.
+    Idle {
+        /// How many.
+        count: usize,
+    },
+    /// Players of a game over UDP, who send by the clock whatever comes back.
+    Game(Game),
+    /// Datagrams as fast as they come back: each player always has some on the way.
+    Packets {
+        /// How many players.
+        players: usize,
+        /// Datagrams on the way.
+        window: usize,
+    },
+    /// One player who sends too much; nothing comes back.
+    Flood(Flood),
+}
+
+/// What players have seen.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Seen {
+    /// How long they measured, in seconds.
+    pub seconds: f64,
+    /// Bytes of payload that arrived.
+    pub bytes: u64,
+    /// Round trips, connections: whatever was counted.
+    pub events: u64,
+    /// Datagrams that players sent.
+    pub sent: u64,
+    /// Of them, those that came back, once each.
+    pub received: u64,
+    /// Datagrams that came back again.
+    pub doubled: u64,
+    /// Datagrams that came back wrong: to another player, or of another length.
+    pub wrong: u64,
+    /// The longest that no datagram came back, in seconds.
+    pub silence: f64,
+    /// How long each took.
+    pub latencies: Option<Latencies>,
+    /// How late the generator itself was.
+    pub lateness: Option<Latencies>,
+    /// Bytes (bulk) or events in each [`STEP`].
+    pub series: Vec<u64>,
+}
+
+/// What a load says before it begins to measure.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Begins;
+
+impl Job {
+    pub(crate) fn run(&self) -> Result<()> {
+        let seen = match &self.load {
+            Load::Probe { tcp, udp } => tcp::probe(self, *tcp, *udp)?,
+            Load::Bulk { streams, reverse } => tcp::bulk(self, *streams, *reverse)?,
+            Load::Trips { players } => tcp::trips(self, *players)?,
+            Load::Connections { players } => tcp::connections(self, *players)?,
+            Load::Idle { count } => return tcp::idle(self, *count),
+            Load::Game(game) => game::play(self, game)?,
+            Load::Packets { players, window } => game::packets(self, *players, *window)?,
+            Load::Flood(flood) => game::flood(self, flood)?,
+        };
+        say(&seen)
+    }
+
+    fn length(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Where a player comes from: an address of their own, as players have, or what the system gives.
+    fn source(&self, player: usize) -> SocketAddr {
+        let ip: IpAddr = if self.spread {
+            let [.., high, low] = player.to_be_bytes();
+            Ipv4Addr::new(127, 1, high, low).into()
+        } else if self.to.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            std::net::Ipv6Addr::UNSPECIFIED.into()
+        };
+        (ip, 0).into()
+    }
+}
+
+/// Counts over time.
+#[derive(Debug)]
+struct Series {
+    start: Instant,
+    steps: Vec<u64>,
+}
+
+impl Series {
+    fn new(start: Instant, length: Duration) -> Self {
+        let steps = (length.as_secs_f64() / STEP.as_secs_f64()).ceil() as usize;
+        Self {
+            start,
+            steps: vec![0; steps.max(1)],
+        }
+    }
+
+    /// What comes after the end is not counted.
+    fn add(&mut self, at: Instant, amount: u64) {
+        let step = (at - self.start).as_nanos() / STEP.as_nanos();
+        if let Some(step) = self.steps.get_mut(step as usize) {
+            *step += amount;
+        }
+    }
+
+    fn merge(&mut self, other: &[u64]) {
+        for (step, other) in self.steps.iter_mut().zip(other) {
+            *step += other;
+        }
+    }
+}
+
+/// One point of a series.
+pub const STEP: Duration = Duration::from_millis(100);
+/// Longer than anything should take: a hang fails.
+const PATIENCE: Duration = Duration::from_secs(20);

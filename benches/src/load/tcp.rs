@@ -1,0 +1,258 @@
+//! Players over TCP. Plain threads and blocking calls, which cost less than what is measured.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpStream, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use socket2::{Domain, Socket, Type};
+
+use super::{Begins, Job, PATIENCE, Seen, Series, histogram::Counter};
+use crate::role::{BLOCK, ECHO, SINK, SOURCE, TALK, say};
+
+pub(super) fn probe(job: &Job, tcp: bool, udp: bool) -> Result<Seen> {
+    say(&Begins)?;
+    let start = Instant::now();
+    loop {
+        let tried = try_once(job, tcp, udp);
+        match tried {
+            Ok(()) => break,
+            Err(error) if start.elapsed() > job.length() => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    Ok(Seen::default())
+}
+
+fn try_once(job: &Job, tcp: bool, udp: bool) -> Result<()> {
+    let patience = Some(Duration::from_secs(1));
+    if tcp {
+        let mut tcp = TcpStream::connect(job.to)?;
+        tcp.set_read_timeout(patience)?;
+        tcp.write_all(&[ECHO])?;
+        tcp.read_exact(&mut [0]).context("TCP")?;
+    }
+    if udp {
+        let udp = UdpSocket::bind(job.source(0))?;
+        udp.connect(job.to)?;
+        udp.set_read_timeout(patience)?;
+        udp.send(&[1; 16])?;
+        udp.recv(&mut [0; 64]).context("UDP")?;
+    }
+    Ok(())
+}
+
+pub(super) fn bulk(job: &Job, streams: usize, reverse: bool) -> Result<Seen> {
+    let first = if reverse { SOURCE } else { SINK };
+    let mut connected = Vec::new();
+    for player in 0..streams {
+        let mut stream = connect(job, player)?;
+        stream.write_all(&[first])?;
+        connected.push(stream);
+    }
+    say(&Begins)?;
+    let (start, length) = (Instant::now(), job.length());
+    let carry = if reverse { take } else { give };
+    let carried = in_threads(connected, move |stream| {
+        let mut series = Series::new(start, length);
+        let bytes = carry(stream, start, length, &mut series)?;
+        Ok((bytes, series))
+    })?;
+    let mut all = Series::new(start, length);
+    let mut seen = Seen {
+        seconds: start.elapsed().as_secs_f64(),
+        ..Seen::default()
+    };
+    for (bytes, series) in carried {
+        seen.bytes += bytes;
+        all.merge(&series.steps);
+    }
+    seen.series = all.steps;
+    Ok(seen)
+}
+
+fn give(
+    mut stream: TcpStream,
+    start: Instant,
+    length: Duration,
+    series: &mut Series,
+) -> Result<u64> {
+    let block = vec![0x5a; BLOCK];
+    let mut sent = 0_u64;
+    loop {
+        let now = Instant::now();
+        if now - start >= length {
+            break;
+        }
+        stream.write_all(&block)?;
+        sent += block.len() as u64;
+        series.add(now, block.len() as u64);
+    }
+    // Only what the game server has taken counts, and the time until it has.
+    stream.shutdown(Shutdown::Write)?;
+    let mut total = [0; 8];
+    stream.read_exact(&mut total)?;
+    ensure!(u64::from_be_bytes(total) == sent, "bytes were lost");
+    Ok(sent)
+}
+
+fn take(
+    mut stream: TcpStream,
+    start: Instant,
+    length: Duration,
+    series: &mut Series,
+) -> Result<u64> {
+    let mut buffer = vec![0; BLOCK];
+    let mut taken = 0_u64;
+    while start.elapsed() < length {
+        let length = stream.read(&mut buffer)?;
+        ensure!(length > 0, "the game server has ended it");
+        taken += length as u64;
+        series.add(Instant::now(), length as u64);
+    }
+    Ok(taken)
+}
+
+pub(super) fn trips(job: &Job, players: usize) -> Result<Seen> {
+    let mut connected = Vec::new();
+    for player in 0..players {
+        let mut stream = connect(job, player)?;
+        stream.write_all(&[TALK])?;
+        // The first few wait for the connection behind this one.
+        for _ in 0..WARM_TRIPS {
+            trip(&mut stream)?;
+        }
+        connected.push(stream);
+    }
+    say(&Begins)?;
+    let (start, length) = (Instant::now(), job.length());
+    let counted = in_threads(connected, move |mut stream| {
+        let mut counter = Counter::new()?;
+        let mut series = Series::new(start, length);
+        while start.elapsed() < length {
+            let began = Instant::now();
+            trip(&mut stream)?;
+            let now = Instant::now();
+            counter.add(now - began);
+            series.add(now, 1);
+        }
+        Ok((counter, series))
+    })?;
+    gather(start, length, counted)
+}
+
+fn trip(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(&[0x5a; 64])?;
+    stream.read_exact(&mut [0; 64])
+}
+
+pub(super) fn connections(job: &Job, players: usize) -> Result<Seen> {
+    say(&Begins)?;
+    let (start, length) = (Instant::now(), job.length());
+    // Each connection is another player's: the ports of one address would run out, as closed connections linger.
+    let (next, this) = (AtomicUsize::new(0), job.clone());
+    let counted = in_threads((0..players).collect(), move |_| {
+        let mut counter = Counter::new()?;
+        let mut series = Series::new(start, length);
+        while start.elapsed() < length {
+            let began = Instant::now();
+            let mut stream = connect(&this, next.fetch_add(1, Ordering::Relaxed))?;
+            stream.write_all(&[ECHO])?;
+            stream.read_exact(&mut [0])?;
+            let now = Instant::now();
+            counter.add(now - began);
+            series.add(now, 1);
+        }
+        Ok((counter, series))
+    })?;
+    gather(start, length, counted)
+}
+
+pub(super) fn idle(job: &Job, count: usize) -> Result<()> {
+    say(&Begins)?;
+    let start = Instant::now();
+    let (next, this) = (Arc::new(AtomicUsize::new(0)), job.clone());
+    let held = in_threads((0..OPENERS).collect(), move |_| {
+        let mut mine = Vec::new();
+        loop {
+            let player = next.fetch_add(1, Ordering::Relaxed);
+            if player >= count {
+                return Ok(mine);
+            }
+            let mut stream = connect(&this, player)?;
+            stream.write_all(&[ECHO])?;
+            stream.read_exact(&mut [0])?;
+            mine.push(stream);
+        }
+    })?;
+    say(&Seen {
+        seconds: start.elapsed().as_secs_f64(),
+        events: held.iter().map(Vec::len).sum::<usize>() as u64,
+        ..Seen::default()
+    })?;
+    // Whoever looks at them ends this process.
+    loop {
+        thread::park();
+    }
+}
+
+fn gather(start: Instant, length: Duration, counted: Vec<(Counter, Series)>) -> Result<Seen> {
+    let seconds = start.elapsed().as_secs_f64();
+    let mut all = Counter::new()?;
+    let mut over_time = Series::new(start, length);
+    for (counter, series) in counted {
+        all.merge(&counter)?;
+        over_time.merge(&series.steps);
+    }
+    let latencies = all.finish();
+    Ok(Seen {
+        seconds,
+        events: latencies.as_ref().map_or(0, |all| all.count),
+        latencies,
+        series: over_time.steps,
+        ..Seen::default()
+    })
+}
+
+fn connect(job: &Job, player: usize) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(job.to), Type::STREAM, None)?;
+    if job.spread {
+        socket.bind(&job.source(player).into())?;
+    }
+    socket.connect_timeout(&job.to.into(), PATIENCE)?;
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Does `work` with each item in a thread of its own, and gathers what they return.
+fn in_threads<I: Send + 'static, T: Send + 'static>(
+    items: Vec<I>,
+    work: impl Fn(I) -> Result<T> + Send + Sync + 'static,
+) -> Result<Vec<T>> {
+    let work = Arc::new(work);
+    let threads: Vec<_> = items
+        .into_iter()
+        .map(|item| {
+            let work = work.clone();
+            thread::spawn(move || work(item))
+        })
+        .collect();
+    threads
+        .into_iter()
+        .map(|thread| thread.join().map_err(|_| anyhow!("a player panicked"))?)
+        .collect()
+}
+
+const WARM_TRIPS: usize = 20;
+/// As many connections open at once.
+const OPENERS: usize = 16;

@@ -1,0 +1,81 @@
+//! Relay and client, by the library that the programs are made of.
+
+use std::{net::IpAddr, sync::Arc};
+
+use anyhow::{Context, Result};
+use tunnel_core::{
+    client::{Client, ClientIdentity},
+    instance::{Instance, RawInstance, RawService},
+    key::{Psk, SecretKey},
+    relay::{Relay, RelayLimits, StaticAuthority},
+};
+
+use super::{ClientRole, say};
+
+pub(super) async fn relay(bind: IpAddr) -> Result<()> {
+    let authority = StaticAuthority::new().client(
+        "node-1",
+        SecretKey::from(NODE_KEY).public_key(),
+        Psk::from(PSK),
+        "1024-65535".parse()?,
+    );
+    let authority = Arc::new(authority);
+    // All players of a scenario may share an address.
+    let mut limits = RelayLimits::default();
+    limits.streams = 1 << 16;
+    limits.streams_per_client = 1 << 16;
+    limits.streams_per_address = 1 << 16;
+    limits.lanes_per_tunnel = 1 << 16;
+    let mut tries = 0;
+    let relay = loop {
+        let relay = Relay::builder(SecretKey::from(RELAY_KEY), authority.clone())
+            .listen((bind, 0).into())
+            .public_bind(bind)
+            .limits(limits.clone());
+        match relay.start().await {
+            Ok(relay) => break relay,
+            // The UDP port that the system chose may be taken as a TCP port.
+            Err(_) if tries < 20 => tries += 1,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    say(&relay.local_addr().context("it listens")?)?;
+    std::future::pending().await
+}
+
+pub(super) async fn client(role: ClientRole) -> Result<()> {
+    let game = RawService {
+        name: "bench".into(),
+        protocol: "both".into(),
+        public_port: Some(role.public_port.to_string()),
+        target: role.target.to_string(),
+        optimize: Some(role.service.optimize),
+        redundancy: role.service.redundancy,
+        flows_per_address: Some(1 << 16),
+        max_flows: Some(1 << 16),
+        ..RawService::default()
+    };
+    let instance = Instance::try_from(&RawInstance {
+        id: "bench".into(),
+        services: vec![game],
+    })?;
+    let identity = ClientIdentity {
+        relay: role.relay.to_string().parse()?,
+        relay_public_key: SecretKey::from(RELAY_KEY).public_key(),
+        secret_key: SecretKey::from(NODE_KEY),
+        psk: Psk::from(PSK),
+    };
+    let mut client = Client::builder(identity).instances([instance]);
+    if !role.service.udp {
+        client = client.without_udp();
+    }
+    let client = client.start()?;
+    client.bound().await;
+    say(&"bound")?;
+    std::future::pending().await
+}
+
+/// Everybody may know these: they never leave this machine.
+const RELAY_KEY: [u8; 32] = [1; 32];
+const NODE_KEY: [u8; 32] = [2; 32];
+const PSK: [u8; 32] = [3; 32];
