@@ -322,7 +322,7 @@ impl UdpService {
             shard.handle_evicted(&mut flows, &evicted);
             Some((evicted, place))
         })?;
-        route.send_close(evicted.id, scratch);
+        route.send_close(&evicted, scratch);
         Some(place)
     }
 
