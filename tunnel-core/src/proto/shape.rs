@@ -126,6 +126,17 @@ impl Shape {
         }
     }
 
+    /// What it is at, for people.
+    pub fn phase(&self) -> &'static str {
+        match self.phase {
+            Phase::Start => "start",
+            Phase::Level => "level",
+            Phase::Drain { .. } => "drain",
+            Phase::Settle { .. } => "settle",
+            Phase::Compete { .. } => "compete",
+        }
+    }
+
     /// How long a packet waits at the bottleneck.
     pub fn queue(&self) -> Duration {
         self.queue
@@ -183,6 +194,7 @@ impl Shape {
         if whole && self.queue > self.target() {
             self.line = self.line.min(delivered * LINE_MARGIN);
         }
+        self.share.handle_delivered(now, delivered);
         if matches!(
             self.phase,
             Phase::Level | Phase::Drain { .. } | Phase::Settle { .. }
@@ -447,7 +459,7 @@ const AFTER_DRAIN: f64 = 0.95;
 const STRIKES: u8 = 2;
 /// A shorter queue says nothing: slow lanes tell of it late.
 const STRIKE: Duration = Duration::from_millis(15);
-const HOLD_LEAST: Duration = Duration::from_secs(4);
+const HOLD_LEAST: Duration = Duration::from_secs(5);
 /// Others may go at any time, and the game should not feel our own queue for longer than that.
 const HOLD_MOST: Duration = Duration::from_secs(16);
 /// BBR looks for the empty path after 10 s.

@@ -114,6 +114,7 @@ mod linux {
         fn look(&self, now: Instant) -> Option<Duration> {
             let state = &mut *lock(&self.state);
             let before = state.lanes.len() as u64;
+            let was = state.shape.phase();
             state.ask(now);
             self.metrics
                 .lanes_shaped
@@ -126,6 +127,16 @@ mod linux {
                 state.shape.rate()
             };
             state.spread(rate);
+            if was != state.shape.phase() {
+                let queue = state.shape.queue();
+                tracing::trace!(
+                    lanes = before,
+                    rate,
+                    ?queue,
+                    "lanes: {}",
+                    state.shape.phase()
+                );
+            }
             let told = rate.unwrap_or(0);
             self.metrics.lane_pace.change(state.told, told);
             state.told = told;

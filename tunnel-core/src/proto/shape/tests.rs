@@ -118,8 +118,8 @@ fn beside_a_foreign_flow_a_share_is_kept() {
                 sim.measure(20 * S).ours
             };
             let (shaped, alone) = (share(true), share(false));
-            // What the kernel itself does not get, we do not either.
-            let least = f64::min(4.0, alone * 0.9);
+            // What the kernel itself does not get, we do not either, and a look now and then costs a little.
+            let least = f64::min(4.0, alone * 0.85);
             assert!(
                 shaped > least,
                 "{kernel:?} beside {foreign:?}: {shaped} of {alone}"

@@ -431,9 +431,8 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow.id)
         };
-        // With the player's packets, or it would overtake those that wait.
-        let player = flow.key.player().ip();
-        let whose = Whose::address(self.service.public.first(), player);
+        // In the player's own place, or it would overtake what the flow has sent before.
+        let whose = Whose::address(self.service.public.first(), flow.key.player().ip());
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
