@@ -1,5 +1,5 @@
-//! `cargo bench -p benches [-- --rounds 5 --only bulk,game --columns direct,adit-auto]`: the comparison on loopback, its
-//! tables alone. `--test` is `--quick`: whether it works.
+//! `cargo bench -p benches [-- --rounds 5 --only bulk,game --columns direct,adit-auto]`: the comparison on loopback.
+//! `--test` is `--quick`: whether it works.
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
@@ -27,5 +27,6 @@ fn main() -> Result<()> {
     }
     let mut arguments = Arguments::parse();
     arguments.compare.quick |= arguments.test;
+    arguments.compare.loopback = true;
     compare::run(arguments.compare)
 }

@@ -1,6 +1,9 @@
 //! A datagram's way from head to queue.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use criterion::{Criterion, Throughput};
@@ -10,7 +13,7 @@ use tunnel_core::{
         datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, Scheme},
         fragment::{Reassembler, ReassemblyLimits, split},
         message::ServiceId,
-        redundancy::Dedup,
+        redundancy::{Dedup, Protector, ProtectorSettings, Repairer},
     },
 };
 
@@ -28,7 +31,7 @@ pub(crate) fn heads(criterion: &mut Criterion) {
     let copied = DatagramHead {
         redundancy: Some(RedundancyHead {
             sequence: 99,
-            scheme: Scheme::Duplicate,
+            scheme: Scheme::Copied,
         }),
         ..known
     };
@@ -84,10 +87,40 @@ pub(crate) fn fragments(criterion: &mut Criterion) {
 /// The window that tells copies.
 pub(crate) fn redundancy(criterion: &mut Criterion) {
     criterion.bench_function("redundancy/a packet and its copy", |bencher| {
-        let (mut dedup, mut sequence) = (Dedup::new(), 0_u32);
+        let (mut dedup, mut sequence) = (Dedup::new(), 0_u16);
         bencher.iter(|| {
             sequence = sequence.wrapping_add(1);
             dedup.accept(sequence) && !dedup.accept(sequence.wrapping_sub(3))
+        });
+    });
+    // Every tenth packet is lost, and comes back out of the repairs.
+    criterion.bench_function("redundancy/protect and repair", |bencher| {
+        let (mut protector, mut repairer) = (
+            Protector::new(ProtectorSettings::default()),
+            Repairer::new(),
+        );
+        let (mut now, mut repair) = (Instant::now(), BytesMut::with_capacity(4096));
+        let datagram = [7; 200];
+        bencher.iter(|| {
+            now += Duration::from_millis(2);
+            let sequence = protector.sequence(Scheme::Source);
+            protector.handle_source(now, sequence, &datagram);
+            if !sequence.is_multiple_of(10) {
+                repairer.handle_source(sequence, &datagram);
+            }
+            repair.clear();
+            while protector.poll_repair(now, &mut repair) {
+                let whole = DatagramHead::decode(repair.split().freeze());
+                let (head, symbol) = whole.expect("a repair is a datagram");
+                if let Some(RedundancyHead {
+                    sequence,
+                    scheme: Scheme::Repair(repair),
+                }) = head.redundancy
+                {
+                    repairer.handle_repair(sequence, &repair, &symbol);
+                }
+            }
+            std::iter::from_fn(|| repairer.poll_repaired()).count()
         });
     });
 }

@@ -146,17 +146,27 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
             .collect(),
         sections: Vec::new(),
     };
+    let paths = arguments.paths();
     ensure!(
-        !scenarios.is_empty() || !arguments.paths().is_empty(),
+        !scenarios.is_empty() || !paths.is_empty(),
         "--only leaves no scenario"
     );
     if !scenarios.is_empty() {
+        let mut columns = columns.clone();
+        columns.retain(|column| !column.for_paths || !arguments.columns.is_empty());
         let loopback = arguments.measure("loopback", &mut Loopback, &columns, &scenarios)?;
         report.sections.push(loopback);
+        arguments.write(&mut report)?;
     }
-    report.sections.extend(path::measure(&arguments, &columns)?);
-    report.machine.load_after = data::load_average();
-    arguments.finish(&report)
+    for path in paths {
+        report
+            .sections
+            .extend(path::measure(&arguments, &columns, &path)?);
+        arguments.write(&mut report)?;
+    }
+    table::print(&report, arguments.markdown);
+    table::note(&format!("\nwritten to {}", arguments.out.display()));
+    Ok(())
 }
 
 impl Arguments {
@@ -178,62 +188,69 @@ impl Arguments {
                 .collect(),
         };
         for round in 0..self.rounds {
-            let place = stage.place();
-            let mut target = Process::role(
-                place,
-                Side::Home,
-                &Role::Target {
-                    bind: place.address(Side::Home),
-                },
-            )?;
-            let address = target.says(TARGET_PATIENCE).context("the game server")?;
-            let mut running: Vec<Option<Running>> = Vec::new();
-            for column in columns {
-                running.push(match column.start(place, address) {
-                    Ok(running) => Some(running),
-                    Err(error) => {
-                        self.forgive(column, &error)?;
-                        None
-                    }
-                });
-            }
-            for (scenario, measured) in scenarios.iter().zip(&mut section.scenarios) {
-                table::progress(round, self.rounds, name, &scenario.title);
-                // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
-                for place_in_turn in 0..columns.len() {
-                    let turn = (place_in_turn + round) % columns.len();
-                    let column = &columns[turn];
-                    let Some(cell) = cell_of(measured, column.name) else {
-                        continue;
-                    };
-                    let outcome = if scenario.fresh && !column.is_single() {
-                        let started = column.start(stage.place(), address);
-                        started.and_then(|mut running| {
-                            self.one(scenario, stage, &mut running, address)
-                        })
-                    } else {
-                        let running = running[turn].as_mut().context("it did not start");
-                        running.and_then(|running| self.one(scenario, stage, running, address))
-                    };
-                    match outcome {
-                        Ok(outcome) => {
-                            cell.rounds.push(outcome.figures);
-                            cell.latencies.extend(outcome.latencies);
-                            cell.series = outcome.series;
-                        }
-                        Err(error) => {
-                            let error = error.context(scenario.name.clone());
-                            cell.rounds.push(Figures::new());
-                            cell.errors.push(format!("{error:#}"));
-                            self.forgive(column, &error)?;
-                        }
-                    }
-                }
-            }
+            self.round(round, stage, columns, scenarios, &mut section)?;
         }
         Ok(section)
     }
 
+    /// Starts everything anew, and measures everything once.
+    fn round(
+        &self,
+        round: usize,
+        stage: &mut dyn Stage,
+        columns: &[Column],
+        scenarios: &[Scenario],
+        section: &mut Section,
+    ) -> Result<()> {
+        let place = stage.place();
+        let bind = place.address(Side::Home);
+        let mut server = Process::role(place, Side::Home, &Role::Target { bind })?;
+        let target = server.says(TARGET_PATIENCE).context("the game server")?;
+        let mut running = Vec::new();
+        for column in columns {
+            running.push(match column.start(place, target) {
+                Ok(running) => Some(running),
+                Err(error) => {
+                    self.forgive(column, &error)?;
+                    None
+                }
+            });
+        }
+        for (scenario, measured) in scenarios.iter().zip(&mut section.scenarios) {
+            table::progress(round, self.rounds, &section.name, &scenario.title);
+            // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
+            for turn in 0..columns.len() {
+                let turn = (turn + round) % columns.len();
+                let column = &columns[turn];
+                let Some(cell) = cell_of(measured, column.name) else {
+                    continue;
+                };
+                let outcome = if scenario.fresh && !column.is_single() {
+                    let started = column.start(stage.place(), target);
+                    started.and_then(|mut own| self.one(scenario, stage, &mut own, target))
+                } else {
+                    let running = running[turn].as_mut().context("it did not start");
+                    running.and_then(|running| self.one(scenario, stage, running, target))
+                };
+                match outcome {
+                    Ok(outcome) => {
+                        cell.rounds.push(outcome.figures);
+                        cell.latencies.extend(outcome.latencies);
+                        cell.series = outcome.series;
+                    }
+                    Err(error) => {
+                        let error = error.context(scenario.name.clone());
+                        cell.rounds.push(Figures::new());
+                        cell.errors.push(format!("{error:#}"));
+                        self.forgive(column, &error)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One scenario on one column.
     fn one(
         &self,
         scenario: &Scenario,
@@ -301,15 +318,14 @@ impl Arguments {
         scenarios
     }
 
-    fn finish(&self, report: &Report) -> Result<()> {
-        table::print(report, self.markdown);
+    /// After each place, so that a run that is cut short keeps what it has.
+    fn write(&self, report: &mut Report) -> Result<()> {
+        report.machine.load_after = data::load_average();
         fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create {}", self.out.display()))?;
-        let json = self.out.join("report.json");
-        fs::write(&json, serde_json::to_string(report)?)?;
-        let page = self.out.join("report.html");
-        fs::write(&page, html::page(report))?;
-        table::note(&format!("\n{}\n{}", json.display(), page.display()));
+        let json = serde_json::to_string(report)?;
+        fs::write(self.out.join("report.json"), json)?;
+        fs::write(self.out.join("report.html"), html::page(report))?;
         Ok(())
     }
 }
@@ -361,7 +377,8 @@ const TARGET_PATIENCE: Duration = Duration::from_secs(10);
 
 const EXAMPLES: &str = "\
 Examples:
-  benches compare                                       everything that is here, a quarter of an hour
+  benches compare                                       everything that is here, two hours
+  benches compare --loopback                            without the emulated paths
   benches compare --rounds 3 --only bulk,trips          three rounds of what is about TCP
   benches compare --columns direct,adit-auto,rathole    three columns
   benches compare --loopback                            nothing that takes root

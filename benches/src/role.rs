@@ -53,6 +53,8 @@ pub struct ClientRole {
 pub struct ServiceOptions {
     /// `latency`, `throughput` or `auto`.
     pub optimize: String,
+    /// `off`, `duplicate`, `fec` or `adaptive`; the default where there is none.
+    pub redundancy: Option<String>,
     /// Whether the client may use UDP; without, all goes over lanes.
     pub udp: bool,
 }

@@ -9,7 +9,7 @@ use tunnel_core::{
     client::{ClientIdentity, ClientLimits},
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, RawService,
-        Service, ServiceName, Target,
+        Redundancy, Service, ServiceName, Target,
     },
     key::{Psk, PublicKey, SecretKey},
 };
@@ -222,6 +222,11 @@ const SERVICE: &[Key<WrittenService>] = &[
     Key::optional("optimize", |service, value, _| {
         let optimize: Optimize = value.parse()?;
         service.raw.optimize = Some(optimize.to_string());
+        Ok(())
+    }),
+    Key::optional("redundancy", |service, value, _| {
+        let redundancy: Redundancy = value.parse()?;
+        service.raw.redundancy = Some(redundancy.to_string());
         Ok(())
     }),
     Key::optional("idle_timeout", |service, value, _| {

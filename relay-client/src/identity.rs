@@ -101,6 +101,7 @@ psk_file = \"client.psk\"
 # public_port = 7777           # the target's when left out
 # target = \"127.0.0.1:7777\"
 # optimize = \"auto\"            # latency, throughput or auto
+# redundancy = \"adaptive\"      # off, duplicate, fec or adaptive
 ",
         relay = join.relay,
         key = join.relay_public_key,

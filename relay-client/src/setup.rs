@@ -29,8 +29,9 @@ pub(crate) struct Options {
 
 const SPEC_HELP: &str = "\
 Expose a service beside those of the configuration; may be given several times.
-SPEC is PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,name=NAME],
-or PROTO:PORT for the same port on 127.0.0.1. PROTO is tcp, udp or both.
+SPEC is PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto]
+[,redundancy=off|duplicate|fec|adaptive][,name=NAME], or PROTO:PORT for the same
+port on 127.0.0.1. PROTO is tcp, udp or both.
 Ports may be ranges: udp:30000-30009=HOST:30000-30009. IPv6 stands in brackets.
 The instance is called NAME, else PROTO-PUBLIC; ids are unique on a relay.";
 

@@ -1,7 +1,7 @@
 //! `--expose SPEC`: an instance with one service, in a word.
 //!
-//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,name=NAME]`, or `PROTO:PORT` for the same port on
-//! 127.0.0.1. Ports may be ranges.
+//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,redundancy=off|duplicate|fec|adaptive][,name=NAME]`, or
+//! `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
 
 use adit_daemon::config::suggestion;
 use tunnel_core::instance::{
@@ -32,6 +32,7 @@ pub(crate) fn parse(text: &str) -> Result<Instance, SpecError> {
         public_port: Some(public.to_string()),
         target,
         optimize: options.optimize.map(Into::into),
+        redundancy: options.redundancy.map(Into::into),
         ..RawService::default()
     };
     let services = vec![service];
@@ -66,6 +67,7 @@ pub(crate) enum SpecError {
 #[derive(Default)]
 struct Options<'a> {
     optimize: Option<&'a str>,
+    redundancy: Option<&'a str>,
     name: Option<&'a str>,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Options<'a> {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let (slot, name) = match key {
                 "optimize" => (&mut options.optimize, "optimize"),
+                "redundancy" => (&mut options.redundancy, "redundancy"),
                 "name" => (&mut options.name, "name"),
                 _ => return Err(unknown(key)),
             };
@@ -88,9 +91,11 @@ impl<'a> Options<'a> {
 }
 
 fn unknown(key: &str) -> SpecError {
-    let hint = match suggestion(key, ["optimize", "name"].into_iter()) {
+    let hint = match suggestion(key, ["optimize", "redundancy", "name"].into_iter()) {
         Some(close) => format!("did you mean {close}=…?"),
-        None => "options are optimize=latency|throughput|auto and name=NAME".into(),
+        None => "options are optimize=latency|throughput|auto, \
+                 redundancy=off|duplicate|fec|adaptive and name=NAME"
+            .into(),
     };
     SpecError::UnknownOption {
         found: key.chars().take(80).collect(),
@@ -100,7 +105,7 @@ fn unknown(key: &str) -> SpecError {
 
 #[cfg(test)]
 mod tests {
-    use tunnel_core::instance::FlowLimits;
+    use tunnel_core::instance::{FlowLimits, Redundancy};
 
     use super::*;
 
@@ -137,6 +142,8 @@ mod tests {
             "a-b_1 udp 1 h:1 latency"
         );
         assert_eq!(shown("tcp:1=h:1,optimize=auto"), "tcp-1 tcp 1 h:1 auto");
+        let instance = parse("udp:1=h:1,redundancy=fec,name=a").unwrap();
+        assert_eq!(instance.services()[0].redundancy, Redundancy::Fec);
     }
 
     #[test]
@@ -237,6 +244,7 @@ mod tests {
             "tcp:1=h:1,name",
             "tcp:1=h:1,optimize",
             "tcp:1=h:1,optimize=fast",
+            "udp:1=h:1,redundancy=on",
         ] {
             let error = parse(bad).unwrap_err();
             assert!(matches!(error, SpecError::Service(_)), "{bad:?}: {error}");

@@ -6,6 +6,7 @@ mod egress;
 mod enrol;
 mod limits;
 mod link;
+mod race;
 mod streams;
 mod targets;
 
@@ -33,7 +34,7 @@ use crate::{
     transport::mem,
     tunnel::{
         datagrams::DatagramSender,
-        supervise::{Reporter, caught},
+        supervise::{Reporter, caught, supervise},
     },
 };
 use dial::{Dialer, Place};
@@ -259,6 +260,17 @@ impl ClientBuilder {
         );
         let reporting = shared.clone();
         let driver = Driver::new(shared.clone(), dialer, psk, self.instances, all_bound);
+        let expiring = shared.clone();
+        let stopped = shared.stopped.clone();
+        supervise(
+            shared.reporter(),
+            stopped,
+            "flow expiry".into(),
+            move || {
+                let shared = expiring.clone();
+                async move { shared.flows.expire().await }
+            },
+        );
         tokio::spawn(async move {
             let end = caught(driver.run(received)).await.unwrap_or_else(|_| {
                 reporting.reporter().panicked("the client's main task");

@@ -97,6 +97,52 @@ impl fmt::Display for Optimize {
     }
 }
 
+/// How a service's small datagrams are protected against loss in the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Redundancy {
+    /// Not at all.
+    Off = 0,
+    /// Each is sent again, a little later: about twice the bytes.
+    Duplicate = 1,
+    /// Repairs are sent beside them: less than half as many bytes again, and a few milliseconds more until a lost
+    /// datagram is there.
+    Fec = 2,
+    /// Off on a clean path; on a lossy one copies of few bytes, repairs of many.
+    #[default]
+    Adaptive = 3,
+}
+
+impl Redundancy {
+    /// All of them, each at its number.
+    pub(crate) const ALL: [Self; 4] = [Self::Off, Self::Duplicate, Self::Fec, Self::Adaptive];
+}
+
+impl FromStr for Redundancy {
+    type Err = ServiceError;
+
+    fn from_str(text: &str) -> Result<Self, ServiceError> {
+        match text {
+            "off" => Ok(Self::Off),
+            "duplicate" => Ok(Self::Duplicate),
+            "fec" => Ok(Self::Fec),
+            "adaptive" => Ok(Self::Adaptive),
+            _ => Err(ServiceError::Redundancy(shown(text))),
+        }
+    }
+}
+
+impl fmt::Display for Redundancy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Duplicate => "duplicate",
+            Self::Fec => "fec",
+            Self::Adaptive => "adaptive",
+        })
+    }
+}
+
 /// A run of consecutive ports, at least one. Port 0 is in none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortRange {
@@ -468,6 +514,8 @@ pub struct RawService {
     pub target: String,
     /// `latency`, `throughput` or `auto` (the default).
     pub optimize: Option<String>,
+    /// `off`, `duplicate`, `fec` or `adaptive` (the default).
+    pub redundancy: Option<String>,
     /// Idle time of a UDP flow, in seconds, 10 to 86,400.
     pub idle_timeout: Option<u64>,
     /// Cap of UDP flows per player address, 1 to 65,536.
@@ -489,6 +537,8 @@ pub struct Service {
     pub target: Target,
     /// How TCP connections travel.
     pub optimize: Optimize,
+    /// How UDP datagrams are protected.
+    pub redundancy: Redundancy,
     /// UDP limits.
     pub flows: FlowLimits,
 }
@@ -554,6 +604,10 @@ impl TryFrom<&RawService> for Service {
                 .optimize
                 .as_deref()
                 .map_or(Ok(Optimize::default()), str::parse)?,
+            redundancy: raw
+                .redundancy
+                .as_deref()
+                .map_or(Ok(Redundancy::default()), str::parse)?,
             flows: FlowLimits {
                 idle: Duration::from_secs(idle),
                 per_address,
@@ -642,6 +696,9 @@ pub enum ServiceError {
     /// Neither `latency`, `throughput` nor `auto`.
     #[error("unknown optimize {0:?}: expected latency, throughput or auto")]
     Optimize(String),
+    /// Neither `off`, `duplicate`, `fec` nor `adaptive`.
+    #[error("unknown redundancy {0:?}: expected off, duplicate, fec or adaptive")]
+    Redundancy(String),
     /// Not a port nor a range.
     #[error("not a port or range: {0:?} (expected 7777 or 30000-30009, within 1-65535)")]
     Ports(String),

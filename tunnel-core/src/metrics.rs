@@ -136,8 +136,14 @@ counters! {
     drop_address_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"address_cap\""],
     /// Datagrams dropped because the service holds too many flows.
     drop_service_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"service_cap\""],
-    /// Datagrams dropped because they came twice.
+    /// Datagrams dropped because they had come already: copies that were not needed.
     drop_duplicate: Counter = "adit_datagrams_dropped_total" ["reason=\"duplicate\""],
+    /// Copies of datagrams sent into the tunnel, so that a loss costs a game nothing.
+    copies_sent: Counter = "adit_redundancy_sent_total" ["kind=\"copy\""],
+    /// Repairs of datagrams sent into the tunnel, for the same reason.
+    repairs_sent: Counter = "adit_redundancy_sent_total" ["kind=\"repair\""],
+    /// Datagrams lost in the tunnel that repairs brought back.
+    repaired: Counter = "adit_datagrams_repaired_total",
     /// Datagrams that a socket refused: the target's ICMP, a full socket buffer, an unreachable player.
     drop_socket: Counter = "adit_datagrams_dropped_total" ["reason=\"socket\""],
     /// Datagrams dropped because no descriptor or socket was to be had for their flow.

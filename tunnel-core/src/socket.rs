@@ -27,6 +27,55 @@ pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// The same as [`bind_udp`], with so many sockets: the system gives each player's packets to one of them, always the
+/// same. One, where it cannot do that or has no more.
+///
+/// The first is bound like any other, so that a port that somebody has, another relay too, is an error; only then may
+/// the others join it, while it holds the port. From then on a process of the same user that asks for it could join as well.
+pub(crate) fn bind_udp_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<UdpSocket>> {
+    let first = bind_udp(address)?;
+    let mut sockets = vec![first];
+    #[cfg(target_os = "linux")]
+    if shards > 1 && add_shards(&mut sockets, address, shards).is_err() {
+        sockets.truncate(1);
+        share_no_more(&sockets[0]);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = shards;
+    Ok(sockets)
+}
+
+/// Makes the only socket of a port that no other may join.
+pub(crate) fn share_no_more(socket: &UdpSocket) {
+    // Where there is no such option, nobody shares.
+    #[cfg(target_os = "linux")]
+    drop(SockRef::from(socket).set_reuse_port(false));
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
+}
+
+#[cfg(target_os = "linux")]
+fn add_shards(sockets: &mut Vec<UdpSocket>, address: SocketAddr, shards: usize) -> io::Result<()> {
+    let bound = sockets[0].local_addr()?;
+    SockRef::from(&sockets[0]).set_reuse_port(true)?;
+    while sockets.len() < shards {
+        let socket = Socket::new(Domain::for_address(bound), Type::DGRAM, Some(Protocol::UDP))?;
+        only_v6(&socket, address)?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound.into())?;
+        sockets.push(socket.into());
+    }
+    // What came before all were there may be at another socket than what follows: nobody was promised the port yet.
+    for socket in &*sockets {
+        let mut left = DISCARDED_MAX;
+        while left > 0 && socket.recv_from(&mut [0]).is_ok() {
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
 /// Grows a socket's buffers. Returns the smaller of what the system granted, in bytes: it may cap them
 /// (`net.core.rmem_max`, `net.core.wmem_max`) without an error.
 pub(crate) fn grow_buffers(socket: &UdpSocket, bytes: usize) -> usize {
@@ -198,6 +247,9 @@ fn only_v6(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 pub(crate) const TUNNEL_BUFFER: usize = 4 << 20;
 /// Buffers of a public UDP port: 2 MiB hold 1,000 packets of 1,400 bytes with the kernel's own overhead.
 pub(crate) const PUBLIC_BUFFER: usize = 2 << 20;
+/// Packets discarded of a port that was just opened: 1,024, as many as come in a millisecond.
+#[cfg(target_os = "linux")]
+const DISCARDED_MAX: usize = 1024;
 /// Connections that wait to be accepted; the system may cap it (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 /// On Linux a connection begins with its listener's options: four system calls less for each player.
@@ -210,10 +262,76 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
-    use std::{io::Write, net::TcpStream as StdTcp};
+    use std::{collections::HashSet, io::Write, net::TcpStream as StdTcp};
 
     use super::*;
+
+    const ANY: [&str; 4] = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"];
+
+    /// Which shard a packet of `player` comes to.
+    fn shard_of(player: &UdpSocket, shards: &[UdpSocket]) -> usize {
+        let own = player.local_addr().unwrap().port();
+        player.send(b"a packet").unwrap();
+        loop {
+            let came = shards.iter().position(|shard| {
+                (shard.recv_from(&mut [0; 16])).is_ok_and(|(_, from)| from.port() == own)
+            });
+            if let Some(came) = came {
+                return came;
+            }
+        }
+    }
+
+    #[test]
+    fn every_player_keeps_to_one_shard_and_all_shards_have_players() {
+        for address in ANY {
+            let shards = bind_udp_shards(address.parse().unwrap(), 4).unwrap();
+            assert_eq!(shards.len(), 4);
+            let public = shards[0].local_addr().unwrap();
+            let loopback: IpAddr = match public {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            };
+            let mut seen = HashSet::new();
+            for _ in 0..64 {
+                let player = UdpSocket::bind((loopback, 0)).unwrap();
+                player.connect((loopback, public.port())).unwrap();
+                let place = shard_of(&player, &shards);
+                assert!((0..3).all(|_| shard_of(&player, &shards) == place));
+                seen.insert(place);
+            }
+            // That 64 players miss one of four happens once in 10^7 runs.
+            assert_eq!(seen.len(), 4, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_somebody_has_is_an_error_whether_it_is_shared_or_not() {
+        for address in ANY {
+            for shards in [1, 4] {
+                let held = bind_udp_shards(address.parse().unwrap(), shards).unwrap();
+                let port = held[0].local_addr().unwrap();
+                for wanted in [1, 4] {
+                    let error = bind_udp_shards(port, wanted).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+                }
+                drop(held);
+                assert_eq!(bind_udp_shards(port, shards).unwrap().len(), shards);
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_socket_is_shared_with_nobody() {
+        let held = bind_udp_shards("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let port = held[0].local_addr().unwrap();
+        let other = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        other.set_reuse_port(true).unwrap();
+        let error = other.bind(&port.into()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
 
     #[tokio::test]
     async fn a_players_connection_has_its_options_and_its_first_bytes_are_read_once() {

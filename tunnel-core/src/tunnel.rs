@@ -7,6 +7,8 @@ pub(crate) mod datagrams;
 pub(crate) mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
+mod meter;
+mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;
 pub(crate) mod shaper;

@@ -12,17 +12,18 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use allocation_counter::{AllocationInfo, measure};
 use tokio::{runtime::Runtime, sync::oneshot};
 use tunnel_core::client::Client;
 
-use support::{HANG, Lab, Via, simple};
+use support::{HANG, Lab, Via, instance, service};
 
 /// Everything is ours here but the sockets and the timers: from the player's packet to the game and back.
 #[test]
@@ -84,6 +85,36 @@ fn bulk_costs_an_allocation_for_many_packets() {
     }
 }
 
+/// What is held for each player who does nothing, on both sides together, beside the kernel's sockets.
+#[test]
+fn an_idle_player_holds_a_bounded_number_of_bytes() {
+    for via in [Via::Mem, Via::Quic] {
+        let world = World::new(via, Game::udp);
+        let come = |count: usize| {
+            let players: Vec<_> = (0..count).map(|_| world.udp_player()).collect();
+            for player in &players {
+                player.send(b"hello").unwrap();
+                player.recv(&mut [0; 10]).unwrap();
+            }
+            players
+        };
+        world.holds_at_most(FLOW_MOST, "a flow", come);
+
+        let world = World::new(via, Game::tcp);
+        let public = world.public();
+        let come = |count: usize| {
+            let players = (0..count).map(|_| {
+                let mut player = TcpStream::connect(public).unwrap();
+                player.write_all(b"hello").unwrap();
+                player.read_exact(&mut [0; 5]).unwrap();
+                player
+            });
+            players.collect::<Vec<_>>()
+        };
+        world.holds_at_most(STREAM_MOST, "a stream", come);
+    }
+}
+
 /// Sends windows of packets and waits for their answers.
 fn play(player: &UdpSocket, size: usize) {
     let mut answer = [0; 2_000];
@@ -140,8 +171,9 @@ impl World {
         let (lab, client, game) = runtime.block_on(async {
             let lab = Lab::new(via).await;
             let game = game(lab.ip);
-            let instance = simple("a", game.protocol, lab.port, game.address);
-            let client = lab.client([instance]).await;
+            let mut service = service("game", game.protocol, lab.port, game.address);
+            service.flows_per_address = Some(1_000);
+            let client = lab.client([instance("a", [service])]).await;
             (lab, client, game)
         });
         Self {
@@ -174,6 +206,38 @@ impl World {
             // Without an answer the players have failed, and say so.
             measure(|| drop(self.runtime.block_on(over)))
         })
+    }
+}
+
+impl World {
+    /// Waits until relay and client hold so little more for each of the last 200 of 250 players who come, say
+    /// something, and stay: acknowledgements take a moment.
+    fn holds_at_most<T: Send>(&self, most: i64, what: &str, come: impl Fn(usize) -> Vec<T> + Sync) {
+        let kept = Mutex::new(Vec::new());
+        let stay = |count| kept.lock().unwrap().extend(come(count));
+        self.measured(|| stay(50));
+        self.settled();
+        let mut held = self.measured(|| stay(200)).bytes_current;
+        let until = Instant::now() + HANG;
+        while held > 200 * most {
+            assert!(Instant::now() < until, "{what}: {} bytes", held / 200);
+            held += self.settled();
+        }
+        held += self.settled();
+        println!(
+            "{:?}, {what}: {} bytes on both sides",
+            self.lab.via,
+            held / 200
+        );
+    }
+
+    /// Lets everything run that waits for a while; how many bytes more it holds then.
+    fn settled(&self) -> i64 {
+        let pause = || {
+            self.runtime
+                .block_on(async { tokio::time::sleep(Duration::from_millis(250)).await });
+        };
+        measure(pause).bytes_current
     }
 }
 
@@ -252,3 +316,5 @@ const WINDOWS: usize = 6;
 const PACKETS: usize = 2_000;
 const WINDOW: usize = 10;
 const STREAMS: u64 = 50;
+const FLOW_MOST: i64 = 4_000;
+const STREAM_MOST: i64 = 24_000;

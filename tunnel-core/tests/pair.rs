@@ -386,13 +386,6 @@ fn stream(base: Instant, seed: u64, pool: &Bytes) -> u64 {
     trace.finish()
 }
 
-/// What the receiver knows of a flow.
-#[derive(Default)]
-struct Received {
-    dedup: Dedup,
-    packets: HashSet<u64>,
-}
-
 /// Packets of players to the client, through a network that loses, doubles, delays and reorders.
 fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
     let mut random = Random::new(seed);
@@ -407,9 +400,10 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
     let spread = 1 + random.below(100_000);
     let is_sequenced = random.below(3) > 0;
     let (mut last_id, mut now) = (0, 0);
-    // A flow's packets, as slices of the pool, and its next sequence number.
-    let mut sent: HashMap<FlowId, (Vec<Bytes>, u32)> = HashMap::new();
-    let mut received: HashMap<FlowId, Received> = HashMap::new();
+    // The packets of each flow, as slices of the pool, and which of them have come.
+    let mut sent: HashMap<FlowId, Vec<Bytes>> = HashMap::new();
+    let mut received: HashMap<FlowId, HashSet<u64>> = HashMap::new();
+    let (mut sequence, mut dedup) = (u16::MAX - 40, Dedup::new());
     let (mut total, mut delivered, mut discarded) = (0, 0, 0);
     let mut left = 150;
     while left > 0 || net.next_at().is_some() {
@@ -435,9 +429,7 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
             let flow = *admitted.flow;
             let is_new = !sent.contains_key(&flow.id);
             assert_eq!(admitted.created, is_new, "seed {seed}: an id came again");
-            let (packets, sequence) = sent
-                .entry(flow.id)
-                .or_insert_with(|| (Vec::new(), u32::MAX - 40));
+            let packets = sent.entry(flow.id).or_default();
             let length = match random.below(3) {
                 0 => random.below(8001),
                 _ => random.below(1200),
@@ -471,10 +463,10 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
             for (fragment, payload) in parts {
                 head.fragment = fragment;
                 head.redundancy = is_sequenced.then_some(RedundancyHead {
-                    sequence: *sequence,
-                    scheme: Scheme::Duplicate,
+                    sequence,
+                    scheme: Scheme::Copied,
                 });
-                *sequence = sequence.wrapping_add(1);
+                sequence = sequence.wrapping_add(1);
                 let mut out = BytesMut::new();
                 head.encode(&mut out);
                 assert_eq!(out.len(), head.encoded_len());
@@ -497,10 +489,7 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
         let (head, payload) = DatagramHead::decode(datagram).unwrap();
         assert_eq!(head.kind, Kind::Data);
         let flow = received.entry(head.flow).or_default();
-        if head
-            .redundancy
-            .is_some_and(|it| !flow.dedup.accept(it.sequence))
-        {
+        if head.redundancy.is_some_and(|it| !dedup.accept(it.sequence)) {
             continue;
         }
         let whole = match head.fragment {
@@ -511,16 +500,16 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
         };
         let Some(packet) = whole else { continue };
         // Tiny packets may be alike: each that arrives takes one that was sent.
-        let packets = &sent[&head.flow].0;
+        let packets = &sent[&head.flow];
         let mut alike = (0..packets.len() as u64).filter(|n| packets[*n as usize] == packet);
         if is_sequenced {
-            let fresh = alike.find(|n| !flow.packets.contains(n));
+            let fresh = alike.find(|n| !flow.contains(n));
             assert!(fresh.is_some(), "seed {seed}: {} came twice", head.flow.0);
-            flow.packets.extend(fresh);
+            flow.extend(fresh);
         } else {
             let known = alike.next();
             assert!(known.is_some(), "seed {seed}: nobody sent this");
-            flow.packets.extend(known);
+            flow.extend(known);
         }
         delivered += 1;
         (now, head.flow.0, packet.len()).hash(&mut trace);

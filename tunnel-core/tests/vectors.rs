@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tunnel_core::{
-    instance::{FlowLimits, Optimize, PortRange, Protocol},
+    instance::{FlowLimits, Optimize, PortRange, Protocol, Redundancy},
     key::Psk,
     proto::{
         datagram::{
-            DatagramHead, FecHead, FlowId, FlowOpen, FragmentHead, Kind, RedundancyHead, Scheme,
+            DatagramHead, FlowId, FlowOpen, FragmentHead, Kind, RedundancyHead, RepairHead, Scheme,
         },
         message::{
             Code, Decoder, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId, Text,
@@ -100,6 +100,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                         protocol: Protocol::Both,
                         public: PortRange::new(7777, 7777).unwrap(),
                         optimize: Optimize::Latency,
+                        redundancy: Redundancy::Off,
                         flows: FlowLimits::default(),
                     },
                     ServiceDeclaration {
@@ -108,6 +109,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                         protocol: Protocol::Tcp,
                         public: PortRange::new(30_000, 30_009).unwrap(),
                         optimize: Optimize::Auto,
+                        redundancy: Redundancy::Off,
                         flows: FlowLimits {
                             idle: Duration::from_secs(10),
                             per_address: 1,
@@ -277,18 +279,18 @@ fn datagrams() -> Vec<(&'static str, DatagramHead)> {
             },
         ),
         (
-            "2205050100000009",
+            "2205040009",
             DatagramHead {
                 kind: Kind::Probe,
                 redundancy: Some(RedundancyHead {
                     sequence: 9,
-                    scheme: Scheme::Duplicate,
+                    scheme: Scheme::Copied,
                 }),
                 ..data(5)
             },
         ),
         (
-            "6005000100020b0300000009000000020809",
+            "6005000100020600090708031210",
             DatagramHead {
                 fragment: Some(FragmentHead {
                     packet: 1,
@@ -297,10 +299,10 @@ fn datagrams() -> Vec<(&'static str, DatagramHead)> {
                 }),
                 redundancy: Some(RedundancyHead {
                     sequence: 9,
-                    scheme: Scheme::FecRepair(FecHead {
-                        group: 2,
-                        sources: 8,
-                        index: 9,
+                    scheme: Scheme::Repair(RepairHead {
+                        number: 7,
+                        bundle: 8,
+                        counts: [1, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
                     }),
                 }),
                 ..data(5)

@@ -252,7 +252,7 @@ const COLORS: [(&str, &str, &str); 15] = [
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 46.0;
-const RIGHT: f64 = 14.0;
+const RIGHT: f64 = 22.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 38.0;
 /// Curves of so few points show each.

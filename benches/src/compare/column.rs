@@ -25,6 +25,8 @@ pub struct Column {
     pub tcp: bool,
     /// Whether it has anything to say about UDP.
     pub udp: bool,
+    /// Whether it is another's like where nothing is lost: on loopback it is measured where it is named.
+    pub for_paths: bool,
     kind: Kind,
 }
 
@@ -38,21 +40,28 @@ enum Kind {
 impl Column {
     /// All that this machine has.
     pub fn found(place: &dyn Place) -> Vec<Self> {
-        let adit = |name, tcp, udp, options| Self {
+        let adit = |name, tcp, udp, options: ServiceOptions| Self {
             name,
             tcp,
             udp,
+            for_paths: options.redundancy.is_some(),
             kind: Kind::Adit(options),
         };
         let service = |optimize: &str, udp| ServiceOptions {
             optimize: optimize.into(),
+            redundancy: None,
             udp,
+        };
+        let redundancy = |redundancy: &str| ServiceOptions {
+            redundancy: Some(redundancy.into()),
+            ..service("auto", true)
         };
         let mut all = vec![
             Self {
                 name: DIRECT,
                 tcp: true,
                 udp: true,
+                for_paths: false,
                 kind: Kind::Direct,
             },
             // `optimize` is about TCP alone.
@@ -61,11 +70,16 @@ impl Column {
             adit("adit-auto", true, true, service("auto", true)),
             // As if UDP were blocked.
             adit("adit-lanes", true, true, service("auto", false)),
+            // `redundancy` is about UDP alone; the default is that of adit-auto.
+            adit("adit-off", false, true, redundancy("off")),
+            adit("adit-duplicate", false, true, redundancy("duplicate")),
+            adit("adit-fec", false, true, redundancy("fec")),
         ];
         all.extend(Peer::found(place).into_iter().map(|peer| Self {
             name: peer.name(),
             tcp: true,
             udp: peer.carries_udp(),
+            for_paths: false,
             kind: Kind::Peer(peer),
         }));
         all

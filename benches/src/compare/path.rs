@@ -42,21 +42,24 @@ impl Path {
     }
 }
 
-/// Measures what `arguments` choose of all paths. A machine that can have none says so, and that is no error.
-pub(super) fn measure(arguments: &Arguments, columns: &[Column]) -> Result<Vec<Section>> {
-    let mut sections = Vec::new();
-    for path in arguments.paths() {
-        if let Some(reason) = link::unavailable() {
-            warn(&format!("no scenario on a path: {reason}"));
-            break;
-        }
-        match measure_one(arguments, columns, &path) {
-            Ok(section) => sections.push(section),
-            Err(error) if arguments.quick => return Err(error),
-            Err(error) => warn(&format!("{}: {error:#}", path.title)),
+/// Measures one path. A machine that can have none says so, and that is no error.
+pub(super) fn measure(
+    arguments: &Arguments,
+    columns: &[Column],
+    path: &Path,
+) -> Result<Option<Section>> {
+    if let Some(reason) = link::unavailable() {
+        warn(&format!("{}: {reason}", path.title));
+        return Ok(None);
+    }
+    match measure_one(arguments, columns, path) {
+        Ok(section) => Ok(Some(section)),
+        Err(error) if arguments.quick => Err(error),
+        Err(error) => {
+            warn(&format!("{}: {error:#}", path.title));
+            Ok(None)
         }
     }
-    Ok(sections)
 }
 
 fn measure_one(arguments: &Arguments, columns: &[Column], path: &Path) -> Result<Section> {

@@ -284,35 +284,4 @@ const LOST_AFTER: Duration = Duration::from_millis(200);
 const FLOOD_BURST: u64 = 1000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_stay_within_their_bounds_and_small_ones_are_more() {
-        let game = Game {
-            players: 10,
-            rate: 30.0,
-            sizes: (60, 1200),
-        };
-        let sizes: Vec<_> = (0..1000).map(|number| game.size(3, number)).collect();
-        assert!(sizes.iter().all(|size| (60..=1200).contains(size)));
-        let small = sizes.iter().filter(|size| **size < 270).count();
-        assert!((400..600).contains(&small), "{small}");
-        assert_eq!(sizes[7], game.size(3, 7));
-    }
-
-    #[test]
-    fn every_player_sends_once_a_period() {
-        let game = Game {
-            players: 100,
-            rate: 30.0,
-            sizes: (60, 60),
-        };
-        let phases = game.phases();
-        assert!(phases.windows(2).all(|two| two[0].0 <= two[1].0));
-        let mut players: Vec<_> = phases.iter().map(|(_, player)| *player).collect();
-        players.sort_unstable();
-        assert_eq!(players, (0..100).collect::<Vec<_>>());
-        assert!(phases.iter().all(|(phase, _)| (0.0..=1.0).contains(phase)));
-    }
-}
+mod tests;

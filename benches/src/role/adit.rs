@@ -50,6 +50,7 @@ pub(super) async fn client(role: ClientRole) -> Result<()> {
         public_port: Some(role.public_port.to_string()),
         target: role.target.to_string(),
         optimize: Some(role.service.optimize),
+        redundancy: role.service.redundancy,
         flows_per_address: Some(1 << 16),
         max_flows: Some(1 << 16),
         ..RawService::default()

@@ -76,6 +76,7 @@ pub(crate) fn check_service(service: &Service) {
         public_port: Some(service.public.to_string()),
         target: service.target.to_string(),
         optimize: Some(service.optimize.to_string()),
+        redundancy: Some(service.redundancy.to_string()),
         idle_timeout: Some(service.flows.idle.as_secs()),
         flows_per_address: Some(service.flows.per_address),
         max_flows: Some(service.flows.per_service),

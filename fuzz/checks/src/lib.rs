@@ -24,6 +24,7 @@ pub mod frame;
 pub mod handshake;
 pub mod join;
 pub mod record;
+pub mod redundancy;
 pub mod relay_config;
 pub mod session;
 pub mod stream;
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("handshake", handshake::check),
     ("join", join::check),
     ("record", record::check),
+    ("redundancy", redundancy::check),
     ("relay_config", relay_config::check),
     ("session", session::check),
     ("stream", stream::check),

@@ -1,6 +1,10 @@
 //! Networks that are not there for a while, or not yet.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    cell::Cell,
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use crate::harness::{
     crowd::Crowd,
@@ -58,6 +62,93 @@ fn a_black_out_of_ten_seconds_breaks_no_stream_and_no_flow() {
 }
 
 #[test]
+fn a_second_after_a_black_out_of_five_everybody_is_answered() {
+    recovers_within_a_second("");
+}
+
+#[test]
+fn the_same_where_udp_is_blocked() {
+    recovers_within_a_second("udp");
+}
+
+/// Lights out for five seconds; `blocked` never passes between client and relay.
+fn recovers_within_a_second(blocked: &str) {
+    requires!("nft", "ip");
+    isolated(|| {
+        let site = Site::start();
+        let block = |protocols: &[&str]| {
+            let rules = protocols.iter().map(|protocol| drop_all(&site, protocol));
+            filter(&format!(
+                "chain in {{ type filter hook input priority 0; {} }}",
+                rules.collect::<String>()
+            ));
+        };
+        let lasting: Vec<_> = ["udp", "tcp"]
+            .into_iter()
+            .filter(|it| *it == blocked)
+            .collect();
+        block(&lasting);
+        let [latency, throughput, game] = [(); 3].map(|()| (ports::one(), local_address()));
+        let client = site.expose(&[
+            Service::tcp(latency.0, latency.1)
+                .named("latency")
+                .optimized_for("latency"),
+            Service::tcp(throughput.0, throughput.1)
+                .named("throughput")
+                .optimized_for("throughput"),
+            Service::udp(game.0, game.1).named("game"),
+        ]);
+        let crowd = Crowd::new();
+        for (_, target) in [latency, throughput, game] {
+            crowd.echo(target);
+        }
+        // Whose bytes under way fill what QUIC may send unanswered.
+        let _bulk = crowd.talker(site.public(latency.0), 4 << 20);
+        // One exchange at a time, and a game that goes on whether it is heard or not.
+        let players = [
+            ("latency", crowd.talker(site.public(latency.0), 100)),
+            ("throughput", crowd.talker(site.public(throughput.0), 100)),
+            (
+                "game",
+                crowd.gamer(site.public(game.0), 100, TICK, usize::MAX),
+            ),
+        ];
+        for round in 1..=2 {
+            for (_, player) in &players {
+                let before = player.answered();
+                eventually("answers", || (player.answered() > before + 9).then_some(()));
+            }
+            block(&["udp", "tcp"]);
+            thread::sleep(Duration::from_secs(5));
+            let before = players.each_ref().map(|(_, player)| player.answered());
+            let back = Instant::now();
+            block(&lasting);
+            let times = Cell::new([None; 3]);
+            eventually("answers", || {
+                let mut looks = times.get();
+                for ((look, (_, player)), before) in looks.iter_mut().zip(&players).zip(before) {
+                    if look.is_none() && player.answered() > before {
+                        *look = Some(back.elapsed());
+                    }
+                }
+                times.set(looks);
+                looks.iter().all(Option::is_some).then_some(())
+            });
+            for ((name, _), time) in players.iter().zip(times.get()) {
+                assert!(
+                    time.unwrap() <= Duration::from_secs(1),
+                    "{name}, round {round}: {time:?}"
+                );
+            }
+        }
+        for (_, player) in &players[..2] {
+            player.assert_undisturbed();
+        }
+        drop(client);
+    });
+}
+
+#[test]
 fn a_client_without_a_network_goes_on_trying_until_there_is_one() {
     requires!("ip");
     isolated(|| {
@@ -99,9 +190,18 @@ fn a_relay_whose_name_does_not_resolve_yet_is_asked_for_again() {
 
 /// Drops everything between client and relay; players and servers are not touched.
 fn black_out(site: &Site) {
-    let port = site.listen.port();
     filter(&format!(
-        "chain in {{ type filter hook input priority 0; \
-         udp dport {port} drop; udp sport {port} drop; tcp dport {port} drop; tcp sport {port} drop; }}"
+        "chain in {{ type filter hook input priority 0; {} {} }}",
+        drop_all(site, "udp"),
+        drop_all(site, "tcp")
     ));
 }
+
+/// Drops what a protocol carries between client and relay.
+fn drop_all(site: &Site, protocol: &str) -> String {
+    let port = site.listen.port();
+    format!("{protocol} dport {port} drop; {protocol} sport {port} drop;")
+}
+
+/// Between two datagrams of a game.
+const TICK: Duration = Duration::from_millis(20);

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::{
-    instance::{FlowLimits, Optimize, PortSet, Protocol},
+    instance::{FlowLimits, Optimize, PortSet, Protocol, Redundancy},
     key::PublicKey,
     proto::message::{Revision, ServiceDeclaration, ServiceId},
     relay::registry::{Action, Change, OwnerLimits, Registry},
-    tunnel::fair::Fair,
+    tunnel::fair::{Fair, Whose},
 };
 
 /// The relay's registry, full of instances of one service each.
@@ -49,6 +49,7 @@ impl Services {
             protocol: Protocol::Both,
             public: name(&port.to_string()),
             optimize: Optimize::Auto,
+            redundancy: Redundancy::Off,
             flows: FlowLimits::default(),
         };
         let change = Change::Declare {
@@ -72,7 +73,7 @@ pub struct FairQueue(Fair<Bytes>);
 impl FairQueue {
     /// Adds to the part of one service. Says whether another had to go.
     pub fn push(&mut self, whose: u16, datagram: Bytes, most: usize) -> bool {
-        self.0.push(whose, datagram, most).is_some()
+        self.0.push(Whose::flow(whose, 0), datagram, most).is_some()
     }
 
     /// Takes the next one whose turn it is.

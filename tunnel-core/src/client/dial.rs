@@ -3,7 +3,10 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,8 @@ struct Inner {
     endpoints: Mutex<[Option<quinn::Endpoint>; 2]>,
     /// What the kernel granted lanes.
     granted: Granted,
+    /// The operator has been told that UDP is silent.
+    is_silent: AtomicBool,
     events: Option<EventSink>,
     /// Without it, as if UDP were blocked.
     udp: bool,
@@ -94,6 +99,8 @@ pub(crate) enum Transport {
 pub(crate) enum Ways {
     /// QUIC first, a lane if that stays silent.
     Any,
+    /// Both at once: it was a lane that worked last.
+    Both,
     /// QUIC only: lanes work already.
     QuicOnly,
 }
@@ -138,6 +145,7 @@ impl Dialer {
             suite: Suite::fastest(),
             endpoints: Mutex::default(),
             granted: Granted::default(),
+            is_silent: AtomicBool::new(false),
             events,
             udp,
         }))
@@ -162,7 +170,10 @@ impl Dialer {
             let mut lane = None;
             let tried = self.dial_one(address, credential, ways, &mut lane);
             match tokio::time::timeout(DIAL_PATIENCE, tried).await {
-                Ok(Ok(established)) => return Ok(established),
+                Ok(Ok(established)) => {
+                    self.0.is_silent.store(false, Ordering::Relaxed);
+                    return Ok(established);
+                }
                 Ok(Err(error)) => last = error,
                 Err(_) => {
                     let silent = DialError::Silent(DIAL_PATIENCE);
@@ -193,6 +204,10 @@ impl Dialer {
         ways: Ways,
         failed_lane: &mut Option<DialError>,
     ) -> Result<Established, DialError> {
+        let head_start = match ways {
+            Ways::Both => Duration::ZERO,
+            Ways::Any | Ways::QuicOnly => QUIC_HEAD_START,
+        };
         let quic = self.dial_quic(address, credential);
         if ways == Ways::QuicOnly {
             return quic.await;
@@ -207,9 +222,11 @@ impl Dialer {
                 Ok(established) => return Ok(established),
                 Err(error) => Some(error),
             },
-            () = tokio::time::sleep(QUIC_HEAD_START) => None,
+            () = tokio::time::sleep(head_start) => None,
         };
         if silent.is_none()
+            && ways == Ways::Any
+            && !self.0.is_silent.swap(true, Ordering::Relaxed)
             && let Some(events) = &self.0.events
         {
             events.emit(Event::UdpSilent { peer: address });

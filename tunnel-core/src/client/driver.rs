@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    future::Future,
-    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,6 +13,7 @@ use crate::{
         ClientEnd, ClientStatus, Shared,
         dial::{Credential, DialError, Dialer, Established, Ways},
         link::Link,
+        race::Race,
         targets::{self, Target, Targets},
     },
     event::Event,
@@ -29,7 +28,7 @@ use crate::{
             client::{ClientEvent, ClientSession},
         },
     },
-    tunnel::{control::Control, sleep_until},
+    tunnel::{control::Control, pump::RESUME_PATIENCE, sleep_until},
 };
 
 /// What the client is told.
@@ -61,18 +60,20 @@ pub(crate) struct Driver {
     active: Option<Active>,
     /// Works on until its last stream has ended, while a better path has taken over.
     retiring: Option<Active>,
-    dialing: Option<Dialing>,
+    dialing: Race<Result<Dialled, DialError>>,
     /// What is dialled is QUIC only, for a tunnel that has lanes.
     upgrading: bool,
     dial_at: Option<Instant>,
     backoff: Backoff,
+    /// Of tries beside a path that is suspect.
+    racing: Backoff,
     /// Of tunnels that are lost as soon as they stand.
     flapping: Backoff,
     /// Waits between tries of QUIC while lanes carry everything.
     upgrade: Backoff,
     name: Option<Arc<str>>,
-    /// A heartbeat is overdue: a new path is looked for without pause.
-    is_suspect: bool,
+    /// Since when a heartbeat is overdue: a new path is looked for without pause.
+    suspect_since: Option<Instant>,
     /// The relay's process: another one knows none of the flows.
     relay: Option<ProcessId>,
     /// Lanes carry everything, as far as the operator has been told.
@@ -97,8 +98,6 @@ struct Active {
     /// Since when the relay has let us in.
     welcome_at: Option<Instant>,
 }
-
-type Dialing = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
 
 /// A tunnel that stands, and the relay's process at its other end.
 type Dialled = (Arc<Link>, Control, ProcessId);
@@ -136,14 +135,15 @@ impl Driver {
             session,
             active: None,
             retiring: None,
-            dialing: None,
+            dialing: Race::new(),
             upgrading: false,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
+            racing: Backoff::new(RACE_PACE, RACE_PACE),
             flapping: Backoff::new(RECONNECT_LEAST, FLAPPING_MOST),
             upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
-            is_suspect: false,
+            suspect_since: None,
             relay: None,
             is_fallback: false,
             relay_drains: false,
@@ -200,7 +200,8 @@ impl Driver {
 
     async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
         let timeout = self.session.poll_timeout();
-        let dial_at = self.dial_at.filter(|_| self.dialing.is_none());
+        let races = self.is_suspect() || self.dialing.is_empty();
+        let dial_at = self.dial_at.filter(|_| races);
         let (control, link) = match &mut self.active {
             Some(active) => (Some(&mut active.control), Some(active.link.clone())),
             None => (None, None),
@@ -227,15 +228,7 @@ impl Driver {
                     () = link.path_changed.notified() => Woken::PathChanged,
                 }
             } => woken,
-            dialled = async {
-                match &mut self.dialing {
-                    Some(dialing) => dialing.await,
-                    None => std::future::pending().await,
-                }
-            } => {
-                self.dialing = None;
-                Woken::Dialled(dialled)
-            }
+            dialled = self.dialing.next() => Woken::Dialled(dialled),
             () = sleep_until(dial_at) => Woken::DialNow,
             () = sleep_until(timeout) => Woken::Timeout,
         }
@@ -346,7 +339,7 @@ impl Driver {
 
     fn handle_welcome(&mut self, name: &str) {
         self.backoff.reset();
-        self.is_suspect = false;
+        self.suspect_since = None;
         self.name = Some(name.into());
         if let Some(active) = &mut self.active {
             active.welcome_at = Some(Instant::now());
@@ -364,13 +357,7 @@ impl Driver {
                     active: is_lane,
                 });
             }
-            self.dial_at = None;
-            if is_lane {
-                // UDP may come back: it is tried again while lanes carry everything.
-                self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
-            } else {
-                self.upgrade.reset();
-            }
+            self.plan_upgrade();
         }
         // The relay has moved everything over: the old path ends with its last stream.
         self.retiring = None;
@@ -400,7 +387,7 @@ impl Driver {
     /// The relay says goodbye when it goes. Until then players stay, and no better path to it is worth looking for.
     fn handle_drain(&mut self, grace: Duration) {
         self.relay_drains = true;
-        if !self.is_suspect {
+        if !self.is_suspect() {
             self.dial_at = None;
         }
         if let Some(client) = &self.name {
@@ -419,9 +406,16 @@ impl Driver {
                 suspect,
             });
         }
-        self.is_suspect = liveness == Liveness::Suspect;
+        let is_suspect = liveness == Liveness::Suspect;
+        self.suspect_since = is_suspect.then(Instant::now);
         match liveness {
-            Liveness::Alive => {}
+            Liveness::Alive => {
+                self.plan_upgrade();
+                // Lanes that were silent as long are so for longer yet: a tunnel that is new takes their streams.
+                if !self.dialing.is_empty() {
+                    self.try_once();
+                }
+            }
             // A new path is raced beside the suspect one, which may yet answer.
             Liveness::Suspect => {
                 self.end_upgrade();
@@ -436,41 +430,69 @@ impl Driver {
         }
     }
 
-    /// Starts dialling, if that is not under way.
+    /// UDP may come back: it is tried again while lanes carry everything.
+    fn plan_upgrade(&mut self) {
+        self.dial_at = None;
+        if self.is_on_lane() {
+            self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+        } else {
+            self.upgrade.reset();
+        }
+    }
+
+    fn is_on_lane(&self) -> bool {
+        (self.active.as_ref())
+            .is_some_and(|active| active.welcome_at.is_some() && active.link.transport == "lane")
+    }
+
+    /// Whether a new path is looked for beside one that may be gone; a tunnel that is lost meanwhile changes nothing in that.
+    fn is_suspect(&self) -> bool {
+        (self.suspect_since).is_some_and(|since| since.elapsed() < RESUME_PATIENCE)
+    }
+
+    /// Starts dialling, if that is not under way. A suspect path is raced by one try after another.
     fn dial(&mut self) {
         self.dial_at = None;
-        if self.dialing.is_some() {
-            return;
+        if self.is_suspect() {
+            self.try_once();
+            self.dial_at = Some(Instant::now() + self.racing.next(self.shared.random()));
+        } else if self.dialing.is_empty() {
+            self.try_once();
         }
+    }
+
+    fn try_once(&mut self) {
         let (dialer, credential, shared) = (
             self.dialer.clone(),
             self.credential.clone(),
             self.shared.clone(),
         );
         // A lane that works needs QUIC only; one that is suspect is raced by whatever gets through.
-        let works = !self.is_suspect
-            && self.active.as_ref().is_some_and(|active| {
-                active.welcome_at.is_some() && active.link.transport == "lane"
-            });
-        let ways = if works { Ways::QuicOnly } else { Ways::Any };
-        self.upgrading = works;
-        self.dialing = Some(Box::pin(async move {
+        let ways = match (self.is_on_lane(), self.is_suspect()) {
+            (true, false) if self.dialing.is_empty() => Ways::QuicOnly,
+            (true, _) => Ways::Both,
+            (false, _) => Ways::Any,
+        };
+        self.upgrading = ways == Ways::QuicOnly;
+        self.dialing.add(async move {
             let established: Established = dialer.dial(&credential, ways).await?;
             let relay = established.relay;
             let (link, control) = Link::start(&shared, dialer, established).await?;
             Ok((link, control, relay))
-        }));
+        });
     }
 
     /// A try of QUIC alone, which may stay silent for long, must not keep a client waiting whose lanes have gone.
     fn end_upgrade(&mut self) {
         if std::mem::take(&mut self.upgrading) {
-            self.dialing = None;
+            self.dialing.clear();
         }
     }
 
     /// A new tunnel stands: it becomes the one in use.
     fn adopt(&mut self, link: Arc<Link>, control: Control, relay: ProcessId) {
+        // Whoever comes later than the first is too late.
+        self.dialing.clear();
         if self
             .relay
             .replace(relay)
@@ -495,19 +517,16 @@ impl Driver {
     }
 
     fn handle_dial_error(&mut self, error: &DialError) {
+        if self.is_suspect() || !self.dialing.is_empty() {
+            // The next try is due anyhow, or runs.
+            return;
+        }
         if self
             .active
             .as_ref()
             .is_some_and(|active| active.welcome_at.is_some() && !active.link.broken.is_cancelled())
         {
-            // There is a tunnel. Beside a suspect one another is looked for without pause; a better one, later.
-            let wait = if self.is_suspect {
-                self.backoff.next(self.shared.random())
-            } else {
-                self.upgrade.next(self.shared.random())
-            };
-            self.dial_at = Some(Instant::now() + wait);
-            return;
+            return self.plan_upgrade();
         }
         self.retry(&error.to_string());
     }
@@ -589,7 +608,7 @@ impl Driver {
                             && target.service.target == service.target
                     })
                     .cloned()
-                    .inspect(|target| target.set_idle(service.flows.idle))
+                    .inspect(|target| target.follow(service))
                     .unwrap_or_else(|| Target::new(instance.clone(), service.clone(), &reporter)),
             };
             new.insert(id, target);
@@ -676,6 +695,9 @@ impl Driver {
 
 /// How long a tunnel must have stood for the next one to be dialled at once.
 const STOOD: Duration = Duration::from_secs(1);
+/// Between two tries beside a suspect path: half a second at most, so that a path that is back is found within it,
+/// and a handshake later everybody is on it. Two first messages a second are no burden for a relay.
+const RACE_PACE: Duration = Duration::from_millis(500);
 /// First wait before the relay is tried again.
 const RECONNECT_LEAST: Duration = Duration::from_millis(250);
 /// Longest wait after tunnels that stood for a moment only: one a second keeps nobody busy, and a relay that is restarted

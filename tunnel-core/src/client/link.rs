@@ -89,6 +89,7 @@ impl Link {
             capabilities,
             ..
         } = established;
+        let capabilities = Capabilities::SUPPORTED.common(capabilities);
         let metrics = &shared.metrics;
         let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
@@ -97,6 +98,7 @@ impl Link {
                     connection.clone(),
                     metrics.clone(),
                     shared.limits.queues(),
+                    capabilities,
                 );
                 (Some(connection.clone()), sender)
             }
@@ -110,8 +112,7 @@ impl Link {
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),
-            resumes: (Capabilities::SUPPORTED.common(capabilities))
-                .contains(Capabilities::STREAM_RESUMPTION),
+            resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
             path: watch::Sender::new(0),
             path_changed: Notify::new(),
             lanes_wanted: watch::Sender::new(0),

@@ -183,8 +183,8 @@ impl ClientResumption {
     }
 
     /// Agrees to a channel that stands beside the stream's own.
-    async fn agree(&mut self, attach: Box<Attach>) -> Option<Channel> {
-        let mut channel = attach.channel;
+    async fn agree(&mut self, attach: Attach) -> Option<Box<Channel>> {
+        let mut channel = Box::new(attach.channel);
         let stream = self.stream;
         let beside = Frame::Beside { stream };
         // Of a lane that broke the relay hears as we do.
@@ -209,8 +209,9 @@ impl Resumption for ClientResumption {
             };
             match next {
                 Some(attach) if attach.is_beside => {
-                    if let Some(channel) = self.agree(attach).await {
-                        return Moved::Onto(Box::new(channel));
+                    // A stream that stays where it is has no room for it.
+                    if let Some(channel) = Box::pin(self.agree(*attach)).await {
+                        return Moved::Onto(channel);
                     }
                 }
                 Some(attach) => self.next = Some(attach),

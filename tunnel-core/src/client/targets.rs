@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    instance::{Host, InstanceId, Service},
+    instance::{Host, InstanceId, Redundancy, Service},
     proto::message::ServiceId,
     tunnel::{
         fault,
@@ -33,6 +33,8 @@ pub(crate) struct Target {
     pub(crate) service: Service,
     /// Idle time of its flows, in seconds.
     idle: AtomicU64,
+    /// The number of how its datagrams are protected.
+    redundancy: AtomicU8,
     /// Ends everything that leads here.
     pub(crate) cancelled: CancellationToken,
     addresses: watch::Sender<Arc<[IpAddr]>>,
@@ -49,6 +51,7 @@ impl Target {
         let target = Arc::new(Self {
             instance,
             idle: AtomicU64::new(service.flows.idle.as_secs()),
+            redundancy: AtomicU8::new(service.redundancy as u8),
             service,
             cancelled: CancellationToken::new(),
             addresses: watch::Sender::new(known),
@@ -71,9 +74,18 @@ impl Target {
         Duration::from_secs(self.idle.load(Ordering::Relaxed))
     }
 
-    /// From now on flows have this idle time.
-    pub(crate) fn set_idle(&self, idle: Duration) {
-        self.idle.store(idle.as_secs(), Ordering::Relaxed);
+    /// How datagrams on their way to players are protected.
+    pub(crate) fn redundancy(&self) -> Redundancy {
+        let number = self.redundancy.load(Ordering::Relaxed);
+        Redundancy::ALL[usize::from(number) % Redundancy::ALL.len()]
+    }
+
+    /// What may change under players who are there: how long their flows live, and how datagrams are protected.
+    pub(crate) fn follow(&self, service: &Service) {
+        let idle = service.flows.idle.as_secs();
+        self.idle.store(idle, Ordering::Relaxed);
+        let redundancy = service.redundancy as u8;
+        self.redundancy.store(redundancy, Ordering::Relaxed);
     }
 
     /// The addresses known now, in the resolver's order of preference; none if the name does not resolve.

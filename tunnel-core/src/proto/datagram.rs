@@ -6,11 +6,12 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::proto::{
     message::ServiceId,
+    redundancy::{BUNDLE_COUNT_MAX, BUNDLES_MAX},
     wire::{Reader, WireError, put_address, put_varint, varint_len, varint_newtype},
 };
 
 /// Longest head that this version writes, in bytes: what a datagram's room must exceed.
-pub const MAX_HEAD: usize = 1 + 8 + (1 + 8 + 4 + 1 + 18) + 4 + (1 + 11);
+pub const MAX_HEAD: usize = 1 + 8 + (1 + 8 + 4 + 1 + 18) + 4 + (6 + BUNDLES_MAX / 2);
 
 varint_newtype! {
     /// A flow of a tunnel: chosen by the relay, rises, never repeats.
@@ -48,7 +49,7 @@ impl DatagramHead {
     pub fn encoded_len(&self) -> usize {
         let open = self.open.map_or(0, |open| 1 + open.body_len());
         let fragment = self.fragment.map_or(0, |_| 4);
-        let redundancy = self.redundancy.map_or(0, |it| 1 + it.body_len());
+        let redundancy = self.redundancy.map_or(0, |it| it.encoded_len());
         1 + varint_len(self.flow.0) + open + fragment + redundancy
     }
 
@@ -187,44 +188,43 @@ impl FragmentHead {
 /// How a datagram takes part in redundancy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedundancyHead {
-    /// Rises by one with each datagram of the flow, a fragment counting as one, and wraps around; copies share it.
-    pub sequence: u32,
+    /// Rises by one with each datagram of the tunnel that has this scheme, and wraps around; copies share it. A repair
+    /// says the number of the first datagram that it covers.
+    pub sequence: u16,
     /// By what scheme.
     pub scheme: Scheme,
 }
 
 impl RedundancyHead {
-    const fn body_len(&self) -> usize {
+    /// Bytes that protection adds to a datagram's head.
+    pub const LEN: usize = 3;
+
+    fn encoded_len(&self) -> usize {
         match self.scheme {
-            Scheme::Duplicate => 5,
-            Scheme::FecSource(_) | Scheme::FecRepair(_) => 11,
+            Scheme::Copied | Scheme::Source => Self::LEN,
+            Scheme::Repair(repair) => 6 + repair.bundles().div_ceil(2),
         }
     }
 
     fn encode(&self, out: &mut BytesMut) {
-        out.put_u8(self.body_len() as u8);
-        let (number, fec) = match self.scheme {
-            Scheme::Duplicate => (DUPLICATE, None),
-            Scheme::FecSource(fec) => (FEC_SOURCE, Some(fec)),
-            Scheme::FecRepair(fec) => (FEC_REPAIR, Some(fec)),
-        };
-        out.put_u8(number);
-        out.put_u32(self.sequence);
-        if let Some(fec) = fec {
-            out.put_u32(fec.group);
-            out.put_u8(fec.sources);
-            out.put_u8(fec.index);
+        out.put_u8(match self.scheme {
+            Scheme::Copied => COPIED,
+            Scheme::Source => SOURCE,
+            Scheme::Repair(_) => REPAIR,
+        });
+        out.put_u16(self.sequence);
+        if let Scheme::Repair(repair) = self.scheme {
+            repair.encode(out);
         }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
-        let mut body = extensible(reader)?;
-        let number = body.u8()?;
-        let sequence = body.u32()?;
+        let number = reader.u8()?;
+        let sequence = reader.u16()?;
         let scheme = match number {
-            DUPLICATE => Scheme::Duplicate,
-            FEC_SOURCE => Scheme::FecSource(FecHead::decode(&mut body)?),
-            FEC_REPAIR => Scheme::FecRepair(FecHead::decode(&mut body)?),
+            COPIED => Scheme::Copied,
+            SOURCE => Scheme::Source,
+            REPAIR => Scheme::Repair(RepairHead::decode(reader)?),
             other => return Err(DatagramError::UnknownScheme(other)),
         };
         Ok(Self { sequence, scheme })
@@ -235,30 +235,58 @@ impl RedundancyHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// The datagram may come more than once.
-    Duplicate,
-    /// A packet that others repair.
-    FecSource(FecHead),
-    /// Repairs packets of its group.
-    FecRepair(FecHead),
+    Copied,
+    /// A datagram that repairs cover.
+    Source,
+    /// Repairs others; its payload is their symbol. It is of no flow.
+    Repair(RepairHead),
 }
 
-/// A place in a group of forward error correction.
+/// What a repair covers: bundles of datagrams, which follow on each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FecHead {
-    /// Which group of the flow.
-    pub group: u32,
-    /// How many source packets the group has.
-    pub sources: u8,
-    /// Which packet of the group.
-    pub index: u8,
+pub struct RepairHead {
+    /// Number of the repair; wraps around.
+    pub number: u8,
+    /// Number of the first bundle; wraps around.
+    pub bundle: u8,
+    /// How many datagrams each bundle holds, 1 to 15; 0 behind the last.
+    pub counts: [u8; BUNDLES_MAX],
 }
 
-impl FecHead {
+impl RepairHead {
+    fn bundles(&self) -> usize {
+        self.counts.iter().take_while(|count| **count > 0).count()
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        let bundles = self.bundles();
+        out.put_u8(self.number);
+        out.put_u8(self.bundle);
+        out.put_u8(bundles as u8);
+        for pair in self.counts.chunks(2).take(bundles.div_ceil(2)) {
+            let [high, low] = [0, 1].map(|at| pair.get(at).copied().unwrap_or_default());
+            out.put_u8(high.min(BUNDLE_COUNT_MAX) << 4 | low.min(BUNDLE_COUNT_MAX));
+        }
+    }
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (number, bundle) = (reader.u8()?, reader.u8()?);
+        let bundles = usize::from(reader.u8()?);
+        let mut counts = [0; BUNDLES_MAX];
+        let used = counts.get_mut(..bundles).ok_or(WireError::OutOfRange)?;
+        for pair in used.chunks_mut(2) {
+            let both = reader.u8()?;
+            for (count, half) in pair.iter_mut().zip([both >> 4, both & 0xf]) {
+                *count = half;
+            }
+        }
+        if used.is_empty() || used.contains(&0) {
+            return Err(WireError::OutOfRange);
+        }
         Ok(Self {
-            group: reader.u32()?,
-            sources: reader.u8()?,
-            index: reader.u8()?,
+            number,
+            bundle,
+            counts,
         })
     }
 }
@@ -291,9 +319,10 @@ const FRAGMENT: u8 = 0x40;
 const REDUNDANCY: u8 = 0x20;
 const KIND: u8 = 0x1f;
 
-const DUPLICATE: u8 = 1;
-const FEC_SOURCE: u8 = 2;
-const FEC_REPAIR: u8 = 3;
+/// 1 to 3 stood in drafts of the protocol, and mean nothing.
+const COPIED: u8 = 4;
+const SOURCE: u8 = 5;
+const REPAIR: u8 = 6;
 
 /// A part of the head that its flag announces.
 fn part<T>(

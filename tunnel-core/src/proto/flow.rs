@@ -28,6 +28,10 @@
 use std::{
     collections::{HashMap, hash_map},
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -116,15 +120,78 @@ pub enum FlowDrop {
     ServiceFull,
 }
 
-/// The flows of one service.
+/// What a service's flows are counted by: its tables, one for each of its sockets, share the caps. A packet of a flow
+/// that is there does not come here.
+#[derive(Debug, Default)]
+pub struct FlowCounts {
+    flows: AtomicU32,
+    unanswered: AtomicU32,
+    /// Flows by player's address; of IPv6 by /64, which is what one player is given.
+    by_address: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl FlowCounts {
+    /// Flows that could make room for others.
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more flow, unless there are so many.
+    fn take(&self, most: u32) -> bool {
+        let more = |flows: u32| (flows < most).then_some(flows + 1);
+        let taken = (self.flows).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok()
+    }
+
+    fn give_back(&self) {
+        self.flows.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts one more flow of an address, unless it has so many.
+    fn take_address(&self, address: IpAddr, most: u32) -> bool {
+        let mut counts = self.addresses();
+        let count = counts.get(&address).copied().unwrap_or_default();
+        if count < most {
+            counts.insert(address, count + 1);
+        }
+        count < most
+    }
+
+    fn give_back_address(&self, address: IpAddr) {
+        if let hash_map::Entry::Occupied(mut count) = self.addresses().entry(address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+
+    fn addresses(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, u32>> {
+        // Whole between operations, whoever panicked.
+        (self.by_address.lock()).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flow's place among those of its service, free when dropped.
+#[derive(Debug)]
+pub struct Place(Option<Arc<FlowCounts>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(counts) = &self.0 {
+            counts.give_back();
+        }
+    }
+}
+
+/// The flows of one service, or those that come in at one of its sockets.
 #[derive(Debug)]
 pub struct FlowTable {
     limits: FlowLimits,
     unanswered_life: Duration,
     by_key: HashMap<FlowKey, usize>,
     by_id: HashMap<FlowId, usize>,
-    /// Flows by player's address; of IPv6 by /64, which is what one player is given.
-    by_address: HashMap<IpAddr, u32>,
+    counts: Arc<FlowCounts>,
     nodes: Vec<Node>,
     /// Nodes that hold no flow.
     free: Vec<usize>,
@@ -135,12 +202,17 @@ pub struct FlowTable {
 impl FlowTable {
     /// An empty table.
     pub fn new(limits: FlowLimits) -> Self {
+        Self::sharing(limits, Arc::default())
+    }
+
+    /// An empty table that is one of several of its service.
+    pub fn sharing(limits: FlowLimits, counts: Arc<FlowCounts>) -> Self {
         Self {
             limits,
             unanswered_life: UNANSWERED,
             by_key: HashMap::new(),
             by_id: HashMap::new(),
-            by_address: HashMap::new(),
+            counts,
             nodes: Vec::new(),
             free: Vec::new(),
             unanswered: List::default(),
@@ -162,9 +234,20 @@ impl FlowTable {
 
     /// A packet came from a player. A flow that is not there yet is made, with an id from `allocate`.
     ///
-    /// Where the service is full, the flow that was silent for longest of those never answered makes room.
+    /// Where the service is full, the flow that was silent for longest of this table's never answered ones makes room.
     pub fn handle_player_packet(
         &mut self,
+        now: Instant,
+        key: FlowKey,
+        allocate: impl FnOnce() -> FlowId,
+    ) -> Result<Admitted<'_>, FlowDrop> {
+        self.handle_player_packet_with(None, now, key, allocate)
+    }
+
+    /// The same with a place that another table of the service has given up.
+    pub fn handle_player_packet_with(
+        &mut self,
+        place: Option<Place>,
         now: Instant,
         key: FlowKey,
         allocate: impl FnOnce() -> FlowId,
@@ -173,7 +256,7 @@ impl FlowTable {
             self.touch(now, at);
             (at, false, None)
         } else {
-            let evicted = self.make_room(key)?;
+            let evicted = self.make_room(place, key)?;
             (self.insert(now, key, allocate()), true, evicted)
         };
         Ok(Admitted {
@@ -260,17 +343,31 @@ impl FlowTable {
         self.by_id.is_empty()
     }
 
-    /// Sees to it that one more flow of this key may be.
-    fn make_room(&mut self, key: FlowKey) -> Result<Option<Flow>, FlowDrop> {
+    /// Ends the flow that was silent for longest of those never answered: another table of the service needs its place.
+    pub fn evict(&mut self) -> Option<(Flow, Place)> {
+        let oldest = self.unanswered.oldest?;
+        Some((self.detach(oldest), Place(Some(self.counts.clone()))))
+    }
+
+    /// Takes a place for one more flow of this key: the one given, a free one, or that of the flow that is returned.
+    fn make_room(&mut self, place: Option<Place>, key: FlowKey) -> Result<Option<Flow>, FlowDrop> {
         let address = by_prefix(key.player.ip());
-        if self.by_address.get(&address).copied().unwrap_or_default() >= self.limits.per_address {
+        if !self.counts.take_address(address, self.limits.per_address) {
             return Err(FlowDrop::AddressFull);
         }
-        if self.by_id.len() < self.limits.per_service as usize {
+        if let Some(mut place) = place {
+            place.0 = None;
             return Ok(None);
         }
-        let oldest = self.unanswered.oldest.ok_or(FlowDrop::ServiceFull)?;
-        Ok(Some(self.remove_at(oldest)))
+        if self.counts.take(self.limits.per_service) {
+            return Ok(None);
+        }
+        let Some(oldest) = self.unanswered.oldest else {
+            self.counts.give_back_address(address);
+            return Err(FlowDrop::ServiceFull);
+        };
+        // Its place passes on, and does not become free for another table in between.
+        Ok(Some(self.detach(oldest)))
     }
 
     fn insert(&mut self, now: Instant, key: FlowKey, id: FlowId) -> usize {
@@ -296,27 +393,24 @@ impl FlowTable {
         };
         self.by_key.insert(key, at);
         self.by_id.insert(id, at);
-        *self
-            .by_address
-            .entry(by_prefix(key.player.ip()))
-            .or_default() += 1;
         self.link(now, at);
         at
     }
 
     fn remove_at(&mut self, at: usize) -> Flow {
+        self.counts.give_back();
+        self.detach(at)
+    }
+
+    /// Removes a flow, whose place among the service's stays taken.
+    fn detach(&mut self, at: usize) -> Flow {
         self.unlink(at);
         let flow = self.nodes[at].flow;
         self.free.push(at);
         self.by_key.remove(&flow.key);
         self.by_id.remove(&flow.id);
-        let address = by_prefix(flow.key.player.ip());
-        if let hash_map::Entry::Occupied(mut count) = self.by_address.entry(address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
+        self.counts
+            .give_back_address(by_prefix(flow.key.player.ip()));
         flow
     }
 
@@ -344,6 +438,7 @@ impl FlowTable {
         let list = if self.nodes[at].flow.open_acknowledged {
             &mut self.answered
         } else {
+            self.counts.unanswered.fetch_add(1, Ordering::Relaxed);
             &mut self.unanswered
         };
         let newest = list.newest.replace(at);
@@ -365,6 +460,7 @@ impl FlowTable {
         let list = if node.flow.open_acknowledged {
             &mut self.answered
         } else {
+            self.counts.unanswered.fetch_sub(1, Ordering::Relaxed);
             &mut self.unanswered
         };
         match older {

@@ -6,7 +6,8 @@ use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
     instance::{
-        FlowLimits, InstanceId, MAX_RANGE, MAX_SERVICES, Optimize, PortRange, Protocol, ServiceName,
+        FlowLimits, InstanceId, MAX_RANGE, MAX_SERVICES, Optimize, PortRange, Protocol, Redundancy,
+        ServiceName,
     },
     key::Psk,
     proto::wire::{
@@ -297,6 +298,8 @@ pub struct ServiceDeclaration {
     pub public: PortRange,
     /// How TCP connections travel.
     pub optimize: Optimize,
+    /// How datagrams are protected.
+    pub redundancy: Redundancy,
     /// UDP limits, within the bounds of [`FlowLimits`].
     pub flows: FlowLimits,
 }
@@ -312,6 +315,8 @@ impl Value for ServiceDeclaration {
         put_field(out, 7, &self.flows.idle);
         put_field(out, 8, &self.flows.per_address);
         put_field(out, 9, &self.flows.per_service);
+        let is_protected = self.redundancy != Redundancy::Off;
+        put_field(out, 10, &is_protected.then_some(self.redundancy));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -324,6 +329,7 @@ impl Value for ServiceDeclaration {
         let mut idle: Slot<Duration> = Slot::new("idle time");
         let mut per_address = Slot::new("flows per address");
         let mut per_service = Slot::new("flows per service");
+        let mut redundancy: Slot<Option<Redundancy>> = Slot::new("redundancy");
         for field in Fields::new(reader.take_rest()) {
             let (tag, value) = field?;
             match tag {
@@ -336,6 +342,7 @@ impl Value for ServiceDeclaration {
                 7 => idle.read(value)?,
                 8 => per_address.read(value)?,
                 9 => per_service.read(value)?,
+                10 => redundancy.read(value)?,
                 _ => {}
             }
         }
@@ -361,6 +368,7 @@ impl Value for ServiceDeclaration {
             public: ports(first.finish()?, count.finish()?)
                 .ok_or(WireError::FieldInvalid("number of ports"))?,
             optimize: optimize.finish()?,
+            redundancy: redundancy.finish()?.unwrap_or(Redundancy::Off),
             flows,
         })
     }
@@ -551,6 +559,18 @@ impl Value for Optimize {
             2 => Ok(Self::Throughput),
             _ => Err(WireError::OutOfRange),
         }
+    }
+}
+
+impl Value for Redundancy {
+    fn encode(&self, out: &mut BytesMut) {
+        (*self as u64).encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        // What a later version does instead, it knows better when it is worth its bytes than this one.
+        let number = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
+        Ok(Self::ALL.get(number).copied().unwrap_or(Self::Adaptive))
     }
 }
 

@@ -1,131 +1,44 @@
-//! Datagrams that come more than once (`docs/protocol.md` §7, REDUNDANCY): the receiver's side.
+//! Redundancy for small datagrams (`docs/protocol.md` §7, REDUNDANCY): what is lost on the path is replaced by what
+//! was sent beside it, before a game would notice.
+//!
+//! A [`Protector`] sits where datagrams leave, a [`Repairer`] where they come in; [`Adaptive`] says when protection is
+//! worth its bytes. All of it is a tunnel's, not a flow's: numbers, windows and timers cost nothing for an idle flow,
+//! and the datagrams of several players fill a repair's window sooner than those of one.
 
-/// How far back a flow's sequence numbers are remembered: 256 packets are 250 ms of a game at 1,000 packets/s,
-/// more than any two paths of one tunnel differ by. What comes later than that no game wants any more.
-pub const WINDOW: u32 = 256;
+mod adaptive;
+mod dedup;
+mod field;
+mod protector;
+mod repairer;
 
-/// Which sequence numbers of one flow have come, so that each is handed on once. 40 bytes, no heap.
-#[derive(Clone, Debug, Default)]
-pub struct Dedup {
-    /// The highest number accepted, in the order that wraps around.
-    highest: Option<u32>,
-    /// One bit for each number of the window, at the number modulo 256.
-    seen: [u64; WORDS],
-}
+pub use self::{
+    adaptive::{Adaptive, Choice, Sample},
+    dedup::{Dedup, WINDOW},
+    protector::{Protector, ProtectorSettings},
+    repairer::Repairer,
+};
 
-impl Dedup {
-    /// A window that has seen nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
+/// Largest datagram that is protected, with its head, in bytes: small ones, of which a packet on the path has room for
+/// its symbol and a head. Larger ones, and all that are cut into fragments, travel as they are.
+pub const PROTECTED_MAX: usize = SYMBOL_MAX - LENGTH;
 
-    /// Whether a packet is to be handed on: its number is new, and not older than the window.
-    pub fn accept(&mut self, sequence: u32) -> bool {
-        let highest = *self.highest.get_or_insert(sequence);
-        let ahead = sequence.wrapping_sub(highest);
-        if ahead == 0 || ahead > u32::MAX / 2 {
-            let behind = highest.wrapping_sub(sequence);
-            return behind < WINDOW && self.insert(sequence);
-        }
-        // The numbers jumped over take the places of those that left the window.
-        if ahead >= WINDOW {
-            self.seen = [0; WORDS];
-        } else {
-            for step in 1..ahead {
-                self.remove(highest.wrapping_add(step));
-            }
-            self.remove(sequence);
-        }
-        self.highest = Some(sequence);
-        self.insert(sequence)
-    }
+/// Bundles that a repair covers at most. 16 outlast the loss of five packets in a row (`tests::sim`).
+pub const BUNDLES_MAX: usize = 16;
 
-    /// Whether the number was not there before.
-    fn insert(&mut self, sequence: u32) -> bool {
-        let (word, bit) = place(sequence);
-        let new = self.seen[word] & bit == 0;
-        self.seen[word] |= bit;
-        new
-    }
+/// Datagrams that the head of a repair can count for one bundle.
+pub const BUNDLE_COUNT_MAX: u8 = 15;
 
-    fn remove(&mut self, sequence: u32) {
-        let (word, bit) = place(sequence);
-        self.seen[word] &= !bit;
-    }
-}
+/// Bytes of a bundle's symbol: with every head around it, it fits the 1,200 bytes that any path carries.
+const SYMBOL_MAX: usize = 1024;
 
-const WORDS: usize = WINDOW as usize / 64;
+/// Bytes before each datagram of a symbol: its length.
+const LENGTH: usize = 2;
 
-/// Word and bit of a number; the word is below `WORDS` for every number.
-const fn place(sequence: u32) -> (usize, u64) {
-    let position = sequence % WINDOW;
-    ((position / 64) as usize, 1 << (position % 64))
+/// The factor with which a bundle enters a repair: an entry of a Cauchy matrix, whose every square part can be inverted.
+/// Bundles 128 apart share a column, and repairs 128 apart a row: neither meets its like in a window.
+const fn coefficient(repair: u8, bundle: u8) -> u8 {
+    field::inverse((repair | 0x80) ^ (bundle & 0x7f))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use super::*;
-    use crate::proto::testing::XorShift;
-
-    #[test]
-    fn each_number_is_accepted_once() {
-        let mut dedup = Dedup::new();
-        for sequence in [7, 8, 10, 9, 6] {
-            assert!(dedup.accept(sequence));
-            assert!(!dedup.accept(sequence));
-        }
-        assert!(!dedup.accept(7));
-    }
-
-    #[test]
-    fn what_is_older_than_the_window_is_refused() {
-        let mut dedup = Dedup::new();
-        assert!(dedup.accept(1000));
-        assert!(dedup.accept(1000 - 255));
-        assert!(!dedup.accept(1000 - 256));
-        assert!(dedup.accept(1255));
-        assert!(!dedup.accept(1000), "still in the window, and seen");
-        assert!(!dedup.accept(999), "not in it");
-        assert!(dedup.accept(1 << 30), "a jump empties the window");
-        assert!(dedup.accept((1 << 30) - 255));
-    }
-
-    #[test]
-    fn numbers_wrap_around() {
-        let mut dedup = Dedup::new();
-        for sequence in (u32::MAX - 300..=u32::MAX).chain(0..300) {
-            assert!(dedup.accept(sequence));
-            assert!(!dedup.accept(sequence));
-        }
-    }
-
-    #[test]
-    fn window_agrees_with_a_set() {
-        let mut random = XorShift::new(8);
-        for start in [0, 12_345, u32::MAX - 5000] {
-            let mut dedup = Dedup::new();
-            let mut highest = start;
-            let mut seen = HashSet::new();
-            for _ in 0..20_000 {
-                let step = match random.below(100) {
-                    0 => random.below(600),
-                    _ => random.below(4),
-                };
-                let back = random.below(300);
-                let sequence = if random.below(2) == 0 {
-                    highest.wrapping_add(step as u32)
-                } else {
-                    highest.wrapping_sub(back as u32)
-                };
-                // The first number sets the place of the window.
-                let within = seen.is_empty() || highest.wrapping_sub(sequence) as i32 <= 255;
-                if seen.is_empty() || sequence.wrapping_sub(highest) as i32 > 0 {
-                    highest = sequence;
-                }
-                assert_eq!(dedup.accept(sequence), within && seen.insert(sequence));
-            }
-        }
-    }
-}
+mod tests;

@@ -449,11 +449,13 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
     };
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
     let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
+    let capabilities = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let metrics = &shared.metrics;
     let (quic, name, datagrams) = match &proven.transport {
         Transport::Quic(connection) => {
             let queue = shared.config.limits.queues();
-            let sender = DatagramSender::quic(connection.clone(), metrics.clone(), queue);
+            let sender =
+                DatagramSender::quic(connection.clone(), metrics.clone(), queue, capabilities);
             (Some(connection.clone()), "quic", sender)
         }
         Transport::Lane(_, name) => (
@@ -462,7 +464,6 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
             DatagramSender::lanes(queues.clone(), metrics.clone()),
         ),
     };
-    let common = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let parts = Parts {
         serial: shared.next_tunnel(),
         client: proven.peer,
@@ -476,8 +477,8 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         flows: shared.directory(proven.peer),
         messages,
         next_stream: shared.next_stream(),
-        resumes: common.contains(Capabilities::STREAM_RESUMPTION),
-        moves: common.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
+        resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
+        moves: capabilities.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
         metrics,
     };
@@ -633,7 +634,8 @@ impl Shared {
     }
 
     /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
-    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
+    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
+        lane.writer.shape_by(&tunnel.shaper);
         let shared = self.clone();
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();

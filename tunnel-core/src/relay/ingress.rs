@@ -10,12 +10,18 @@ use std::{
     time::Instant,
 };
 
-use tokio::sync::watch;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     key::PublicKey,
-    proto::message::{Code, ServiceDeclaration},
+    proto::{
+        flow::FlowCounts,
+        message::{Code, ServiceDeclaration},
+    },
     relay::{Shared, registry::Binding, tunnel::RelayTunnel},
     socket,
     tunnel::supervise::supervise,
@@ -35,14 +41,21 @@ pub(crate) struct PublicService {
     pub(crate) cancelled: CancellationToken,
     /// Comes when the last socket is closed: then the ports can be opened again.
     pub(crate) closed: CancellationToken,
-    udp: OnceLock<Weak<udp::UdpService>>,
+    udp: OnceLock<Vec<Weak<udp::UdpService>>>,
+}
+
+/// Held by whoever has one of a service's sockets: word of the last one's closing, and what the sockets count for.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    _closed: DropGuard,
+    _shards: Option<OwnedSemaphorePermit>,
 }
 
 /// A listener of a service, and word of its closing.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) io: tokio::net::TcpListener,
-    _open: Arc<DropGuard>,
+    _open: Arc<Opened>,
 }
 
 /// Where a service's players go.
@@ -56,7 +69,10 @@ pub(crate) struct Route {
 #[derive(Debug)]
 pub(crate) struct OpenPorts {
     tcp: Vec<std::net::TcpListener>,
-    udp: Vec<std::net::UdpSocket>,
+    /// Of each shard, a socket for each port.
+    udp: Vec<Vec<std::net::UdpSocket>>,
+    /// What the shards but the first take.
+    shards: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a port could not be opened.
@@ -82,11 +98,18 @@ impl OpenError {
 }
 
 impl OpenPorts {
-    /// Opens every port of a binding, or none. Players' packets go on between the ports of a large one.
-    pub(crate) async fn open(bind: IpAddr, binding: &Binding) -> Result<Self, OpenError> {
+    /// Opens every port of a binding, or none, its UDP ports with as many sockets as `sharding` grants. Players' packets
+    /// go on between the ports of a large one.
+    pub(crate) async fn open(
+        bind: IpAddr,
+        binding: &Binding,
+        sharding: &Sharding,
+    ) -> Result<Self, OpenError> {
+        let (shards, permit) = sharding.shards_of(binding);
         let mut open = Self {
             tcp: Vec::new(),
-            udp: Vec::new(),
+            udp: (0..shards).map(|_| Vec::new()).collect(),
+            shards: permit,
         };
         for (at, port) in binding.public.ports().enumerate() {
             pause(at).await;
@@ -100,13 +123,22 @@ impl OpenPorts {
                 open.tcp.push(listener);
             }
             if binding.udp {
-                let udp = socket::bind_udp(address).map_err(|error| OpenError {
+                let shards = open.udp.len();
+                let sockets = socket::bind_udp_shards(address, shards);
+                let sockets = sockets.map_err(|error| OpenError {
                     port,
                     protocol: "UDP",
                     error,
                 })?;
-                socket::grow_buffers(&udp, socket::PUBLIC_BUFFER);
-                open.udp.push(udp);
+                if sockets.len() < shards {
+                    // The system has no more: all ports make do with one.
+                    open.udp.truncate(1);
+                    open.udp.iter().flatten().for_each(socket::share_no_more);
+                }
+                for (shard, udp) in open.udp.iter_mut().zip(sockets) {
+                    socket::grow_buffers(&udp, socket::PUBLIC_BUFFER);
+                    shard.push(udp);
+                }
             }
         }
         Ok(open)
@@ -131,7 +163,10 @@ impl OpenPorts {
             closed: CancellationToken::new(),
             udp: OnceLock::new(),
         });
-        let open = Arc::new(service.closed.clone().drop_guard());
+        let open = Arc::new(Opened {
+            _closed: service.closed.clone().drop_guard(),
+            _shards: self.shards,
+        });
         for (index, listener) in self.tcp.into_iter().enumerate() {
             pause(index).await;
             let listener = Arc::new(Listener {
@@ -153,42 +188,68 @@ impl OpenPorts {
                 },
             );
         }
-        if !self.udp.is_empty() {
-            let udp = Arc::new(udp::UdpService::new(
-                shared.clone(),
-                service.clone(),
-                self.udp,
-                limits,
-                open,
-            )?);
+        if service.binding.udp {
+            let counts = Arc::<FlowCounts>::default();
+            let shards = self.udp.into_iter().map(|sockets| {
+                let caps = (limits, counts.clone());
+                let (shared, service) = (shared.clone(), service.clone());
+                udp::UdpService::new(shared, service, sockets, caps, open.clone()).map(Arc::new)
+            });
+            let shards = shards.collect::<io::Result<Vec<_>>>()?;
             // It was set nowhere before.
-            drop(service.udp.set(Arc::downgrade(&udp)));
-            for index in 0..udp.ports() {
-                pause(index).await;
-                let udp = udp.clone();
-                supervise(
-                    shared.reporter(),
-                    service.cancelled.clone(),
-                    format!("UDP of {name}"),
-                    move || udp.clone().serve(index),
-                );
+            drop(service.udp.set(shards.iter().map(Arc::downgrade).collect()));
+            drop(open);
+            for shard in &shards {
+                shard.start(&name).await;
             }
-            let expiry = udp.clone();
-            supervise(
-                shared.reporter(),
-                service.cancelled.clone(),
-                format!("flow expiry of {name}"),
-                move || expiry.clone().expire(),
-            );
             let cancelled = service.cancelled.clone();
             tokio::spawn(async move {
                 cancelled.cancelled().await;
-                udp.end();
+                shards.iter().for_each(|shard| shard.end());
             });
         }
         Ok(service)
     }
 }
+
+/// How many sockets a UDP port has: one for each of the runtime's threads, so that they receive side by side.
+#[derive(Debug)]
+pub(crate) struct Sharding {
+    threads: usize,
+    /// Sockets beyond the first of their ports that may still be opened.
+    more: Arc<Semaphore>,
+}
+
+impl Sharding {
+    /// As many shards as the runtime has threads.
+    pub(crate) fn new() -> Self {
+        let threads = Handle::current().metrics().num_workers();
+        Self {
+            threads: threads.min(SHARDS_MAX),
+            more: Arc::new(Semaphore::new(SOCKETS_MORE)),
+        }
+    }
+
+    /// How many shards a binding gets, and what holds them.
+    fn shards_of(&self, binding: &Binding) -> (usize, Option<OwnedSemaphorePermit>) {
+        // A range has a socket for each of its ports anyway.
+        let shards = self.threads / usize::from(binding.public.count());
+        if !binding.udp || shards <= 1 {
+            return (1, None);
+        }
+        let more = (shards - 1) * usize::from(binding.public.count());
+        match self.more.clone().try_acquire_many_owned(more as u32) {
+            Ok(permit) => (shards, Some(permit)),
+            Err(_) => (1, None),
+        }
+    }
+}
+
+/// Shards of one port at most: 8 receive more than any one game's players send.
+const SHARDS_MAX: usize = 8;
+/// Sockets that all services' shards may take beyond one a port: 1,024, so that ten thousand small games need no more
+/// descriptors than on one thread.
+const SOCKETS_MORE: usize = 1024;
 
 /// Lets everybody else go on, every now and then.
 async fn pause(at: usize) {
@@ -208,8 +269,16 @@ impl PublicService {
 
     /// Whether a tunnel stands and a datagram of some player has passed since then.
     pub(crate) fn has_flows_since(&self, then: Instant) -> bool {
-        let udp = self.udp.get().and_then(Weak::upgrade);
-        self.route.borrow().is_some() && udp.is_some_and(|udp| udp.is_alive_since(then))
+        self.route.borrow().is_some() && self.shards().any(|shard| shard.is_alive_since(then))
+    }
+
+    /// The shards of its UDP ports, as long as they are open.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = Arc<udp::UdpService>> {
+        self.udp
+            .get()
+            .into_iter()
+            .flatten()
+            .filter_map(Weak::upgrade)
     }
 }
 
@@ -236,7 +305,7 @@ mod tests {
         };
         // A loopback address that nothing else has.
         let bind = "127.120.3.77".parse().unwrap();
-        let turns = Rc::new(Cell::new(0));
+        let (sharding, turns) = (Sharding::new(), Rc::new(Cell::new(0)));
         let others = async {
             loop {
                 turns.set(turns.get() + 1);
@@ -246,9 +315,9 @@ mod tests {
         tokio::select! {
             biased;
             () = others => {}
-            open = OpenPorts::open(bind, &binding) => {
+            open = OpenPorts::open(bind, &binding, &sharding) => {
                 let open = open.unwrap();
-                assert_eq!((open.tcp.len(), open.udp.len()), (128, 128));
+                assert_eq!((open.tcp.len(), open.udp[0].len()), (128, 128));
             }
         }
         assert!(turns.get() >= 128 / SLICE, "{} turns", turns.get());

@@ -170,54 +170,63 @@ impl Resumption for RelayResumption {
 impl RelayResumption {
     /// Finds a lane for a stream that is on QUIC and would do better on one. QUIC carries it all the while.
     async fn find_lane(&mut self, flowing: &Flowing) -> Moved {
-        let tunnel = self.tunnel.clone();
         let worth = match self.optimize {
             Optimize::Auto => Pace::Bulk,
             // There was none when it was opened.
             Optimize::Throughput => Pace::Talk,
             Optimize::Latency => return std::future::pending().await,
         };
-        if !tunnel.moves || tunnel.quic.is_none() {
+        if !self.tunnel.moves || self.tunnel.quic.is_none() {
             return std::future::pending().await;
         }
         loop {
             tokio::time::sleep_until(self.lane_from).await;
             flowing.at_least(worth).await;
-            self.path.mark_unchanged();
-            let mut path = self.path.clone();
-            let found = tokio::select! {
-                found = tunnel.sound_lane() => found,
-                // Whichever it was, it leads nowhere.
-                _ = path.changed() => continue,
-            };
-            let lane = match found {
-                Ok(lane) => lane,
-                Err(error) => {
-                    tracing::trace!(stream = self.stream.0, "no lane to move to: {error}");
-                    self.blame_lane();
-                    continue;
-                }
-            };
-            let mut channel = Channel::lane(*lane);
-            let agreed = tokio::select! {
-                agreed = agree(&mut channel, self.stream) => agreed,
-                () = tokio::time::sleep(BESIDE_PATIENCE) => Err(AttachError::Broken(ChannelError::Ended)),
-                _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
-            };
-            match agreed {
-                Ok(()) => {
-                    tracing::debug!(stream = self.stream.0, "stream moves to a lane");
-                    self.on_lane = Some(on_lanes(&self.metrics));
-                    self.since = Instant::now();
-                    return Moved::Onto(Box::new(channel));
-                }
-                // The stream ends there, of which QUIC brings word, or has not begun.
-                Err(AttachError::Refused(_)) => self.blame_lane(),
-                // The client may have gone there already: it has to be asked on another channel.
-                Err(AttachError::Broken(_)) => {
-                    self.blame_lane();
-                    return Moved::Away;
-                }
+            // A stream that stays where it is has no room for all that this takes.
+            if let Some(moved) = Box::pin(self.try_lane()).await {
+                return moved;
+            }
+        }
+    }
+
+    /// Agrees with the client on the next idle lane; `None` if nothing came of it and the next may be tried.
+    async fn try_lane(&mut self) -> Option<Moved> {
+        self.path.mark_unchanged();
+        let mut path = self.path.clone();
+        let found = tokio::select! {
+            found = self.tunnel.sound_lane() => found,
+            // Whichever it was, it leads nowhere.
+            _ = path.changed() => return None,
+        };
+        let mut channel = match found {
+            Ok(lane) => Box::new(Channel::lane(*lane)),
+            Err(error) => {
+                tracing::trace!(stream = self.stream.0, "no lane to move to: {error}");
+                self.blame_lane();
+                return None;
+            }
+        };
+        let agreed = tokio::select! {
+            agreed = agree(&mut channel, self.stream) => agreed,
+            () = tokio::time::sleep(BESIDE_PATIENCE) => Err(AttachError::Broken(ChannelError::Ended)),
+            _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
+        };
+        match agreed {
+            Ok(()) => {
+                tracing::debug!(stream = self.stream.0, "stream moves to a lane");
+                self.on_lane = Some(on_lanes(&self.metrics));
+                self.since = Instant::now();
+                Some(Moved::Onto(channel))
+            }
+            // The stream ends there, of which QUIC brings word, or has not begun.
+            Err(AttachError::Refused(_)) => {
+                self.blame_lane();
+                None
+            }
+            // The client may have gone there already: it has to be asked on another channel.
+            Err(AttachError::Broken(_)) => {
+                self.blame_lane();
+                Some(Moved::Away)
             }
         }
     }

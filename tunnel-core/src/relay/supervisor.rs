@@ -20,7 +20,7 @@ use crate::{
     relay::{
         Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
         authority::Forbidden,
-        ingress::{OpenError, OpenPorts, PublicService, Route},
+        ingress::{OpenError, OpenPorts, PublicService, Route, Sharding},
         pace::Pace,
         registry::{Action, Binding, Change, OwnerLimits, Refusal, Registry},
         tunnel::RelayTunnel,
@@ -72,6 +72,7 @@ pub(crate) struct Supervisor {
     ending: Option<Ending>,
     /// How often each client may declare; kept while it is gone, or coming back would begin anew.
     paces: HashMap<PublicKey, Pace>,
+    sharding: Sharding,
 }
 
 /// The relay shuts down: it takes no new players, and goes when the last has left.
@@ -128,6 +129,7 @@ impl Supervisor {
             clients: HashMap::new(),
             ending: None,
             paces: HashMap::new(),
+            sharding: Sharding::new(),
         }
     }
 
@@ -768,7 +770,7 @@ impl Supervisor {
         };
         // If it takes this long, the system says that the port is in use.
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-        OpenPorts::open(self.shared.config.public_bind, binding).await
+        OpenPorts::open(self.shared.config.public_bind, binding, &self.sharding).await
     }
 
     fn refusal(&self, instance: InstanceId, revision: Revision, refused: Refused) -> Message {

@@ -312,6 +312,7 @@ fn declaration(id: &str, service: u32, protocol: Protocol, port: u16) -> Message
             protocol,
             public: named.public,
             optimize: Optimize::Latency,
+            redundancy: crate::instance::Redundancy::Off,
             flows: FlowLimits::default(),
         }],
     }

@@ -78,7 +78,7 @@ pub(crate) struct RelayTunnel {
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
     /// How fast its lanes may send.
-    shaper: Arc<dyn ShapesLanes>,
+    pub(crate) shaper: Arc<dyn ShapesLanes>,
 }
 
 /// Who opens a stream, and to what.
@@ -238,8 +238,7 @@ impl RelayTunnel {
                 ONLY_LANE_PATIENCE
             };
             // A lane may have died unnoticed: the next one is tried.
-            while let Some(mut lane) = self.take_lane(patience).await {
-                lane.writer.shape_by(&self.shaper);
+            while let Some(lane) = self.take_lane(patience).await {
                 let mut channel = Channel::lane(*lane);
                 let written = channel.tx.write(Some(first()), data.clone());
                 if written.await.is_ok() {

@@ -17,6 +17,9 @@ pub(crate) struct TcpState {
     pub(crate) unsent: u32,
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
+    /// Bytes per second that it may send; the largest number for no limit.
+    #[cfg(test)]
+    pub(crate) most: u64,
 }
 
 impl TcpState {
@@ -79,6 +82,15 @@ mod sys {
             segment: field(offset_of!(libc::tcp_info, tcpi_snd_mss))?,
             unsent: field(offset_of!(libc::tcp_info, tcpi_notsent_bytes))?,
             unacked: field(offset_of!(libc::tcp_info, tcpi_unacked))?,
+            #[cfg(test)]
+            most: {
+                let half = |n| field(offset_of!(libc::tcp_info, tcpi_max_pacing_rate) + n);
+                let halves = [half(0)?.to_ne_bytes(), half(4)?.to_ne_bytes()];
+                let mut whole = [0; 8];
+                whole[..4].copy_from_slice(&halves[0]);
+                whole[4..].copy_from_slice(&halves[1]);
+                u64::from_ne_bytes(whole)
+            },
         })
     }
 
@@ -136,7 +148,10 @@ mod tests {
     fn a_pace_holds_and_goes() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let most = || TcpState::of(near.as_fd()).unwrap().most;
         pace(near.as_fd(), Some(1_000_000)).unwrap();
+        assert_eq!(most(), 1_000_000);
         pace(near.as_fd(), None).unwrap();
+        assert_eq!(most(), u64::MAX);
     }
 }

@@ -13,19 +13,28 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
 
 use crate::{
+    instance::Redundancy,
     metrics::Metrics,
     proto::{
-        datagram::{DatagramHead, FragmentHead},
+        datagram::{DatagramHead, FragmentHead, RedundancyHead},
         fragment,
+        handshake::Capabilities,
+        redundancy::PROTECTED_MAX,
     },
     transport::blocks::Blocks,
-    tunnel::fair::Fair,
+    tunnel::{
+        fair::{Fair, Whose},
+        meter::{self, Meter},
+        protection::Protection,
+    },
 };
 
 /// The way datagrams leave: QUIC's datagrams where there is QUIC, else the tunnel's lanes.
 #[derive(Debug)]
 pub(crate) struct DatagramSender {
     way: Way,
+    /// Redundancy: over QUIC alone, for a lane loses nothing, and only with a peer that knows it.
+    protection: Option<Arc<Protection>>,
     metrics: Arc<Metrics>,
     next_packet: AtomicU16,
 }
@@ -37,11 +46,12 @@ enum Way {
 }
 
 impl DatagramSender {
-    /// Datagrams go over QUIC. The task that empties the queue ends with the connection.
+    /// Datagrams go over QUIC, to a peer that can do so much. The tasks that it takes end with the connection.
     pub(crate) fn quic(
         connection: quinn::Connection,
         metrics: Arc<Metrics>,
         limits: QueueLimits,
+        capabilities: Capabilities,
     ) -> Self {
         let queue = Arc::new(QuicQueue {
             connection,
@@ -49,10 +59,17 @@ impl DatagramSender {
             waiting: Mutex::default(),
             is_waiting: AtomicBool::new(false),
             added: Notify::new(),
+            meter: Arc::default(),
         });
         tokio::spawn(drain(queue.clone(), metrics.clone()));
+        let connection = queue.connection.clone();
+        tokio::spawn(meter::declare(connection, queue.meter.clone()));
+        let protection = capabilities
+            .contains(Capabilities::REDUNDANCY)
+            .then(|| Protection::start(queue.clone(), metrics.clone()));
         Self {
             way: Way::Quic(queue),
+            protection,
             metrics,
             next_packet: AtomicU16::new(0),
         }
@@ -62,6 +79,7 @@ impl DatagramSender {
     pub(crate) fn lanes(lanes: Arc<LaneQueues>, metrics: Arc<Metrics>) -> Self {
         Self {
             way: Way::Lanes(lanes),
+            protection: None,
             metrics,
             next_packet: AtomicU16::new(0),
         }
@@ -69,11 +87,11 @@ impl DatagramSender {
 
     /// Sends one datagram, or counts why not. Never waits.
     ///
-    /// `whose` is the first public port of the service, between which the path is shared. `head` goes before the payload; `scratch` is a buffer that the caller keeps, so that a packet costs no
-    /// allocation of its own.
+    /// `whose` it is decides its turn, if it has to wait. `head` goes before the payload; `scratch` is a buffer that the
+    /// caller keeps, so that a packet costs no allocation of its own.
     pub(crate) fn send(
         &self,
-        whose: u16,
+        whose: Whose,
         mut head: DatagramHead,
         payload: &[u8],
         scratch: &mut BytesMut,
@@ -109,6 +127,26 @@ impl DatagramSender {
         }
     }
 
+    /// Sends one datagram, small ones protected as their service wishes; counts why not. Never waits.
+    pub(crate) fn send_protected(
+        &self,
+        whose: Whose,
+        head: DatagramHead,
+        payload: &[u8],
+        redundancy: Redundancy,
+        scratch: &mut BytesMut,
+    ) {
+        if let Some(protection) = &self.protection
+            && let Some(scheme) = protection.scheme(redundancy, payload.len())
+            && head.encoded_len() + RedundancyHead::LEN + payload.len()
+                <= PROTECTED_MAX.min(self.room())
+        {
+            protection.send(whose, head, scheme, payload, scratch);
+        } else {
+            self.send(whose, head, payload, scratch);
+        }
+    }
+
     fn room(&self) -> usize {
         match &self.way {
             Way::Quic(queue) => queue.connection.max_datagram_size().unwrap_or(0),
@@ -116,11 +154,9 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, whose: u16, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: Whose, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
-        if scratch.capacity() < length {
-            BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
-        }
+        make_room(scratch, length);
         head.encode(scratch);
         scratch.put_slice(payload);
         let datagram = scratch.split().freeze();
@@ -131,22 +167,42 @@ impl DatagramSender {
     }
 }
 
+/// Sees to it that `scratch` takes so many bytes more.
+pub(super) fn make_room(scratch: &mut BytesMut, length: usize) {
+    if scratch.capacity() < length {
+        BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
+    }
+}
+
 /// The queue before QUIC's own: QUIC drops its oldest silently, so it is never given more than it has room for.
 #[derive(Debug)]
-struct QuicQueue {
+pub(super) struct QuicQueue {
     connection: quinn::Connection,
     limits: QueueLimits,
     waiting: Mutex<Fair<(Instant, Bytes)>>,
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
+    meter: Arc<Meter>,
 }
 
 impl QuicQueue {
-    fn send(&self, whose: u16, datagram: Bytes, metrics: &Metrics) {
-        if !self.is_waiting.load(Ordering::Acquire)
-            && self.connection.datagram_send_buffer_space() >= datagram.len()
-        {
+    pub(super) const fn connection(&self) -> &quinn::Connection {
+        &self.connection
+    }
+
+    /// Sends a datagram that nobody misses, if QUIC has room and nothing waits for it.
+    pub(super) fn send_if_idle(&self, datagram: Bytes) -> bool {
+        self.is_idle(datagram.len()) && self.connection.send_datagram(datagram).is_ok()
+    }
+
+    fn is_idle(&self, length: usize) -> bool {
+        !self.is_waiting.load(Ordering::Acquire)
+            && self.connection.datagram_send_buffer_space() >= length
+    }
+
+    pub(super) fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
+        if self.is_idle(datagram.len()) {
             self.send_now(datagram, metrics);
             return;
         }
@@ -155,6 +211,7 @@ impl QuicQueue {
         if waiting.push(whose, item, self.limits.quic).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
+            self.meter.handle_drop();
         }
         self.is_waiting.store(true, Ordering::Release);
         drop(waiting);
@@ -162,6 +219,7 @@ impl QuicQueue {
     }
 
     fn send_now(&self, datagram: Bytes, metrics: &Metrics) {
+        self.meter.handle_sent(datagram.len());
         match self.connection.send_datagram(datagram) {
             Ok(()) => {}
             // The path's size fell between the look and the sending.
@@ -191,8 +249,10 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
             let most = queue.limits.age;
             if since.elapsed() > most {
                 metrics.drop_too_old.one();
+                queue.meter.handle_drop();
                 continue;
             }
+            queue.meter.handle_sent(datagram.len());
             let sent = tokio::time::timeout(
                 most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
@@ -251,7 +311,7 @@ impl LaneQueues {
         }
     }
 
-    fn send(&self, whose: u16, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    fn send(&self, whose: Whose, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
@@ -346,6 +406,10 @@ thread_local! {
 mod tests {
     use super::*;
 
+    fn whose() -> Whose {
+        Whose::flow(1, 1)
+    }
+
     #[tokio::test]
     async fn what_waited_too_long_for_a_lane_is_dropped_and_counted() {
         let metrics = Arc::new(Metrics::default());
@@ -357,8 +421,8 @@ mod tests {
         let mut queue = queues.add(metrics.clone());
         let old = Instant::now() - Duration::from_millis(301);
         let old = (old, Bytes::from_static(b"old"));
-        lock(&queue.waiting.datagrams).push(1, old, limits.lane);
-        queues.send(1, 1, Bytes::from_static(b"new"), &metrics);
+        lock(&queue.waiting.datagrams).push(whose(), old, limits.lane);
+        queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
     }
@@ -373,11 +437,11 @@ mod tests {
         let queues = LaneQueues::new(limits);
         let queue = queues.add(metrics.clone());
         for _ in 0..7 + 5 {
-            queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+            queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         }
         assert_eq!(metrics.snapshot().drop_queue_full, 5);
         drop(queue);
-        queues.send(1, 1, Bytes::from_static(b"datagram"), &metrics);
+        queues.send(whose(), 1, Bytes::from_static(b"datagram"), &metrics);
         assert_eq!(metrics.snapshot().drop_no_tunnel, 1);
     }
 }

@@ -1,13 +1,52 @@
 //! A bounded queue in which a flood crowds out only itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::LazyLock,
+};
+
+/// Whose a datagram is: services share a queue evenly, and the players of a service its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Whose {
+    /// The first public port of the service.
+    service: u16,
+    /// One of 256 places, which players share by chance: enough that two of those who flood and play seldom meet.
+    player: u8,
+}
+
+impl Whose {
+    /// A player by its address, however many flows it opens. Nobody can aim at another's place.
+    pub(crate) fn address(service: u16, player: IpAddr) -> Self {
+        static PLACES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let player = PLACES.hash_one(player) as u8;
+        Self { service, player }
+    }
+
+    /// A player by its flow, where its address is not known.
+    pub(crate) const fn flow(service: u16, flow: u64) -> Self {
+        // Flows are numbered one after the other.
+        let player = flow as u8;
+        Self { service, player }
+    }
+}
 
 /// What waits, by whose it is: each has its turn, and a full queue drops what the longest part of it holds longest.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
-    parts: HashMap<u16, VecDeque<T>>,
-    /// Whose part holds something, in the order of their turns.
+    parts: HashMap<Whose, VecDeque<T>>,
+    services: HashMap<u16, Service>,
+    /// Services of which something waits, in the order of their turns.
     turns: VecDeque<u16>,
+    len: usize,
+}
+
+/// What waits of one service.
+#[derive(Debug, Default)]
+struct Service {
+    /// Its players of whom something waits, in the order of their turns.
+    turns: VecDeque<u8>,
     len: usize,
 }
 
@@ -15,6 +54,7 @@ impl<T> Default for Fair<T> {
     fn default() -> Self {
         Self {
             parts: HashMap::new(),
+            services: HashMap::new(),
             turns: VecDeque::new(),
             len: 0,
         }
@@ -23,105 +63,187 @@ impl<T> Default for Fair<T> {
 
 impl<T> Fair<T> {
     /// Adds to the part of `whose`. Returns what had to go, if there were `most` already.
-    pub(crate) fn push(&mut self, whose: u16, item: T, most: usize) -> Option<T> {
+    pub(crate) fn push(&mut self, whose: Whose, item: T, most: usize) -> Option<T> {
         let dropped = if self.len >= most.max(1) {
             self.make_room(whose)
         } else {
             None
         };
+        let service = self.services.entry(whose.service).or_default();
+        if service.len == 0 {
+            self.turns.push_back(whose.service);
+        }
+        service.len += 1;
         let part = self.parts.entry(whose).or_default();
         if part.is_empty() {
-            self.turns.push_back(whose);
+            service.turns.push_back(whose.player);
         }
         part.push_back(item);
         self.len += 1;
         dropped
     }
 
-    /// Takes the oldest of the part whose turn it is.
+    /// Takes the oldest of the player whose turn it is, of the service whose turn it is.
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let whose = self.turns.pop_front()?;
+        let place = self.turns.pop_front()?;
+        let service = self.services.get_mut(&place)?;
+        let player = service.turns.pop_front()?;
+        let whose = Whose {
+            service: place,
+            player,
+        };
         let part = self.parts.get_mut(&whose)?;
-        let item = part.pop_front()?;
-        self.len -= 1;
-        if part.is_empty() {
-            self.forget(whose);
-        } else {
-            self.turns.push_back(whose);
+        let item = part.pop_front();
+        let has_more = !part.is_empty();
+        if has_more {
+            service.turns.push_back(player);
         }
-        Some(item)
+        service.len -= 1;
+        self.len -= 1;
+        if service.len > 0 {
+            self.turns.push_back(place);
+        }
+        if !has_more {
+            self.forget(whose);
+        }
+        item
     }
 
-    fn make_room(&mut self, whose: u16) -> Option<T> {
-        let own = self.parts.get(&whose).map_or(0, VecDeque::len);
+    fn make_room(&mut self, whose: Whose) -> Option<T> {
+        let share = self.len / self.turns.len().max(1);
+        let own = self.services.get(&whose.service).map_or(0, |it| it.len);
         // A flood meets its own part here, and no other is looked at.
-        let fattest = if own > self.len / self.turns.len().max(1) {
-            whose
+        let fattest = if own > share {
+            whose.service
         } else {
-            let lens = self.turns.iter().map(|it| (self.parts[it].len(), *it));
+            let lens = self.turns.iter().map(|it| (self.services[it].len, *it));
             lens.max()?.1
+        };
+        let service = self.services.get_mut(&fattest)?;
+        let share = service.len / service.turns.len().max(1);
+        let own = self.parts.get(&whose).map_or(0, VecDeque::len);
+        let player = if whose.service == fattest && own > share {
+            whose.player
+        } else {
+            let len = |player: u8| {
+                let whose = Whose {
+                    service: fattest,
+                    player,
+                };
+                self.parts.get(&whose).map_or(0, VecDeque::len)
+            };
+            let lens = service.turns.iter().map(|&player| (len(player), player));
+            lens.max()?.1
+        };
+        let fattest = Whose {
+            service: fattest,
+            player,
         };
         let part = self.parts.get_mut(&fattest)?;
         let dropped = part.pop_front();
+        service.len -= 1;
         self.len -= 1;
         if part.is_empty() {
-            self.turns.retain(|it| *it != fattest);
+            service.turns.retain(|it| *it != player);
+            if service.len == 0 {
+                self.turns.retain(|it| *it != fattest.service);
+            }
             self.forget(fattest);
         }
         dropped
     }
 
     /// An empty part keeps its room for the next packet, as long as there are few.
-    fn forget(&mut self, whose: u16) {
+    fn forget(&mut self, whose: Whose) {
         if self.parts.len() > PARTS_KEPT {
             self.parts.remove(&whose);
+        }
+        let is_idle = |service: &Service| service.len == 0;
+        if self.services.len() > PARTS_KEPT
+            && self.services.get(&whose.service).is_some_and(is_idle)
+        {
+            self.services.remove(&whose.service);
         }
     }
 }
 
-/// Empty parts kept, so that a packet costs no allocation: 64, more services than most nodes have.
+/// Empty parts kept, so that a packet costs no allocation: 64, more services than most nodes have, and more players than
+/// most have something waiting for.
 const PARTS_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    #[test]
-    fn a_flood_drops_only_its_own_and_waits_its_turn() {
-        let mut queue = Fair::default();
-        for n in 0..1000 {
-            let dropped = queue.push(7, (7, n), 100);
-            assert_eq!(dropped.is_some(), n >= 100);
-        }
-        // A player of another service comes to a full queue.
-        for n in 0..20 {
-            assert!(matches!(queue.push(8, (8, n), 100), Some((7, _))));
-        }
-        let first: Vec<_> = (0..40).map(|_| queue.pop().unwrap()).collect();
-        let theirs: Vec<_> = first.iter().filter(|(whose, _)| *whose == 8).collect();
-        assert_eq!(theirs.len(), 20, "each has its turn");
-        assert!(theirs.is_sorted(), "in order");
-        assert_eq!(first[0], (7, 920), "the oldest of a flood is dropped first");
-        assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 60);
+    fn player(service: u16, flow: u64) -> Whose {
+        Whose::flow(service, flow)
     }
 
     #[test]
-    fn the_bound_holds_for_any_number_of_services() {
+    fn a_flood_drops_only_its_own_and_waits_its_turn() {
+        // Another service's, then another player's of the same service.
+        for other in [player(8, 1), player(7, 2)] {
+            let mut queue = Fair::default();
+            for n in 0..1000 {
+                let dropped = queue.push(player(7, 1), ('f', n), 100);
+                assert_eq!(dropped.is_some(), n >= 100);
+            }
+            for n in 0..20 {
+                let dropped = queue.push(other, ('o', n), 100);
+                assert!(matches!(dropped, Some(('f', _))), "{other:?}");
+            }
+            let first: Vec<_> = (0..40).map(|_| queue.pop().unwrap()).collect();
+            let theirs: Vec<_> = first.iter().filter(|(whose, _)| *whose == 'o').collect();
+            assert_eq!(theirs.len(), 20, "each has its turn: {other:?}");
+            assert!(theirs.is_sorted(), "in order");
+            assert_eq!(first[0], ('f', 920), "the oldest of a flood goes first");
+            assert_eq!(std::iter::from_fn(|| queue.pop()).count(), 60);
+        }
+    }
+
+    #[test]
+    fn a_service_of_many_players_has_no_more_turns_than_one_of_few() {
+        let mut queue = Fair::default();
+        for n in 0..50 {
+            queue.push(player(7, n), 7, 100);
+            queue.push(player(8, 0), 8, 100);
+        }
+        let first: Vec<_> = (0..40).map(|_| queue.pop().unwrap()).collect();
+        assert_eq!(first.iter().filter(|service| **service == 8).count(), 20);
+    }
+
+    #[test]
+    fn a_player_has_one_place_whatever_its_flows() {
+        let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, 7));
+        assert_eq!(Whose::address(7, address), Whose::address(7, address));
+        let places: std::collections::HashSet<_> = (0..=255)
+            .map(|n| Whose::address(7, Ipv4Addr::new(192, 0, 2, n).into()).player)
+            .collect();
+        // 256 drawn of 256 leave 94 empty on average.
+        assert!(places.len() > 100, "{}", places.len());
+    }
+
+    #[test]
+    fn the_bound_holds_for_any_number_of_services_and_players() {
         let mut queue = Fair::default();
         let mut held = 0_usize;
         for n in 0..50_000_u32 {
+            let place = n.wrapping_mul(2_654_435_761);
+            let whose = player((place >> 28) as u16, u64::from(place >> 20));
             held += 1;
-            held -= usize::from(
-                queue
-                    .push((n.wrapping_mul(2_654_435_761) >> 20) as u16, n, 64)
-                    .is_some(),
-            );
+            held -= usize::from(queue.push(whose, n, 64).is_some());
             if n % 3 == 0 {
                 held -= usize::from(queue.pop().is_some());
             }
             assert!(held <= 64 && queue.len == held);
+            let by_service: usize = queue.services.values().map(|it| it.len).sum();
+            let by_part: usize = queue.parts.values().map(VecDeque::len).sum();
+            assert_eq!((by_service, by_part), (held, held));
         }
         assert!(queue.parts.len() <= PARTS_KEPT + 64);
+        assert!(queue.services.len() <= PARTS_KEPT + 64);
         assert_eq!(std::iter::from_fn(|| queue.pop()).count(), held);
         assert!(queue.pop().is_none() && queue.turns.is_empty());
     }
@@ -129,9 +251,10 @@ mod tests {
     #[test]
     fn a_queue_of_nothing_holds_one() {
         let mut queue = Fair::default();
-        assert_eq!(queue.push(1, 'a', 0), None);
-        assert_eq!(queue.push(1, 'b', 0), Some('a'));
-        assert_eq!(queue.push(2, 'c', 0), Some('b'));
-        assert_eq!(queue.pop(), Some('c'));
+        assert_eq!(queue.push(player(1, 1), 'a', 0), None);
+        assert_eq!(queue.push(player(1, 1), 'b', 0), Some('a'));
+        assert_eq!(queue.push(player(1, 2), 'c', 0), Some('b'));
+        assert_eq!(queue.push(player(2, 2), 'd', 0), Some('c'));
+        assert_eq!(queue.pop(), Some('d'));
     }
 }

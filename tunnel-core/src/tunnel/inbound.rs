@@ -1,15 +1,15 @@
 //! Datagrams out of the tunnel: read, put together again, and counted where that fails.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
 use crate::{
     metrics::Metrics,
     proto::{
-        datagram::{DatagramHead, FlowId, Kind},
+        datagram::{DatagramHead, Scheme},
         fragment::{Reassembler, ReassemblyLimits},
-        redundancy::Dedup,
+        redundancy::{Dedup, Repairer},
     },
 };
 
@@ -17,8 +17,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Inbound {
     reassembler: Reassembler,
-    /// Flows whose datagrams come with sequence numbers, so that copies can be told.
-    seen: HashMap<FlowId, Dedup>,
+    /// What came of datagrams that are copied, from the first one on.
+    copied: Option<Box<Dedup>>,
+    /// What came of datagrams that are repaired, from the first one on.
+    repairer: Option<Box<Repairer>>,
     metrics: Arc<Metrics>,
 }
 
@@ -33,24 +35,59 @@ impl Inbound {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
             reassembler: Reassembler::new(ReassemblyLimits::default()),
-            seen: HashMap::new(),
+            copied: None,
+            repairer: None,
             metrics,
         }
     }
 
-    /// Takes a datagram; yields one that is whole.
+    /// Takes a datagram; yields one that is whole. What it repairs is in [`next_repaired`](Self::next_repaired).
     pub(crate) fn handle(&mut self, datagram: Bytes) -> Option<Reassembled> {
-        let Ok((head, payload)) = DatagramHead::decode(datagram) else {
+        let Ok((head, payload)) = DatagramHead::decode(datagram.clone()) else {
             self.metrics.drop_malformed.one();
             return None;
         };
-        if head.kind == Kind::Close {
-            self.seen.remove(&head.flow);
+        // Copies are told before fragments are put together: each fragment has a number of its own.
+        if let Some(redundancy) = head.redundancy {
+            let sequence = redundancy.sequence;
+            let is_new = match redundancy.scheme {
+                Scheme::Copied => self.copied.get_or_insert_default().accept(sequence),
+                Scheme::Source => {
+                    let repairer = self.repairer.get_or_insert_default();
+                    repairer.handle_source(sequence, &datagram)
+                }
+                Scheme::Repair(repair) => {
+                    if let Some(repairer) = &mut self.repairer {
+                        repairer.handle_repair(sequence, &repair, &payload);
+                    }
+                    return None;
+                }
+            };
+            if !is_new {
+                self.metrics.drop_duplicate.one();
+                return None;
+            }
         }
-        if self.is_duplicate(&head) {
-            self.metrics.drop_duplicate.one();
-            return None;
+        self.reassemble(head, payload)
+    }
+
+    /// A datagram that was lost and that what came now has brought back; call until `None`. It is looked at like any
+    /// other.
+    pub(crate) fn next_repaired(&mut self) -> Option<Reassembled> {
+        loop {
+            let datagram = self.repairer.as_mut()?.poll_repaired()?;
+            self.metrics.repaired.one();
+            let Ok((head, payload)) = DatagramHead::decode(datagram) else {
+                self.metrics.drop_malformed.one();
+                continue;
+            };
+            if let Some(whole) = self.reassemble(head, payload) {
+                return Some(whole);
+            }
         }
+    }
+
+    fn reassemble(&mut self, head: DatagramHead, payload: Bytes) -> Option<Reassembled> {
         let Some(fragment) = head.fragment else {
             return Some(Reassembled { head, payload });
         };
@@ -60,23 +97,6 @@ impl Inbound {
         // Refused fragments are in the reassembler's own counts.
         let payload = whole.ok().flatten()?;
         Some(Reassembled { head, payload })
-    }
-
-    /// Whether this datagram has come before. Copies are told before fragments are put together: each fragment has a
-    /// number of its own.
-    fn is_duplicate(&mut self, head: &DatagramHead) -> bool {
-        let Some(redundancy) = head.redundancy else {
-            return false;
-        };
-        if self.seen.len() >= SEEN_MAX && !self.seen.contains_key(&head.flow) {
-            // Copies that come right now may pass once; a game takes that, unbounded memory it would not.
-            self.seen.clear();
-        }
-        !self
-            .seen
-            .entry(head.flow)
-            .or_default()
-            .accept(redundancy.sequence)
     }
 
     /// Forgets packets whose fragments did not come in time, and counts what was discarded.
@@ -96,21 +116,23 @@ impl Inbound {
     }
 }
 
-/// Flows whose sequence numbers are remembered: 65,536, as many as a client may have; 3 MiB.
-const SEEN_MAX: usize = 65_536;
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::BytesMut;
 
     use super::*;
-    use crate::proto::datagram::{FragmentHead, RedundancyHead, Scheme};
+    use crate::proto::{
+        datagram::{FlowId, FragmentHead, RedundancyHead},
+        redundancy::{Protector, ProtectorSettings},
+    };
 
-    fn datagram(sequence: u32, fragment: Option<FragmentHead>, payload: &[u8]) -> Bytes {
+    fn datagram(sequence: u16, fragment: Option<FragmentHead>, payload: &[u8]) -> Bytes {
         let mut head = DatagramHead::data(FlowId(7));
         head.redundancy = Some(RedundancyHead {
             sequence,
-            scheme: Scheme::Duplicate,
+            scheme: Scheme::Copied,
         });
         head.fragment = fragment;
         let mut out = BytesMut::new();
@@ -145,6 +167,44 @@ mod tests {
         assert_eq!(inbound.handle(second.clone()).unwrap().payload, &b"abc"[..]);
         assert!(inbound.handle(first).is_none());
         assert!(inbound.handle(second).is_none());
+    }
+
+    #[test]
+    fn what_a_repair_brings_back_is_handed_on_and_counted_once() {
+        let metrics = Arc::new(Metrics::default());
+        let mut inbound = Inbound::new(metrics.clone());
+        let mut protector = Protector::new(ProtectorSettings::default());
+        let now = Instant::now();
+        let mut sent = Vec::new();
+        for n in 0..5_u8 {
+            let scheme = Scheme::Source;
+            let sequence = protector.sequence(scheme);
+            let mut head = DatagramHead::data(FlowId(n.into()));
+            head.redundancy = Some(RedundancyHead { sequence, scheme });
+            let mut out = BytesMut::new();
+            head.encode(&mut out);
+            out.extend_from_slice(&[n; 50]);
+            // Each in a packet of its own.
+            protector.handle_source(now + Duration::from_millis(n.into()), sequence, &out);
+            sent.push(out.freeze());
+        }
+        let mut repair = BytesMut::new();
+        assert!(protector.poll_repair(now + Duration::from_millis(6), &mut repair));
+        let repair = repair.freeze();
+        for n in [0, 1, 3, 4] {
+            assert!(inbound.handle(sent[n].clone()).is_some());
+        }
+        assert!(inbound.next_repaired().is_none());
+        for _ in 0..2 {
+            assert!(inbound.handle(repair.clone()).is_none(), "of no flow");
+        }
+        let repaired = inbound.next_repaired().unwrap();
+        assert_eq!(repaired.head.flow, FlowId(2));
+        assert_eq!(repaired.payload, [2; 50][..]);
+        assert!(inbound.next_repaired().is_none());
+        assert!(inbound.handle(sent[2].clone()).is_none(), "late");
+        let counted = metrics.snapshot();
+        assert_eq!((counted.repaired, counted.drop_duplicate), (1, 1));
     }
 
     #[test]

@@ -295,4 +295,85 @@ mod linux {
     /// A lane that had nothing to send for so long carries no bulk any more.
     const QUIET: Duration = Duration::from_secs(1);
     const LANES_PER_LOOK: usize = 64;
+
+    #[cfg(test)]
+    mod tests {
+        use std::net::Ipv4Addr;
+
+        use tokio::net::TcpListener;
+
+        use super::*;
+
+        /// Lanes over loopback, each with its far end.
+        async fn lanes<const N: usize>() -> [(TcpStream, TcpStream); N] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let mut lanes = Vec::new();
+            for _ in 0..N {
+                let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+                lanes.push((near.unwrap(), listener.accept().await.unwrap().0));
+            }
+            lanes.try_into().unwrap()
+        }
+
+        fn most(lane: &TcpStream) -> u64 {
+            TcpState::of(lane.as_fd()).unwrap().most
+        }
+
+        /// A line of 1 MB/s and 20 ms, whose queue has just shown.
+        fn narrow(shaper: &Shaper) -> u64 {
+            let shape = &mut lock(&shaper.state).shape;
+            let start = Instant::now();
+            for n in 0..20_u32 {
+                let sample = Sample {
+                    rtt: Duration::from_millis((20 + n).into()),
+                    delivered: u64::from(n) * 10_000,
+                    hungry: true,
+                };
+                shape.handle_sample(start + n * Duration::from_millis(10), sample);
+            }
+            shape.rate().unwrap()
+        }
+
+        #[tokio::test]
+        async fn lanes_share_the_rate_while_they_carry_bulk() {
+            let metrics = Arc::new(Metrics::default());
+            let shaper = Arc::new(Shaper::new(metrics.clone()));
+            let [(one, _far), (two, _other)] = lanes().await;
+            let first = shaper.clone().add(&one).unwrap();
+            assert_eq!(most(&one), u64::MAX, "no queue has shown");
+            let rate = narrow(&shaper);
+            let second = shaper.clone().add(&two).unwrap();
+            assert_eq!(most(&two), rate / 2, "at once");
+            assert_eq!(metrics.snapshot().lanes_shaped, 2);
+            shaper.look(Instant::now());
+            let told = lock(&shaper.state).told;
+            assert!(most(&one) + most(&two) <= told, "{told}");
+            assert_eq!(metrics.snapshot().lane_pace, told);
+            drop(second);
+            assert_eq!(most(&two), u64::MAX, "nothing holds it back after");
+            drop(first);
+            assert_eq!(most(&one), u64::MAX);
+            assert_eq!(metrics.snapshot().lanes_shaped, 0);
+            assert!(shaper.look(Instant::now()).is_none(), "nobody looks on");
+            assert_eq!(metrics.snapshot().lane_pace, 0);
+        }
+
+        #[tokio::test]
+        async fn a_lane_that_is_quiet_is_let_go() {
+            let metrics = Arc::new(Metrics::default());
+            let shaper = Arc::new(Shaper::new(metrics.clone()));
+            let [(lane, _far)] = lanes().await;
+            let place = shaper.clone().add(&lane).unwrap();
+            narrow(&shaper);
+            let now = Instant::now();
+            assert!(shaper.look(now + QUIET / 2).is_some());
+            assert!(most(&lane) < u64::MAX);
+            assert!(shaper.look(now + QUIET * 2).is_none());
+            assert_eq!(most(&lane), u64::MAX);
+            assert!(!place.is_kept.load(Ordering::Relaxed));
+            assert_eq!(metrics.snapshot().lanes_shaped, 0);
+            drop(place);
+            assert_eq!(metrics.snapshot().lanes_shaped, 0);
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -47,17 +46,19 @@ impl Reporter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked;
 
-/// Runs a future to its end or its panic.
-pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> {
-    let mut future = pin!(future);
-    poll_fn(|context| {
+/// Runs a future to its end or its panic. It has its place on the heap: an async function would keep room for it once for
+/// each hand that it goes through, and a player's stream is some 9 KiB.
+pub(crate) fn caught<F: Future>(
+    future: F,
+) -> impl Future<Output = Result<F::Output, Panicked>> + use<F> {
+    let mut future = Box::pin(future);
+    poll_fn(move |context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         match polled {
             Ok(polled) => polled.map(Ok),
             Err(_) => Poll::Ready(Err(Panicked)),
         }
     })
-    .await
 }
 
 /// Runs a task that serves one player or one connection: a panic ends it, is counted, and touches no other.
@@ -65,8 +66,9 @@ pub(crate) fn spawn<F>(reporter: Reporter, task: &'static str, future: F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    let future = caught(future);
     tokio::spawn(async move {
-        if caught(future).await.is_err() {
+        if future.await.is_err() {
             reporter.panicked(task);
         }
     });

@@ -18,7 +18,8 @@ macro_rules! on_transport {
     ($module:ident, $via:ident, $($scenario:ident),+ $(,)?) => {
         mod $module {
             $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                // Four threads: UDP ports have four sockets each.
+                #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
                 async fn $scenario() {
                     super::$scenario(crate::support::Via::$via).await;
                 }
@@ -34,6 +35,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod moves;
+mod redundancy;
 mod resume;
 mod tcp;
 mod udp;

@@ -26,6 +26,7 @@ on_every_transport!(
     a_player_address_has_only_so_many_flows,
     a_service_has_only_so_many_flows,
     a_flow_that_makes_room_is_forgotten_on_both_sides,
+    caps_hold_over_all_sockets_of_a_port,
     an_option_that_is_changed_takes_effect_at_once,
     a_target_that_is_changed_takes_its_players_along,
     a_silent_flow_is_forgotten_on_both_sides,
@@ -286,6 +287,34 @@ async fn a_flow_that_makes_room_is_forgotten_on_both_sides(via: Via) {
     .await;
     assert_eq!(lab.relay().metrics().flows, 4);
     assert_eq!(lab.relay().metrics().flows_evicted, 36);
+}
+
+async fn caps_hold_over_all_sockets_of_a_port(via: Via) {
+    let lab = Lab::new(via).await;
+    let server = Server::udp(lab.ip).await;
+    let mut game = service("game", "udp", lab.port, server.address());
+    game.max_flows = Some(20);
+    game.flows_per_address = Some(10);
+    let client = lab.client([instance("a", [game])]).await;
+    let mut players = Vec::new();
+    for _ in 0..10 {
+        let player = lab.udp(lab.port).await;
+        udp_echo(&player, b"hello").await;
+        players.push(player);
+    }
+    let dropped = || lab.relay().metrics().drop_address_cap;
+    for n in 1..=20 {
+        lab.udp(lab.port).await.send(b"too many").await.unwrap();
+        until("the count", || dropped() == n).await;
+    }
+    // Whichever socket a player came to, it goes on there.
+    for player in &players {
+        udp_echo(player, b"hello again").await;
+    }
+    for metrics in [lab.relay().metrics(), client.metrics()] {
+        assert_eq!((metrics.flows, metrics.flows_opened), (10, 10));
+    }
+    assert_eq!(server.players().len(), 10);
 }
 
 async fn an_option_that_is_changed_takes_effect_at_once(via: Via) {

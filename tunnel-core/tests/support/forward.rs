@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -27,6 +27,42 @@ struct State {
     refuses: AtomicBool,
     /// The address that the relay sees.
     outside: watch::Sender<IpAddr>,
+    packets: Mutex<Packets>,
+}
+
+/// What befalls UDP packets, in either direction, and what passed.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Packets {
+    pub(crate) passed: u64,
+    pub(crate) lost: u64,
+    /// Of what came, lost or not.
+    pub(crate) bytes: u64,
+    /// So many of a thousand are lost.
+    permille: u64,
+    random: u64,
+    /// The next one as long as this is lost.
+    next_over: Option<usize>,
+}
+
+impl Packets {
+    fn passes(&mut self, length: usize) -> bool {
+        // IPv4's and UDP's heads count on a line.
+        self.bytes += length as u64 + 28;
+        // SplitMix64: a seed loses the same packets, by their order.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let is_hit = (z ^ (z >> 31)) % 1_000 < self.permille;
+        let is_next = self.next_over.is_some_and(|over| length >= over);
+        if is_next {
+            self.next_over = None;
+        }
+        let is_lost = is_hit || is_next;
+        self.lost += u64::from(is_lost);
+        self.passed += u64::from(!is_lost);
+        !is_lost
+    }
 }
 
 /// What has befallen the connections, which are numbered from 0 as they come.
@@ -63,6 +99,7 @@ impl Forwarder {
             faults: watch::Sender::default(),
             refuses: AtomicBool::new(false),
             outside: watch::Sender::new(ip),
+            packets: Mutex::default(),
         });
         let mut tasks = vec![tokio::spawn(accept(listener, state.clone()))];
         tasks.extend(udp.map(|udp| tokio::spawn(forward_udp(udp, state.clone()))));
@@ -98,6 +135,26 @@ impl Forwarder {
     /// Lets no new connection through, or does again.
     pub(crate) fn refuse(&self, refuses: bool) {
         self.state.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// From now on loses so many of a thousand UDP packets, and counts anew. Returns the count so far.
+    pub(crate) fn lose(&self, permille: u64, seed: u64) -> Packets {
+        let next = Packets {
+            permille,
+            random: seed,
+            ..Packets::default()
+        };
+        std::mem::replace(&mut *self.state.packets.lock().unwrap(), next)
+    }
+
+    /// Loses the next UDP packet that is as long as this, in either direction.
+    pub(crate) fn lose_next(&self, over: usize) {
+        self.state.packets.lock().unwrap().next_over = Some(over);
+    }
+
+    /// How many UDP packets were lost since the count began.
+    pub(crate) fn lost(&self) -> u64 {
+        self.state.packets.lock().unwrap().lost
     }
 
     /// The provider gives the line another address: UDP comes from there, and no connection from the old one lives.
@@ -179,16 +236,30 @@ async fn forward_udp(inside: UdpSocket, state: Arc<State>) {
                 let outside = Arc::new(UdpSocket::bind((ip, 0)).await.unwrap());
                 outside.connect(state.to).await.unwrap();
                 outsides.insert(sender, outside.clone());
-                tokio::spawn(answer(inside.clone(), Arc::downgrade(&outside), sender));
+                let answers = answer(
+                    inside.clone(),
+                    Arc::downgrade(&outside),
+                    sender,
+                    state.clone(),
+                );
+                tokio::spawn(answers);
                 outside
             }
         };
-        drop(outside.send(&buffer[..length]).await);
+        let passes = state.packets.lock().unwrap().passes(length);
+        if passes {
+            drop(outside.send(&buffer[..length]).await);
+        }
     }
 }
 
 /// Brings back what comes to one of the outer sockets, until it is given up.
-async fn answer(inside: Arc<UdpSocket>, outside: std::sync::Weak<UdpSocket>, sender: SocketAddr) {
+async fn answer(
+    inside: Arc<UdpSocket>,
+    outside: std::sync::Weak<UdpSocket>,
+    sender: SocketAddr,
+    state: Arc<State>,
+) {
     let mut buffer = vec![0; 65_535];
     loop {
         let Some(outside) = outside.upgrade() else {
@@ -196,6 +267,10 @@ async fn answer(inside: Arc<UdpSocket>, outside: std::sync::Weak<UdpSocket>, sen
         };
         let look = std::time::Duration::from_millis(100);
         if let Ok(Ok(length)) = tokio::time::timeout(look, outside.recv(&mut buffer)).await {
+            let passes = state.packets.lock().unwrap().passes(length);
+            if !passes {
+                continue;
+            }
             drop(inside.send_to(&buffer[..length], sender).await);
         }
     }

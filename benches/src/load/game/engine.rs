@@ -45,10 +45,14 @@ impl Packet {
         buffer[12..16].copy_from_slice(&(self.number as u32).to_be_bytes());
     }
 
+    /// `None` where it is not what was sent.
     fn read(buffer: &[u8]) -> Option<Self> {
         let (due, rest) = buffer.split_first_chunk()?;
         let (player, rest) = rest.split_first_chunk()?;
-        let number = rest.first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        if rest.iter().any(|byte| *byte != FILLING) {
+            return None;
+        }
         Some(Self {
             due: Duration::from_nanos(u64::from_be_bytes(*due)),
             player: u32::from_be_bytes(*player) as usize,
@@ -62,7 +66,10 @@ pub(super) struct Engine {
     epoll: OwnedFd,
     timer: OwnedFd,
     events: Vec<epoll::Event>,
+    /// What is sent.
     buffer: Vec<u8>,
+    /// What was received.
+    received: Vec<u8>,
 }
 
 impl Engine {
@@ -88,7 +95,8 @@ impl Engine {
             epoll,
             timer,
             events: Vec::with_capacity(EVENTS),
-            buffer: vec![0x5a; 65_536],
+            buffer: vec![FILLING; LARGEST],
+            received: vec![0; LARGEST],
         })
     }
 
@@ -133,7 +141,7 @@ impl Engine {
 
     /// The same packet several times. Returns how many left.
     pub(super) fn send_burst(&mut self, packet: &Packet, size: usize, count: usize) -> usize {
-        let mut bytes = vec![0x5a; size];
+        let mut bytes = vec![FILLING; size];
         packet.write(&mut bytes);
         self.send_raw(packet.player, &bytes, count)
     }
@@ -185,9 +193,9 @@ impl Engine {
             }
             let player = player as usize;
             for _ in 0..AT_ONCE {
-                match self.players[player].recv(&mut self.buffer) {
+                match self.players[player].recv(&mut self.received) {
                     Ok(length) => {
-                        handle(player, Packet::read(&self.buffer[..length]), length);
+                        handle(player, Packet::read(&self.received[..length]), length);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     // An ICMP message about a packet before: the next may pass.
@@ -209,7 +217,10 @@ const fn timespec(duration: Duration) -> Timespec {
     }
 }
 
+/// What packets hold behind their head.
+const FILLING: u8 = 0x5a;
 const TIMER: u64 = u64::MAX;
+const LARGEST: usize = 65_536;
 const EVENTS: usize = 256;
 /// Below this many players, each has much on the way.
 const FEW: usize = 20;

@@ -4,8 +4,9 @@ use std::{
     cell::RefCell,
     collections::{HashMap, hash_map::Entry},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +16,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use tokio::{net::UdpSocket, sync::Notify};
+use tokio::{
+    net::UdpSocket,
+    sync::{Notify, watch},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,9 +32,11 @@ use crate::{
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
+        rare::rare,
         supervise,
     },
 };
@@ -39,6 +45,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
     by_id: Mutex<HashMap<FlowId, Arc<Flow>>>,
+    /// Wakes the expiry: there is a flow again.
+    added: Notify,
 }
 
 impl Flows {
@@ -46,6 +54,30 @@ impl Flows {
     pub(crate) fn any_within(&self, time: Duration) -> bool {
         let flows = lock(&self.by_id);
         flows.values().any(|flow| flow.unused() <= time)
+    }
+
+    /// Ends flows that are idle for too long, all by one clock: none has a timer of its own.
+    pub(crate) async fn expire(&self) {
+        loop {
+            match self.end_idle() {
+                Some(least) => tokio::time::sleep(least.clamp(LOOK_LEAST, LOOK_MOST)).await,
+                None => self.added.notified().await,
+            }
+        }
+    }
+
+    /// Ends what is idle for too long. Says how long the rest has at least; nothing if there is none.
+    fn end_idle(&self) -> Option<Duration> {
+        let flows = lock(&self.by_id);
+        let left = flows.values().map(|flow| {
+            let left = flow.target.idle().saturating_sub(flow.unused());
+            if left.is_zero() {
+                // Its task takes it out of the table, and tells the relay.
+                flow.closed.cancel();
+            }
+            left
+        });
+        left.min()
     }
 
     /// Ends every flow.
@@ -103,9 +135,15 @@ impl DatagramHandler for Egress {
 
 impl Egress {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&self, Reassembled { head, payload }: Reassembled) {
         match head.kind {
             Kind::Data => self.shared.deliver(&head, &payload),
             Kind::Close => drop(
@@ -199,6 +237,7 @@ impl Shared {
         // A runtime that shuts down drops the task at once, which takes the lock again.
         drop(flows);
         self.metrics.flows_opened.one();
+        self.flows.added.notify_one();
         let entered = Entered {
             shared: self.clone(),
             flow: flow.clone(),
@@ -217,7 +256,9 @@ impl Shared {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        BUFFERS.with_borrow_mut(|(_, scratch)| sender.send(NOBODY, head, &[], scratch));
+        BUFFERS.with_borrow_mut(|(_, scratch)| {
+            sender.send(Whose::flow(NOBODY, flow.0), head, &[], scratch)
+        });
     }
 }
 
@@ -240,37 +281,57 @@ impl Drop for Entered {
     }
 }
 
+/// What may happen to a flow beside its packets.
+enum News {
+    /// The target's name leads elsewhere.
+    Addresses(Arc<[IpAddr]>),
+    /// The flow has another socket.
+    Moved,
+    /// The flow, its service or the client ends.
+    Ended,
+}
+
 impl Entered {
-    /// Carries the target's answers until the flow is idle for too long or its service ends.
+    /// Carries the target's answers until the flow is closed or its service ends.
     async fn run(self) {
         let flow = &self.flow;
         fault!("a flow to {}", flow.target.service.public);
         let mut addresses = flow.target.subscribe();
-        let expiry = tokio::time::sleep(flow.target.idle());
-        tokio::pin!(expiry);
         loop {
             let socket = flow.socket.load_full();
-            tokio::select! {
-                ready = socket.readable() => match ready {
-                    Ok(()) => self.drain(&socket),
-                    Err(_) => return,
-                },
-                () = &mut expiry => {
-                    let left = flow.target.idle().saturating_sub(flow.unused());
-                    if left.is_zero() {
-                        return;
-                    }
-                    expiry.as_mut().reset(tokio::time::Instant::now() + left);
+            let mut news = pin!(self.news(&mut addresses));
+            // Its parts have locks that flows share; an answer of the target is nothing to them.
+            let mut news = rare(news.as_mut());
+            let news = loop {
+                tokio::select! {
+                    biased;
+                    news = &mut news => break news,
+                    ready = socket.readable() => match ready {
+                        Ok(()) => self.drain(&socket),
+                        Err(_) => return,
+                    },
                 }
-                changed = addresses.changed() => match changed {
-                    Ok(()) => self.follow(&addresses.borrow_and_update().clone()),
-                    Err(_) => return,
-                },
-                () = flow.moved.notified() => {}
-                () = flow.target.cancelled.cancelled() => return,
-                () = flow.closed.cancelled() => return,
-                () = self.shared.stopped.cancelled() => return,
+            };
+            match news {
+                News::Addresses(known) => self.follow(&known),
+                News::Moved => {}
+                News::Ended => return,
             }
+        }
+    }
+
+    /// What happens to a flow beside its packets.
+    async fn news(&self, addresses: &mut watch::Receiver<Arc<[IpAddr]>>) -> News {
+        let flow = &self.flow;
+        tokio::select! {
+            changed = addresses.changed() => match changed {
+                Ok(()) => News::Addresses(addresses.borrow_and_update().clone()),
+                Err(_) => News::Ended,
+            },
+            () = flow.moved.notified() => News::Moved,
+            () = flow.target.cancelled.cancelled() => News::Ended,
+            () = flow.closed.cancelled() => News::Ended,
+            () = self.shared.stopped.cancelled() => News::Ended,
         }
     }
 
@@ -291,9 +352,11 @@ impl Entered {
                         metrics.datagrams_out.one();
                         metrics.datagram_bytes_out.add(length as u64);
                         let answer = buffer.get(..length).unwrap_or_default();
-                        let whose = self.flow.target.service.public.first();
+                        let whose =
+                            Whose::flow(self.flow.target.service.public.first(), self.flow.id.0);
                         let head = DatagramHead::data(self.flow.id);
-                        sender.send(whose, head, answer, scratch);
+                        let redundancy = self.flow.target.redundancy();
+                        sender.send_protected(whose, head, answer, redundancy, scratch);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                     Err(_) => {
@@ -306,7 +369,7 @@ impl Entered {
     }
 
     /// A name that leads elsewhere takes its live flows along.
-    fn follow(&self, known: &[std::net::IpAddr]) {
+    fn follow(&self, known: &[IpAddr]) {
         let remote = *lock(&self.flow.remote);
         if !leads_to(remote, known)
             && let Some(ip) = known.first()
@@ -379,6 +442,10 @@ thread_local! {
 
 /// Stands for a service where a flow has none any more: no service has port 0.
 const NOBODY: u16 = 0;
+/// Idle flows are looked for at most once a second, whatever comes and goes.
+const LOOK_LEAST: Duration = Duration::from_secs(1);
+/// And every 10 s, the least idle time that a service may have: a flow that came meanwhile is not overlooked.
+const LOOK_MOST: Duration = Duration::from_secs(10);
 /// Largest UDP payload.
 const DATAGRAM_MAX: usize = 65_535;
 /// Answers of one flow between two looks at the others.

@@ -2,11 +2,6 @@ use super::*;
 use crate::proto::testing::{XorShift, unhex};
 
 fn random_head(random: &mut XorShift) -> DatagramHead {
-    let fec = |random: &mut XorShift| FecHead {
-        group: random.next() as u32,
-        sources: random.next() as u8,
-        index: random.next() as u8,
-    };
     let player = match random.below(2) {
         0 => IpAddr::from((random.next() as u32).to_be_bytes()),
         _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, random.next() as u16]),
@@ -29,13 +24,24 @@ fn random_head(random: &mut XorShift) -> DatagramHead {
             }
         }),
         redundancy: (random.below(2) == 0).then(|| RedundancyHead {
-            sequence: random.next() as u32,
+            sequence: random.next() as u16,
             scheme: match random.below(3) {
-                0 => Scheme::Duplicate,
-                1 => Scheme::FecSource(fec(random)),
-                _ => Scheme::FecRepair(fec(random)),
+                0 => Scheme::Copied,
+                1 => Scheme::Source,
+                _ => Scheme::Repair(random_repair(random)),
             },
         }),
+    }
+}
+
+fn random_repair(random: &mut XorShift) -> RepairHead {
+    let mut counts = [0; BUNDLES_MAX];
+    let bundles = 1 + random.below(BUNDLES_MAX);
+    counts[..bundles].fill_with(|| 1 + random.below(BUNDLE_COUNT_MAX.into()) as u8);
+    RepairHead {
+        number: random.next() as u8,
+        bundle: random.next() as u8,
+        counts,
     }
 }
 
@@ -81,10 +87,10 @@ fn longest_head_is_as_long_as_said() {
         }),
         redundancy: Some(RedundancyHead {
             sequence: 1,
-            scheme: Scheme::FecRepair(FecHead {
-                group: 1,
-                sources: 1,
-                index: 1,
+            scheme: Scheme::Repair(RepairHead {
+                number: 1,
+                bundle: 1,
+                counts: [15; BUNDLES_MAX],
             }),
         }),
     };
@@ -105,10 +111,8 @@ fn payload_is_a_slice_of_the_datagram() {
 
 #[test]
 fn parts_of_a_later_version_are_left_unread() {
-    let (head, payload) = decode(&unhex(
-        "a0 05 0c 01 00 04 c0000201 c350 ffffff 07 01 00000009 eeee aa",
-    ))
-    .unwrap();
+    let (head, payload) =
+        decode(&unhex("a0 05 0c 01 00 04 c0000201 c350 ffffff 04 0009 aa")).unwrap();
     assert_eq!(
         head.open.unwrap().player,
         "192.0.2.1:50000".parse().unwrap()
@@ -128,15 +132,19 @@ fn heads_that_do_not_hold_are_refused() {
             Err(DatagramError::NoSuchFragment { index, count })
         );
     }
-    assert_eq!(
-        decode(&unhex("20 01 05 04 00000000")),
-        Err(DatagramError::UnknownScheme(4))
-    );
-    // An address family that does not exist, a service id past 2^32, a FEC head in a duplicate's room.
+    for scheme in (0..=3).chain(7..=255) {
+        assert_eq!(
+            decode(&[REDUNDANCY, 1, scheme, 0, 0]),
+            Err(DatagramError::UnknownScheme(scheme))
+        );
+    }
+    // An address family that does not exist, a service id past 2^32, a repair of no bundle, of 17, and of an empty one.
     for hex in [
         "80 01 09 01 00 05 c0000201 c350",
         "80 01 10 c000000100000000 00 04 c0000201 c350",
-        "20 01 05 02 00000000 000000000000",
+        "20 01 06 0000 0000 00",
+        "20 01 06 0000 0000 11 111111111111111111",
+        "20 01 06 0000 0000 02 10",
     ] {
         assert!(matches!(
             decode(&unhex(hex)),

@@ -173,7 +173,7 @@ fn flood_does_not_touch_answered_flows() {
     }
     assert!(world.table.get(FlowId(1)).is_some());
     assert_eq!(world.table.nodes.len(), 100, "memory is bounded by the cap");
-    assert_eq!(world.table.by_address.len(), 100);
+    assert_eq!(world.table.counts.addresses().len(), 100);
 }
 
 #[test]
@@ -353,4 +353,62 @@ fn a_new_process_of_the_client_is_told_of_every_flow_again() {
     assert_eq!(world.packet(3, "192.0.2.1:1").unwrap(), (id, None));
     // Never answered by the new process, it ends as soon as any other such flow.
     assert_eq!(world.expired(13_000), [id]);
+}
+
+#[test]
+fn tables_of_one_service_share_its_caps() {
+    let limits = FlowLimits {
+        idle: 120 * SECOND,
+        per_address: 2,
+        per_service: 3,
+    };
+    let counts = Arc::<FlowCounts>::default();
+    let (now, local) = (Instant::now(), IpAddr::from([198, 51, 100, 1]));
+    let mut tables = [0, 1].map(|_| FlowTable::sharing(limits, counts.clone()));
+    let mut next = 0;
+    let mut packet_with = |place, table: &mut FlowTable, player: &str| {
+        let key = FlowKey::new(player.parse().unwrap(), local, 0);
+        next += 1;
+        let admitted = table.handle_player_packet_with(place, now, key, || FlowId(next));
+        admitted.map(|it| (it.flow.id.0, it.evicted.map(|flow| flow.id.0)))
+    };
+    let [near, far] = &mut tables;
+    assert_eq!(packet_with(None, near, "192.0.2.1:1"), Ok((1, None)));
+    assert_eq!(packet_with(None, far, "192.0.2.1:2"), Ok((2, None)));
+    for table in [&mut *near, &mut *far] {
+        assert_eq!(
+            packet_with(None, table, "192.0.2.1:3"),
+            Err(FlowDrop::AddressFull)
+        );
+    }
+    assert_eq!(packet_with(None, near, "192.0.2.2:1"), Ok((5, None)));
+    // Full: each table's own oldest makes room, and the count stays.
+    assert_eq!(packet_with(None, far, "192.0.2.3:1"), Ok((6, Some(2))));
+    assert_eq!((near.len(), far.len(), counts.unanswered()), (2, 1, 3));
+    // One whose flows are all answered has to ask the other.
+    assert!(far.handle_reply(now, FlowId(6)).is_some());
+    assert_eq!(
+        packet_with(None, far, "192.0.2.4:1"),
+        Err(FlowDrop::ServiceFull)
+    );
+    let (evicted, place) = near.evict().unwrap();
+    assert_eq!(evicted.id.0, 1);
+    assert_eq!(
+        packet_with(None, far, "192.0.2.1:4"),
+        Err(FlowDrop::ServiceFull)
+    );
+    assert_eq!(packet_with(Some(place), far, "192.0.2.1:4"), Ok((9, None)));
+    assert_eq!(packet_with(None, far, "192.0.2.1:5"), Ok((10, Some(9))));
+    // A place that nobody takes is free again.
+    drop(near.evict().unwrap());
+    assert_eq!(packet_with(None, far, "192.0.2.5:1"), Ok((11, None)));
+    for table in [&mut *near, &mut *far] {
+        let ids: Vec<_> = table.iter().map(|flow| flow.id).collect();
+        assert!(ids.into_iter().all(|id| table.remove(id).is_some()));
+    }
+    assert_eq!(
+        (counts.flows.load(Ordering::Relaxed), counts.unanswered()),
+        (0, 0)
+    );
+    assert!(counts.addresses().is_empty());
 }

@@ -103,18 +103,16 @@ impl VersionMismatch {
 pub struct Capabilities(u64);
 
 impl Capabilities {
-    /// Datagrams may come twice.
-    pub const DUPLICATES: Self = Self(0x1);
-    /// Datagrams may come with repair symbols.
-    pub const FEC: Self = Self(0x2);
     /// A stream may continue on another channel after its own broke.
     pub const STREAM_RESUMPTION: Self = Self(0x4);
     /// A stream may move to another channel while its own works.
     pub const STREAM_MOVES: Self = Self(0x8);
+    /// Datagrams may come as copies and with repairs. (0x1 and 0x2 stood for other forms of that in drafts.)
+    pub const REDUNDANCY: Self = Self(0x10);
 
     /// What this build can do.
     pub const SUPPORTED: Self =
-        Self(Self::DUPLICATES.0 | Self::STREAM_RESUMPTION.0 | Self::STREAM_MOVES.0);
+        Self(Self::STREAM_RESUMPTION.0 | Self::STREAM_MOVES.0 | Self::REDUNDANCY.0);
 
     /// The set of these bits; the two highest do not travel.
     pub const fn from_bits(bits: u64) -> Self {

@@ -33,7 +33,7 @@ impl Setup {
     fn hello(&self) -> Hello {
         Hello {
             versions: SUPPORTED,
-            capabilities: Capabilities::DUPLICATES | Capabilities::from_bits(1 << 40),
+            capabilities: Capabilities::REDUNDANCY | Capabilities::from_bits(1 << 40),
             process: ProcessId::from([0x44; 16]),
             token: None,
             transport_parameters: self.parameters(),

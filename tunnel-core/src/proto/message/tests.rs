@@ -8,6 +8,7 @@ fn service(id: u32) -> ServiceDeclaration {
         protocol: Protocol::Both,
         public: PortRange::new(30_000, 31_023).unwrap(),
         optimize: Optimize::Throughput,
+        redundancy: Redundancy::ALL[id as usize % 4],
         flows: FlowLimits {
             idle: Duration::from_secs(86_400),
             per_address: 65_536,

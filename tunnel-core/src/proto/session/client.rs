@@ -492,6 +492,7 @@ impl Version {
                 protocol: service.protocol,
                 public: service.public,
                 optimize: service.optimize,
+                redundancy: service.redundancy,
                 flows: service.flows,
             });
         Message::Declare {

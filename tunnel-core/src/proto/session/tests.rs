@@ -764,6 +764,7 @@ fn declaration(service: u32) -> ServiceDeclaration {
         protocol: crate::instance::Protocol::Tcp,
         public: crate::instance::PortRange::new(7777, 7777).unwrap(),
         optimize: crate::instance::Optimize::Auto,
+        redundancy: crate::instance::Redundancy::Off,
         flows: crate::instance::FlowLimits::default(),
     }
 }

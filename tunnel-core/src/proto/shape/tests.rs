@@ -4,7 +4,12 @@ mod sim;
 
 use std::time::Duration;
 
-use sim::{Kernel, Line, MBIT, MS, Sim};
+use sim::{Kernel, Line, MBIT, MS, Seen, Sim};
+
+use super::*;
+
+const S: Duration = Duration::from_secs(1);
+const KERNELS: [Kernel; 2] = [Kernel::Window, Kernel::Bbr];
 
 /// 40 ms of round trip and a queue of 200 ms.
 fn line(mbit: u64) -> Line {
@@ -16,128 +21,228 @@ fn line(mbit: u64) -> Line {
     }
 }
 
-const S: Duration = Duration::from_secs(1);
+/// One lane from the start, measured from its fourth second on.
+fn steady(line: Line, kernel: Kernel, shaped: bool) -> Seen {
+    let mut sim = Sim::new(line.clone(), &[kernel], shaped);
+    sim.run(3 * S);
+    // A fast line has as many packets in less time.
+    sim.measure(if line.rate > 500 * MBIT {
+        2 * S
+    } else {
+        10 * S
+    })
+}
 
 #[test]
-fn explore() {
-    for kernel in [Kernel::Window, Kernel::Bbr] {
-        for mbit in [5, 20, 200, 1000] {
-            for shaped in [false, true] {
-                let mut sim = Sim::new(line(mbit), &[kernel], shaped);
-                let start = sim.measure(S);
-                let first = sim.measure(10 * S);
-                println!(
-                    "{kernel:?} {mbit} shaped {shaped}: start p50 {:?} p99 {:?} max {:?} {:.1} | {:.1} Mbit p50 {:?} p99 {:?} max {:?} lost {:.3} rate {:?}",
-                    start.p50,
-                    start.p99,
-                    start.max,
-                    start.ours,
-                    first.ours,
-                    first.p50,
-                    first.p99,
-                    first.max,
-                    first.lost,
-                    sim.rate()
-                );
-            }
+fn the_simulated_kernel_fills_the_queue_without_us() {
+    let window = steady(line(20), Kernel::Window, false);
+    assert!(window.p50 > 100 * MS, "{window:?}");
+    let bbr = steady(line(20), Kernel::Bbr, false);
+    assert!(bbr.p99 > 20 * MS, "{bbr:?}");
+}
+
+#[test]
+fn a_game_does_not_feel_an_upload() {
+    for kernel in KERNELS {
+        for (mbit, wait) in [(5, 15), (20, 10), (200, 10), (1000, 16)] {
+            let seen = steady(line(mbit), kernel, true);
+            assert!(seen.p99 < wait * MS, "{kernel:?} {mbit} {seen:?}");
+            // The game itself has 0.77 Mbit/s of the line, and 3.5 % are headers.
+            let least = (mbit as f64 - 0.77) * 0.965 * 0.93;
+            assert!(seen.ours > least, "{kernel:?} {mbit} {seen:?}");
+            assert_eq!(seen.lost, 0.0, "{kernel:?} {mbit} {seen:?}");
         }
     }
 }
 
 #[test]
-fn explore_more() {
-    let show = |what: &str, seen: sim::Seen, sim: &Sim| {
-        println!(
-            "{what}: {:.1} {:.1?} p50 {:?} p99 {:?} max {:?} rate {:?}",
-            seen.ours,
-            seen.each,
-            seen.p50,
-            seen.p99,
-            seen.max,
-            sim.rate()
+fn a_start_overshoots_for_a_moment_only() {
+    for kernel in KERNELS {
+        let mut sim = Sim::new(line(20), &[kernel], true);
+        let seen = sim.measure(S);
+        assert!(
+            seen.p50 < 5 * MS && seen.max < 45 * MS,
+            "{kernel:?} {seen:?}"
         );
+        assert!(seen.ours > 11.0, "{kernel:?} {seen:?}");
+    }
+}
+
+#[test]
+fn many_lanes_share_one_rate() {
+    for kernel in KERNELS {
+        for lanes in [4, 16] {
+            let mut sim = Sim::new(line(20), &vec![kernel; lanes], true);
+            sim.run(2 * S);
+            let seen = sim.measure(10 * S);
+            assert!(seen.p99 < 12 * MS, "{kernel:?} {lanes} {seen:?}");
+            assert!(seen.ours > 17.0, "{kernel:?} {lanes} {seen:?}");
+            let equal = seen.ours / lanes as f64;
+            let is_fair = |mbit: &f64| (mbit - equal).abs() < equal / 5.0;
+            assert!(seen.each.iter().all(is_fair), "{kernel:?} {lanes} {seen:?}");
+        }
+    }
+}
+
+#[test]
+fn what_one_lane_does_not_use_another_has() {
+    for kernel in KERNELS {
+        let mut sim = Sim::new(line(20), &[kernel], true);
+        sim.add(kernel, true, S, Some(30_000.0));
+        sim.run(2 * S);
+        let seen = sim.measure(10 * S);
+        assert!(seen.each[0] > 16.5, "{kernel:?} {seen:?}");
+        assert!(seen.each[1] > 0.2, "{kernel:?} {seen:?}");
+        assert!(seen.p99 < 12 * MS, "{kernel:?} {seen:?}");
+    }
+}
+
+#[test]
+fn random_loss_is_no_signal() {
+    let lossy = Line {
+        loss: 0.01,
+        ..line(200)
     };
-    for ours in [Kernel::Window, Kernel::Bbr] {
-        for foreign in [Kernel::Window, Kernel::Bbr] {
-            let mut sim = Sim::new(line(20), &[ours], false);
-            let id = sim.add(foreign, false, 3 * S, None);
-            sim.run(5 * S);
-            let seen = sim.measure(20 * S);
-            show(
-                &format!("UNSHAPED {ours:?} beside foreign {foreign:?}"),
-                seen,
-                &sim,
+    let seen = steady(lossy, Kernel::Bbr, true);
+    assert!(seen.ours > 170.0 && seen.p99 < 10 * MS, "{seen:?}");
+}
+
+#[test]
+fn beside_a_foreign_flow_a_share_is_kept() {
+    for kernel in KERNELS {
+        for foreign in KERNELS {
+            let share = |shaped| {
+                let mut sim = Sim::new(line(20), &[kernel], shaped);
+                sim.add(foreign, false, 3 * S, None);
+                sim.run(5 * S);
+                sim.measure(20 * S).ours
+            };
+            let (shaped, alone) = (share(true), share(false));
+            // What the kernel itself does not get, we do not either.
+            let least = f64::min(4.0, alone * 0.9);
+            assert!(
+                shaped > least,
+                "{kernel:?} beside {foreign:?}: {shaped} of {alone}"
             );
         }
-        for lanes in [4, 16] {
-            let mut sim = Sim::new(line(20), &vec![ours; lanes], true);
-            sim.run(S);
-            let seen = sim.measure(10 * S);
-            show(&format!("{ours:?} {lanes} lanes"), seen, &sim);
-        }
-        for foreign in [Kernel::Window, Kernel::Bbr] {
-            let mut sim = Sim::new(line(20), &[ours], true);
-            let id = sim.add(foreign, false, 3 * S, None);
-            sim.run(5 * S);
-            let seen = sim.measure(20 * S);
-            show(&format!("{ours:?} beside foreign {foreign:?}"), seen, &sim);
-            sim.stop(id);
-            sim.run(10 * S);
-            let seen = sim.measure(10 * S);
-            show(&format!("{ours:?} foreign {foreign:?} gone"), seen, &sim);
-        }
-        let mut sim = Sim::new(line(20), &[ours], true);
-        sim.run(5 * S);
-        sim.set_rate(5 * MBIT);
-        let seen = sim.measure(2 * S);
-        show(&format!("{ours:?} 20 -> 5 first"), seen, &sim);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} 20 -> 5"), seen, &sim);
-        sim.set_rate(80 * MBIT);
-        sim.run(3 * S);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} 5 -> 80"), seen, &sim);
-        sim.set_delay(35 * MS);
-        sim.run(S);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} delay 20 -> 35"), seen, &sim);
-        sim.run(60 * S);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} delay 20 -> 35 later"), seen, &sim);
-        sim.black_out(2 * S);
-        let seen = sim.measure(2 * S);
-        show(&format!("{ours:?} black out"), seen, &sim);
-        let mut sim = Sim::new(
-            Line {
-                loss: 0.01,
-                ..line(200)
-            },
-            &[ours],
-            true,
-        );
-        sim.run(2 * S);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} 1 % loss 200"), seen, &sim);
-        let mut sim = Sim::new(line(20), &[ours], true);
-        sim.add(Kernel::Window, true, S, Some(30_000.0));
-        sim.run(2 * S);
-        let seen = sim.measure(10 * S);
-        show(&format!("{ours:?} and a slow one"), seen, &sim);
     }
 }
+
 #[test]
-fn dbg16() {
-    let mut sim = Sim::new(line(20), &[Kernel::Bbr], true);
-    let id = sim.add(Kernel::Bbr, false, 3 * S, None);
-    sim.run(5 * S);
-    for _ in 0..40 {
-        let seen = sim.measure(250 * MS);
-        println!(
-            "{:.1?} p50 {:?} {:?} {}",
-            seen.each,
-            seen.p50,
-            sim.rate(),
-            sim.state().split("Some").nth(1).unwrap()
+fn the_game_is_well_again_once_a_foreign_flow_has_gone() {
+    for kernel in KERNELS {
+        for foreign in KERNELS {
+            let mut sim = Sim::new(line(20), &[kernel], true);
+            let id = sim.add(foreign, false, 3 * S, None);
+            sim.run(15 * S);
+            sim.stop(id);
+            // The longest competition, and a drain.
+            sim.run(18 * S);
+            let seen = sim.measure(10 * S);
+            assert!(
+                seen.p99 < 12 * MS && seen.ours > 17.0,
+                "{kernel:?} {foreign:?} {seen:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_line_that_becomes_slower_and_faster_is_followed() {
+    for kernel in KERNELS {
+        let mut sim = Sim::new(line(20), &[kernel], true);
+        sim.run(5 * S);
+        sim.set_rate(5 * MBIT);
+        let change = sim.measure(2 * S);
+        assert!(
+            change.p50 < 15 * MS && change.max < 250 * MS,
+            "{kernel:?} {change:?}"
+        );
+        let slow = sim.measure(10 * S);
+        assert!(slow.p99 < 20 * MS && slow.ours > 3.7, "{kernel:?} {slow:?}");
+        sim.set_rate(80 * MBIT);
+        sim.run(4 * S);
+        let fast = sim.measure(10 * S);
+        assert!(
+            fast.p99 < 12 * MS && fast.ours > 65.0,
+            "{kernel:?} {fast:?}"
         );
     }
+}
+
+#[test]
+fn a_path_that_becomes_longer_is_no_queue_for_ever() {
+    for kernel in KERNELS {
+        let mut sim = Sim::new(line(80), &[kernel], true);
+        sim.run(5 * S);
+        sim.set_delay(35 * MS);
+        let change = sim.measure(10 * S);
+        assert!(change.ours > 60.0, "{kernel:?} {change:?}");
+        sim.run(60 * S);
+        let seen = sim.measure(10 * S);
+        assert!(
+            seen.p99 < 20 * MS && seen.ours > 65.0,
+            "{kernel:?} {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn a_black_out_leaves_nothing_behind() {
+    let mut sim = Sim::new(line(20), &[Kernel::Bbr], true);
+    sim.run(5 * S);
+    sim.black_out(2 * S);
+    sim.run(3 * S);
+    let seen = sim.measure(10 * S);
+    assert!(seen.p99 < 12 * MS && seen.ours > 16.0, "{seen:?}");
+}
+
+#[test]
+fn a_fast_short_path_is_never_held_back() {
+    let start = Instant::now();
+    let mut shape = Shape::new(start);
+    for n in 0..2_000_u64 {
+        // 8 Gbit/s, and a scheduler that lets acknowledgements wait for up to 20 ms.
+        let wait = Duration::from_micros(50 + (n * 7919) % 20_000);
+        let now = start + n as u32 * 10 * MS;
+        shape.handle_sample(
+            now,
+            Sample {
+                rtt: wait,
+                delivered: n * 10_000_000,
+                hungry: true,
+            },
+        );
+        assert_eq!(shape.rate(), None, "sample {n}");
+    }
+}
+
+#[test]
+fn the_newest_round_trip_is_found_in_an_average_of_few() {
+    let mut average = 40.0;
+    let mut newest = Newest::new(Duration::from_micros(40_000), 0);
+    for (n, rtt) in [90.0, 140.0, 60.0, 41.0].into_iter().enumerate() {
+        average += (rtt - average) / 8.0;
+        let told = Duration::from_secs_f64(average / 1e3);
+        let found = newest.handle_average(told, (n as u32 + 1) * 2, 40 * MS);
+        let found = found.map_or(rtt, |found| found.as_secs_f64() * 1e3);
+        assert!((found - rtt).abs() < 0.1, "{rtt} was found as {found}");
+    }
+    let told = Duration::from_secs_f64(average / 1e3);
+    assert_eq!(newest.handle_average(told, 8, 40 * MS), None);
+}
+
+#[test]
+fn a_rate_is_divided_by_use() {
+    let mut shares = Vec::new();
+    divide(100.0, &[None, None], &mut shares);
+    assert_eq!(shares, [50.0, 50.0]);
+    divide(100.0, &[None, Some(4.0), None], &mut shares);
+    assert_eq!(shares, [45.0, 10.0, 45.0]);
+    divide(100.0, &[Some(90.0), Some(90.0)], &mut shares);
+    assert_eq!(shares, [50.0, 50.0]);
+    divide(100.0, &[Some(0.0)], &mut shares);
+    assert!(shares[0] <= 100.0);
+    divide(100.0, &[], &mut shares);
+    assert!(shares.is_empty());
 }

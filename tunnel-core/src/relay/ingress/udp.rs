@@ -6,52 +6,55 @@ use std::{
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
-use tokio_util::sync::DropGuard;
 
 use crate::{
     instance::FlowLimits,
     key::PublicKey,
-    metrics::{Counter, Gauge},
+    metrics::{Gauge, Metrics},
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
-        flow::{Flow, FlowDrop, FlowKey, FlowTable},
+        flow::{Flow, FlowCounts, FlowDrop, FlowKey, FlowTable, Place},
         handshake::ProcessId,
     },
     relay::{
         Shared,
-        ingress::{PublicService, Route, tcp::canonical},
+        ingress::{Opened, PublicService, Route, pause, tcp::canonical},
     },
     socket,
     tunnel::{
         datagrams::lock,
+        fair::Whose,
         fault,
         inbound::{Inbound, Reassembled},
         lanes::DatagramHandler,
         sleep_until,
-        supervise::Reporter,
+        supervise::{Reporter, supervise},
     },
 };
 
-/// The UDP ports of one service and its flows.
+/// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The system sees to it
+/// that a player's packets always come to the same one, so shards share nothing for a packet of a known flow.
 #[derive(Debug)]
 pub(crate) struct UdpService {
     shared: Arc<Shared>,
     service: Arc<PublicService>,
     sockets: Vec<PublicSocket>,
     flows: Mutex<Flows>,
+    /// What the service's shards are counted by together.
+    counts: Arc<FlowCounts>,
     /// Where the answers to this client's flows are looked up.
     directory: Arc<Directory>,
     /// Wakes the expiry: a flow came, and one never answered ends soon.
     created: tokio::sync::Notify,
     /// Behind the sockets: dropped when they are closed.
-    _open: Arc<DropGuard>,
+    _open: Arc<Opened>,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,14 @@ struct PublicSocket {
 /// Which service a flow belongs to, for all flows of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    services: Mutex<HashMap<FlowId, Arc<UdpService>>>,
+    /// By the flow's number, so that a flow that comes or goes seldom meets a look-up.
+    services: [Mutex<HashMap<FlowId, Arc<UdpService>>>; DIRECTORY_PARTS],
+}
+
+impl Directory {
+    fn of(&self, flow: FlowId) -> MutexGuard<'_, HashMap<FlowId, Arc<UdpService>>> {
+        lock(&self.services[flow.0 as usize % DIRECTORY_PARTS])
+    }
 }
 
 /// The directories of all clients that have a tunnel or a service.
@@ -110,8 +120,8 @@ impl UdpService {
         shared: Arc<Shared>,
         service: Arc<PublicService>,
         sockets: Vec<std::net::UdpSocket>,
-        limits: FlowLimits,
-        open: Arc<DropGuard>,
+        (limits, counts): (FlowLimits, Arc<FlowCounts>),
+        open: Arc<Opened>,
     ) -> io::Result<Self> {
         let directory = shared.directory(service.owner);
         let unanswered = shared.config.limits.unanswered_flow_time;
@@ -129,24 +139,38 @@ impl UdpService {
             service,
             sockets: sockets.collect::<io::Result<_>>()?,
             flows: Mutex::new(Flows {
-                table: FlowTable::new(limits).with_unanswered(unanswered),
+                table: FlowTable::sharing(limits, counts.clone()).with_unanswered(unanswered),
                 counted: HashMap::new(),
                 process: None,
                 has_ended: false,
             }),
+            counts,
             directory,
             created: tokio::sync::Notify::new(),
             _open: open,
         })
     }
 
-    /// How many ports there are.
-    pub(crate) const fn ports(&self) -> usize {
-        self.sockets.len()
+    /// Serves every port, and forgets flows, until the service is cancelled.
+    pub(crate) async fn start(self: &Arc<Self>, name: &str) {
+        let (reporter, cancelled) = (self.shared.reporter(), &self.service.cancelled);
+        for index in 0..self.sockets.len() {
+            pause(index).await;
+            let shard = self.clone();
+            let task = format!("UDP of {name}");
+            supervise(reporter.clone(), cancelled.clone(), task, move || {
+                shard.clone().serve(index)
+            });
+        }
+        let shard = self.clone();
+        let task = format!("flow expiry of {name}");
+        supervise(reporter, cancelled.clone(), task, move || {
+            shard.clone().expire()
+        });
     }
 
     /// Receives on one port, in batches, for as long as the service lives.
-    pub(crate) async fn serve(self: Arc<Self>, index: usize) {
+    async fn serve(self: Arc<Self>, index: usize) {
         let Some(socket) = self.sockets.get(index) else {
             return;
         };
@@ -214,24 +238,15 @@ impl UdpService {
             .unwrap_or(self.shared.config.public_bind)
             .to_canonical();
         let key = FlowKey::new(player, local, index as u16);
-        let (id, answered, evicted) = {
-            let mut flows = lock(&self.flows);
-            if flows.has_ended {
-                return;
-            }
-            flows.open_again_for(now, route.tunnel.process);
-            let admitted = if route.takes_players(&self.shared) {
-                self.admit(&mut flows, now, key)
-            } else {
-                let known = flows.table.handle_known_packet(now, &key);
-                known
-                    .map(|flow| (flow.id, flow.open_acknowledged, None))
-                    .ok_or(&metrics.drop_draining)
-            };
-            match admitted {
-                Ok(admitted) => admitted,
-                Err(counter) => return counter.one(),
-            }
+        let mut passed = self.pass(None, now, key, route);
+        if matches!(passed, Err(Refusal::ServiceFull))
+            && let Some(place) = self.make_room_elsewhere(route, scratch)
+        {
+            passed = self.pass(Some(place), now, key, route);
+        }
+        let (id, answered, evicted) = match passed {
+            Ok(passed) => passed,
+            Err(refusal) => return refusal.count(metrics),
         };
         if let Some(evicted) = evicted {
             // Or the client would keep a socket for each packet of a flood.
@@ -247,24 +262,36 @@ impl UdpService {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        let whose = self.service.binding.public.first();
-        route.tunnel.datagrams.send(whose, head, payload, scratch);
+        let whose = Whose::address(self.service.binding.public.first(), player.ip());
+        let redundancy = route.service.redundancy;
+        (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }
 
-    /// The flow of a player's packet, made if it is not there: its id, whether the client knows it, and which made room.
-    /// Else what counts the refusal.
-    fn admit(
+    /// The flow of a player's packet, made if it is not there and players are taken: its id, whether the client knows
+    /// it, and which made room.
+    fn pass(
         self: &Arc<Self>,
-        flows: &mut Flows,
+        place: Option<Place>,
         now: Instant,
         key: FlowKey,
-    ) -> Result<(FlowId, bool, Option<Flow>), &Counter> {
+        route: &Route,
+    ) -> Result<(FlowId, bool, Option<Flow>), Refusal> {
+        let mut flows = lock(&self.flows);
+        if flows.has_ended {
+            return Err(Refusal::Ended);
+        }
+        flows.open_again_for(now, route.tunnel.process);
+        if !route.takes_players(&self.shared) {
+            let known = flows.table.handle_known_packet(now, &key);
+            let flow = known.ok_or(Refusal::Draining)?;
+            return Ok((flow.id, flow.open_acknowledged, None));
+        }
         let metrics = &self.shared.metrics;
         let allocate = || FlowId(self.shared.next_flow());
-        let admitted = match flows.table.handle_player_packet(now, key, allocate) {
+        let admitted = match (flows.table).handle_player_packet_with(place, now, key, allocate) {
             Ok(admitted) => admitted,
-            Err(FlowDrop::AddressFull) => return Err(&metrics.drop_address_cap),
-            Err(_) => return Err(&metrics.drop_service_cap),
+            Err(FlowDrop::AddressFull) => return Err(Refusal::AddressFull),
+            Err(_) => return Err(Refusal::ServiceFull),
         };
         let (id, answered, evicted) = (
             admitted.flow.id,
@@ -274,15 +301,35 @@ impl UdpService {
         if admitted.created {
             metrics.flows_opened.one();
             flows.counted.insert(id, Gauge::new(metrics, |m| &m.flows));
-            lock(&self.directory.services).insert(id, self.clone());
+            self.directory.of(id).insert(id, self.clone());
             self.created.notify_one();
         }
         if let Some(evicted) = evicted {
-            metrics.flows_evicted.one();
-            flows.counted.remove(&evicted.id);
-            lock(&self.directory.services).remove(&evicted.id);
+            self.handle_evicted(&mut flows, &evicted);
         }
         Ok((id, answered, evicted))
+    }
+
+    /// The service is full, and none of this shard's flows can go: one of another shard's does, if it can.
+    fn make_room_elsewhere(&self, route: &Route, scratch: &mut BytesMut) -> Option<Place> {
+        // Or everybody who comes to a full service would stop all of its shards.
+        if self.counts.unanswered() == 0 {
+            return None;
+        }
+        let (evicted, place) = self.service.shards().find_map(|shard| {
+            let mut flows = lock(&shard.flows);
+            let (evicted, place) = flows.table.evict()?;
+            shard.handle_evicted(&mut flows, &evicted);
+            Some((evicted, place))
+        })?;
+        route.send_close(evicted.id, scratch);
+        Some(place)
+    }
+
+    fn handle_evicted(&self, flows: &mut Flows, evicted: &Flow) {
+        self.shared.metrics.flows_evicted.one();
+        flows.counted.remove(&evicted.id);
+        self.directory.of(evicted.id).remove(&evicted.id);
     }
 
     /// Whether a datagram of some player has passed since then.
@@ -291,7 +338,7 @@ impl UdpService {
     }
 
     /// Forgets flows that are idle for too long, and sees to it that the limits are those declared last.
-    pub(crate) async fn expire(self: Arc<Self>) {
+    async fn expire(self: Arc<Self>) {
         let mut route = self.service.route.subscribe();
         loop {
             if let Some(route) = &*route.borrow_and_update() {
@@ -308,7 +355,7 @@ impl UdpService {
             let mut flows = lock(&self.flows);
             while let Some(expired) = flows.table.poll_expired(now) {
                 flows.counted.remove(&expired.id);
-                lock(&self.directory.services).remove(&expired.id);
+                self.directory.of(expired.id).remove(&expired.id);
                 if let Some(route) = self.service.route() {
                     RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(expired.id, scratch));
                 }
@@ -321,19 +368,18 @@ impl UdpService {
         let mut flows = lock(&self.flows);
         flows.table.remove(id);
         flows.counted.remove(&id);
-        lock(&self.directory.services).remove(&id);
+        self.directory.of(id).remove(&id);
     }
 
     /// Ends the flows of a service that is gone. The directory would otherwise keep the service alive.
     pub(crate) fn end(&self) {
         let mut flows = lock(&self.flows);
         flows.has_ended = true;
-        let mut services = lock(&self.directory.services);
         let ids: Vec<FlowId> = flows.table.iter().map(|flow| flow.id).collect();
         for id in ids {
             flows.table.remove(id);
             flows.counted.remove(&id);
-            services.remove(&id);
+            self.directory.of(id).remove(&id);
         }
     }
 
@@ -348,6 +394,26 @@ impl UdpService {
     }
 }
 
+/// Why a player's packet does not pass.
+enum Refusal {
+    /// The service is gone.
+    Ended,
+    Draining,
+    AddressFull,
+    ServiceFull,
+}
+
+impl Refusal {
+    fn count(&self, metrics: &Metrics) {
+        match self {
+            Self::Ended => {}
+            Self::Draining => metrics.drop_draining.one(),
+            Self::AddressFull => metrics.drop_address_cap.one(),
+            Self::ServiceFull => metrics.drop_service_cap.one(),
+        }
+    }
+}
+
 impl Route {
     /// Tells the client that a flow is forgotten here.
     fn send_close(&self, flow: FlowId, scratch: &mut BytesMut) {
@@ -355,7 +421,7 @@ impl Route {
             kind: Kind::Close,
             ..DatagramHead::data(flow)
         };
-        let whose = self.service.public.first();
+        let whose = Whose::flow(self.service.public.first(), flow.0);
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }
@@ -460,10 +526,16 @@ impl DatagramHandler for Replies {
 
 impl Replies {
     fn handle_one(&mut self, datagram: Bytes) {
-        let Some(Reassembled { head, payload }) = self.inbound.handle(datagram) else {
-            return;
-        };
-        let service = lock(&self.directory.services).get(&head.flow).cloned();
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&mut self, Reassembled { head, payload }: Reassembled) {
+        let service = self.directory.of(head.flow).get(&head.flow).cloned();
         match (head.kind, &service) {
             (Kind::Data, _) => {}
             (Kind::Close, Some(service)) => return service.forget(head.flow),
@@ -525,6 +597,8 @@ thread_local! {
         RefCell::new((vec![0; BATCH_SIZE * RECEIVE_MAX].into(), BytesMut::new()));
 }
 
+/// 16 locks: a client's answers come one after the other, and four threads' new flows seldom meet them.
+const DIRECTORY_PARTS: usize = 16;
 /// Largest datagram that is received whole: the largest that UDP has, which is also what GRO hands over at most.
 const RECEIVE_MAX: usize = 65_536;
 /// Bytes of one run: what one GSO call carries.

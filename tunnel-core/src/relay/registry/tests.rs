@@ -27,6 +27,7 @@ fn service(id: u32, name: &str, protocol: Protocol, ports: &str) -> ServiceDecla
         protocol,
         public: ports.parse().unwrap(),
         optimize: Optimize::Auto,
+        redundancy: crate::instance::Redundancy::Off,
         flows: FlowLimits::default(),
     }
 }

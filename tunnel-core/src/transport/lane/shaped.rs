@@ -37,26 +37,26 @@ impl Drop for Place {
 }
 
 /// A lane's part in it: nothing until it carries bulk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shaped {
-    shaper: Option<Arc<dyn ShapesLanes>>,
+    shaper: Arc<dyn ShapesLanes>,
     place: Option<Place>,
 }
 
 impl Shaped {
-    pub(super) fn shape_by(&mut self, shaper: &Arc<dyn ShapesLanes>) {
-        if self.shaper.is_none() {
-            self.shaper = Some(shaper.clone());
+    pub(super) fn new(shaper: Arc<dyn ShapesLanes>) -> Self {
+        Self {
+            shaper,
+            place: None,
         }
     }
 
     /// Bulk is about to be written.
     pub(super) fn handle_bulk(&mut self, io: &WriteHalf) {
-        let Some(shaper) = &self.shaper else { return };
         let has_place =
             (self.place.as_ref()).is_some_and(|place| place.is_kept.load(Ordering::Relaxed));
         if !has_place && let Some(tcp) = io.tcp() {
-            self.place = shaper.clone().add(tcp);
+            self.place = self.shaper.clone().add(tcp);
         }
     }
 }

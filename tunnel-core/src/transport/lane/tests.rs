@@ -44,7 +44,7 @@ impl Lab {
             lanes: tunnels.clone(),
             answer: Answer {
                 versions: SUPPORTED,
-                capabilities: Capabilities::DUPLICATES,
+                capabilities: Capabilities::REDUNDANCY,
                 process: ProcessId::from([2; 16]),
                 transport_parameters: None,
             },

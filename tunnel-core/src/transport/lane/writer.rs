@@ -25,7 +25,8 @@ pub(crate) struct LaneWriter {
     written: usize,
     /// Small flushes in a row while the buffer is large.
     small: u8,
-    shaped: Shaped,
+    /// Boxed: most lanes never carry bulk.
+    shaped: Option<Box<Shaped>>,
 }
 
 impl LaneWriter {
@@ -37,13 +38,15 @@ impl LaneWriter {
             buffer: BytesMut::new(),
             written: 0,
             small: 0,
-            shaped: Shaped::default(),
+            shaped: None,
         }
     }
 
     /// From now on `shaper` says how fast bulk may go.
     pub(crate) fn shape_by(&mut self, shaper: &Arc<dyn ShapesLanes>) {
-        self.shaped.shape_by(shaper);
+        if self.shaped.is_none() {
+            self.shaped = Some(Box::new(Shaped::new(shaper.clone())));
+        }
     }
 
     /// Seals one record, to go out with the next flush. Fails with [`LaneError::Full`] while 16 full records wait.
@@ -80,8 +83,10 @@ impl LaneWriter {
     ///
     /// Cancel-safe: what a dropped future did not write goes first with the next one.
     pub(crate) async fn flush(&mut self) -> Result<(), LaneError> {
-        if self.buffer.len() >= FULL {
-            self.shaped.handle_bulk(&self.io);
+        if self.buffer.len() >= FULL
+            && let Some(shaped) = &mut self.shaped
+        {
+            shaped.handle_bulk(&self.io);
         }
         while self.written < self.buffer.len() {
             match self.io.write(&self.buffer[self.written..]).await? {

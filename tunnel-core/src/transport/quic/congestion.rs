@@ -37,9 +37,17 @@ use self::empty::{EmptyPath, Stubborn};
 use self::loss::{Loss, Verdict};
 use self::samples::{Batch, Recent, Round, Silence};
 
-/// Makes a [`Level`] for each path of a connection, and lets the tunnel tell them its game's rate.
-///
-/// One per connection: the declared rate belongs to that connection's datagrams.
+/// Declares to a connection how many bytes of datagrams it sends each second, headers included. Holds for its present
+/// path: to be repeated.
+pub(crate) fn declare(connection: &quinn::Connection, bytes_per_second: u64) {
+    // A copy of the controller, with the same settings.
+    let controller = connection.congestion_state().into_any();
+    if let Ok(level) = controller.downcast::<Level>() {
+        level.config.set_game_rate(bytes_per_second);
+    }
+}
+
+/// Makes a [`Level`] for each path of a connection, with settings of its own.
 #[derive(Debug)]
 pub struct LevelConfig {
     /// Bytes per second of datagrams, [`UNDECLARED`] until the tunnel says.
@@ -78,7 +86,12 @@ impl Default for LevelConfig {
 
 impl ControllerFactory for LevelConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Level::new(self, now, current_mtu))
+        // The declared rate belongs to the datagrams of one connection.
+        let own = Self {
+            game_rate: AtomicU64::new(UNDECLARED),
+            clock: self.clock,
+        };
+        Box::new(Level::new(Arc::new(own), now, current_mtu))
     }
 }
 

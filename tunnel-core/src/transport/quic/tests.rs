@@ -57,7 +57,7 @@ impl Relay {
             secret_key: SecretKey::from(RELAY_KEY),
             process: ProcessId::from([0x66; 16]),
             versions,
-            capabilities: Capabilities::FEC,
+            capabilities: Capabilities::STREAM_RESUMPTION,
             psks,
         };
         let endpoint = relay_endpoint(
@@ -101,7 +101,7 @@ fn identity(suite: Suite) -> ClientIdentity {
         psk: Psk::from(PSK),
         process: ProcessId::from([0x44; 16]),
         versions: SUPPORTED,
-        capabilities: Capabilities::DUPLICATES,
+        capabilities: Capabilities::REDUNDANCY,
         token: None,
         suite,
     }
@@ -127,9 +127,9 @@ async fn both_ends_meet_and_agree() {
         assert_eq!(accepted.peer, SecretKey::from(CLIENT_KEY).public_key());
         assert_eq!(accepted.suite, suite);
         assert_eq!(accepted.hello.process, ProcessId::from([0x44; 16]));
-        assert_eq!(accepted.hello.capabilities, Capabilities::DUPLICATES);
+        assert_eq!(accepted.hello.capabilities, Capabilities::REDUNDANCY);
         assert_eq!(answer.process, ProcessId::from([0x66; 16]));
-        assert_eq!(answer.capabilities, Capabilities::FEC);
+        assert_eq!(answer.capabilities, Capabilities::STREAM_RESUMPTION);
         let relay: Box<PublicKey> = connection.peer_identity().unwrap().downcast().unwrap();
         assert_eq!(*relay, SecretKey::from(RELAY_KEY).public_key());
         let (ours, theirs) = (lane_secret(&connection), lane_secret(&accepted.connection));

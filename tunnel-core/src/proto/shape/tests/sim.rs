@@ -181,21 +181,6 @@ impl Sim {
         self.run(time);
     }
 
-    pub(super) fn state(&self) -> String {
-        format!(
-            "{:?} {:?}",
-            self.senders
-                .iter()
-                .map(|s| (s.in_flight, s.window as u64, s.pace as u64))
-                .collect::<Vec<_>>(),
-            self.shape.as_ref().map(|s| (s.phase, s.line, s.queue))
-        )
-    }
-
-    pub(super) fn rate(&self) -> Option<u64> {
-        self.shape.as_ref().and_then(Shape::rate)
-    }
-
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(Reverse((at, ..))) = self.events.peek()
@@ -339,11 +324,13 @@ impl Sim {
                 None => {
                     // What comes behind it tells, a round trip later.
                     let queue = self.free_at.saturating_sub(now);
+                    // After a black-out the kernel's timer does.
+                    let told_after_dark = match now < self.dark_until {
+                        true => self.dark_until + 200 * MS,
+                        false => now,
+                    };
                     let told = now + queue + self.line.delay * 2 + MS;
-                    self.at(
-                        told.max(self.dark_until + 200 * MS * u32::from(now < self.dark_until)),
-                        Event::Lost(id, packet),
-                    );
+                    self.at(told.max(told_after_dark), Event::Lost(id, packet));
                 }
             }
         }
@@ -447,7 +434,7 @@ impl Sender {
         self.delivered_at = now;
         let rtt = now - packet.at;
         // One acknowledgement for two packets.
-        if self.delivered / PAYLOAD % 2 == 0 {
+        if (self.delivered / PAYLOAD).is_multiple_of(2) {
             self.srtt = (self.srtt * 7 + rtt) / 8;
         }
         if rtt <= self.min_rtt || self.min_rtt.is_zero() {

@@ -1,0 +1,264 @@
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use super::*;
+use crate::proto::{
+    datagram::{DatagramHead, FlowId, RedundancyHead, RepairHead, Scheme},
+    testing::XorShift,
+};
+
+mod sim;
+
+/// A datagram as it leaves, numbered.
+fn datagram(protector: &mut Protector, scheme: Scheme, payload: &[u8]) -> (u16, Bytes) {
+    let sequence = protector.sequence(scheme);
+    let head = DatagramHead {
+        redundancy: Some(RedundancyHead { sequence, scheme }),
+        ..DatagramHead::data(FlowId(7))
+    };
+    let mut out = BytesMut::new();
+    head.encode(&mut out);
+    out.extend_from_slice(payload);
+    (sequence, out.freeze())
+}
+
+fn repair_of(datagram: Bytes) -> (u16, RepairHead, Bytes) {
+    let (head, symbol) = DatagramHead::decode(datagram).unwrap();
+    let redundancy = head.redundancy.unwrap();
+    let Scheme::Repair(repair) = redundancy.scheme else {
+        panic!("no repair: {redundancy:?}");
+    };
+    (redundancy.sequence, repair, symbol)
+}
+
+/// A sender that may repair as much as it likes.
+fn generous() -> ProtectorSettings {
+    ProtectorSettings {
+        permille: 1_000_000,
+        ..ProtectorSettings::default()
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+#[test]
+fn a_copy_follows_after_its_delay_and_not_before() {
+    let mut now = Instant::now();
+    let mut protector = Protector::new(ProtectorSettings::default());
+    assert_eq!(protector.poll_timeout(), None);
+    let (_, first) = datagram(&mut protector, Scheme::Copied, b"first");
+    protector.handle_copied(now, first.clone());
+    assert_eq!(protector.poll_timeout(), Some(now + ms(3)));
+    now += ms(2);
+    assert_eq!(protector.poll_copy(now), None);
+    let (_, second) = datagram(&mut protector, Scheme::Copied, b"second");
+    protector.handle_copied(now, second.clone());
+    now += ms(1);
+    assert_eq!(protector.poll_copy(now), Some(first));
+    assert_eq!(protector.poll_copy(now), None);
+    now += ms(2);
+    assert_eq!(protector.poll_copy(now), Some(second));
+    assert_eq!(protector.poll_timeout(), None);
+}
+
+#[test]
+fn copies_that_wait_are_bounded() {
+    let now = Instant::now();
+    let mut protector = Protector::new(ProtectorSettings::default());
+    for _ in 0..10_000 {
+        let (_, copied) = datagram(&mut protector, Scheme::Copied, b"flood");
+        protector.handle_copied(now, copied);
+    }
+    let copies = std::iter::from_fn(|| protector.poll_copy(now + ms(3))).count();
+    assert!((1..=256).contains(&copies), "{copies}");
+}
+
+#[test]
+fn a_repair_covers_nothing_that_may_share_its_packet() {
+    let mut now = Instant::now();
+    let mut protector = Protector::new(generous());
+    let mut out = BytesMut::new();
+    let (sequence, old) = datagram(&mut protector, Scheme::Source, b"old");
+    protector.handle_source(now, sequence, &old);
+    assert_eq!(protector.poll_timeout(), Some(now + ms(1)));
+    assert!(!protector.poll_repair(now, &mut out), "not yet");
+    now += ms(1);
+    let (sequence, young) = datagram(&mut protector, Scheme::Source, b"young");
+    protector.handle_source(now, sequence, &young);
+    assert!(protector.poll_repair(now, &mut out));
+    let (first, repair, _) = repair_of(out.split().freeze());
+    assert_eq!((first, &repair.counts[..2]), (0, &[1, 0][..]));
+    assert!(!protector.poll_repair(now, &mut out), "once");
+    now += ms(1);
+    assert!(protector.poll_repair(now, &mut out));
+    let (first, repair, _) = repair_of(out.split().freeze());
+    assert_eq!((first, &repair.counts[..3]), (0, &[1, 1, 0][..]));
+}
+
+/// A stream of sources in packets, with a repair for each: what left, in order.
+fn traffic(random: &mut XorShift, packets: usize) -> Vec<Vec<(Option<u16>, Bytes)>> {
+    let mut now = Instant::now();
+    let mut protector = Protector::new(generous());
+    let mut sent = Vec::new();
+    for _ in 0..packets {
+        let together = 1 + random.below(3);
+        let mut packet = Vec::new();
+        for _ in 0..together {
+            let payload = random.bytes(200);
+            let (sequence, source) = datagram(&mut protector, Scheme::Source, &payload);
+            protector.handle_source(now, sequence, &source);
+            packet.push((Some(sequence), source));
+        }
+        sent.push(packet);
+        now += ms(2);
+        let mut out = BytesMut::new();
+        assert!(protector.poll_repair(now, &mut out));
+        sent.push(vec![(None, out.freeze())]);
+        now += ms(1);
+    }
+    sent
+}
+
+/// What comes out, in order, of what came in.
+fn receive(repairer: &mut Repairer, packet: &[(Option<u16>, Bytes)]) -> Vec<Bytes> {
+    let mut out = Vec::new();
+    for (sequence, datagram) in packet {
+        match sequence {
+            Some(sequence) => {
+                if repairer.handle_source(*sequence, datagram) {
+                    out.push(datagram.clone());
+                }
+            }
+            None => {
+                let (first, repair, symbol) = repair_of(datagram.clone());
+                repairer.handle_repair(first, &repair, &symbol);
+                out.extend(std::iter::from_fn(|| repairer.poll_repaired()));
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn whatever_is_lost_up_to_eight_in_a_row_is_repaired_once_and_exactly() {
+    let mut random = XorShift::new(3);
+    for round in 0..200 {
+        let sent = traffic(&mut random, 60);
+        let mut repairer = Repairer::new();
+        let burst = 1 + round % 8;
+        let lost = 10 + random.below(40);
+        let mut got = Vec::new();
+        for (at, packet) in sent.iter().enumerate() {
+            if !(lost..lost + burst).contains(&at) {
+                got.extend(receive(&mut repairer, packet));
+            }
+        }
+        let mut wanted: Vec<_> = sent
+            .iter()
+            .flatten()
+            .filter(|(sequence, _)| sequence.is_some())
+            .map(|(_, datagram)| datagram.clone())
+            .collect();
+        wanted.sort();
+        got.sort();
+        assert_eq!(got, wanted, "round {round}: {burst} lost from {lost}");
+    }
+}
+
+#[test]
+fn copies_and_any_order_hand_nothing_out_twice() {
+    let mut random = XorShift::new(4);
+    for round in 0..100 {
+        let sent = traffic(&mut random, 60);
+        let mut repairer = Repairer::new();
+        let mut arrivals: Vec<_> = (0..sent.len())
+            .flat_map(|at| (0..random.below(3)).map(move |_| at))
+            .collect();
+        // Each is late by up to ten packets.
+        let mut keyed: Vec<_> = arrivals
+            .drain(..)
+            .map(|at| (at + random.below(10), at))
+            .collect();
+        keyed.sort_unstable();
+        let mut got: Vec<_> = keyed
+            .iter()
+            .flat_map(|(_, at)| receive(&mut repairer, &sent[*at]))
+            .collect();
+        let known: Vec<_> = sent.iter().flatten().map(|(_, it)| it.clone()).collect();
+        assert!(got.iter().all(|it| known.contains(it)), "round {round}");
+        let all = got.len();
+        got.sort();
+        got.dedup();
+        assert_eq!(got.len(), all, "round {round}");
+    }
+}
+
+#[test]
+fn a_repair_of_what_never_was_gives_nothing() {
+    let mut random = XorShift::new(9);
+    let mut repairer = Repairer::new();
+    for _ in 0..20_000 {
+        let sequence = random.below(300) as u16;
+        if random.below(3) == 0 {
+            repairer.handle_source(sequence, &random.bytes(100));
+            continue;
+        }
+        let mut counts = [0; BUNDLES_MAX];
+        let bundles = 1 + random.below(BUNDLES_MAX);
+        counts[..bundles].fill_with(|| 1 + random.below(3) as u8);
+        let head = RepairHead {
+            number: random.next() as u8,
+            bundle: random.next() as u8,
+            counts,
+        };
+        repairer.handle_repair(sequence, &head, &random.bytes(300));
+        assert_eq!(repairer.poll_repaired(), None);
+    }
+}
+
+#[test]
+fn repairs_keep_to_their_budget() {
+    let settings = ProtectorSettings::default();
+    let start = Instant::now();
+    let mut protector = Protector::new(settings);
+    let (mut sources, mut repairs) = (0, 0);
+    for tick in 0..100_000 {
+        let now = start + Duration::from_micros(tick * 100);
+        let (sequence, source) = datagram(&mut protector, Scheme::Source, &[7; 100]);
+        sources += source.len() + 59;
+        protector.handle_source(now, sequence, &source);
+        let mut out = BytesMut::new();
+        if protector.poll_repair(now, &mut out) {
+            repairs += out.len() + 59;
+        }
+    }
+    let most = sources * 36 / 100 + 10 * 2_000 + 2_600;
+    assert!(repairs <= most && repairs > most / 2, "{repairs} of {most}");
+}
+
+#[test]
+fn a_player_alone_is_repaired_at_once_and_long_silence_is_not() {
+    let mut now = Instant::now();
+    let mut protector = Protector::new(ProtectorSettings::default());
+    let mut covered = 0;
+    for _ in 0..1000 {
+        now += ms(50);
+        let (sequence, source) = datagram(&mut protector, Scheme::Source, &[1; 60]);
+        protector.handle_source(now, sequence, &source);
+        let Some(due) = protector.poll_timeout() else {
+            continue;
+        };
+        let mut out = BytesMut::new();
+        assert!(due <= now + ms(40));
+        assert!(protector.poll_repair(due, &mut out));
+        let (_, repair, _) = repair_of(out.freeze());
+        // Not what is older than 150 ms.
+        assert!(repair.counts.iter().sum::<u8>() <= 3);
+        covered += 1;
+    }
+    assert!(covered >= 500, "{covered} of 1000");
+    assert_eq!(protector.poll_timeout(), None, "nothing to do in silence");
+}

@@ -1,0 +1,140 @@
+//! How much a game sends, so that the congestion control never holds it back, nor keeps room for more than there is.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::transport::quic::congestion;
+
+/// Counts what datagrams leave on a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Bytes, with what each costs on the wire.
+    sent: AtomicU64,
+    /// Some had to be dropped: there is less room than the game wants.
+    is_short: AtomicBool,
+    /// Nobody looks until something is sent.
+    is_asleep: AtomicBool,
+    woken: Notify,
+}
+
+impl Meter {
+    pub(crate) fn handle_sent(&self, bytes: usize) {
+        // Relaxed: a look that misses the last datagram sees it with the next.
+        self.sent
+            .fetch_add((bytes + OVERHEAD) as u64, Ordering::Relaxed);
+        if self.is_asleep.load(Ordering::Relaxed) && self.is_asleep.swap(false, Ordering::Relaxed) {
+            self.woken.notify_one();
+        }
+    }
+
+    pub(crate) fn handle_drop(&self) {
+        self.is_short.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Tells the connection's congestion control the game's rate, for as long as the connection lasts.
+pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
+    let mut rate = Rate::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = connection.closed() => return,
+        }
+        let sent = meter.sent.swap(0, Ordering::Relaxed);
+        let is_short = meter.is_short.swap(false, Ordering::Relaxed);
+        congestion::declare(&connection, rate.handle_look(sent, is_short));
+        if rate.is_idle() {
+            meter.is_asleep.store(true, Ordering::Relaxed);
+            tokio::select! {
+                () = meter.woken.notified() => {}
+                _ = connection.closed() => return,
+            }
+        }
+    }
+}
+
+/// The most that a game has sent of late, in bytes per second.
+#[derive(Debug, Default)]
+struct Rate {
+    looks: [u64; LOOKS],
+    next: usize,
+    idle: u32,
+}
+
+impl Rate {
+    /// `sent` bytes since the look before.
+    fn handle_look(&mut self, sent: u64, is_short: bool) -> u64 {
+        let now = (sent as f64 / LOOK.as_secs_f64()) as u64;
+        self.idle = if sent == 0 { self.idle + 1 } else { 0 };
+        if is_short {
+            // What is lost anyway must not widen the window: that would only lengthen the queue.
+            for look in &mut self.looks {
+                *look = *look / 4 * 3;
+            }
+        } else {
+            self.looks[self.next % LOOKS] = now.min(MOST);
+        }
+        self.next += 1;
+        self.looks.iter().copied().max().unwrap_or_default()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle as usize > LOOKS
+    }
+}
+
+/// A quarter of a second: ten ticks of a game, and a quarter of what a player would notice.
+const LOOK: Duration = Duration::from_millis(250);
+/// The most of 4 s counts: a game's rate swings with what happens in it.
+const LOOKS: usize = 16;
+/// IPv6, UDP and QUIC heads of a packet with one datagram.
+const OVERHEAD: usize = 80;
+/// With the half that the congestion control adds, the 12.5 Mbit/s that it grants when nothing is declared.
+const MOST: u64 = 12_500_000 / 8 * 2 / 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_of_four_seconds_counts() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.handle_look(25_000, false), 100_000);
+        for _ in 1..LOOKS {
+            assert_eq!(rate.handle_look(2_500, false), 100_000);
+        }
+        assert_eq!(rate.handle_look(2_500, false), 10_000);
+    }
+
+    #[test]
+    fn a_flood_that_does_not_fit_gets_no_wider_window() {
+        let mut rate = Rate::default();
+        rate.handle_look(25_000, false);
+        for _ in 0..8 {
+            let declared = rate.handle_look(25_000_000, true);
+            assert!(declared < 100_000, "{declared}");
+        }
+        assert_eq!(rate.handle_look(25_000_000, false), MOST);
+    }
+
+    #[test]
+    fn it_sleeps_when_nothing_was_sent_for_as_long() {
+        let mut rate = Rate::default();
+        rate.handle_look(1, false);
+        for _ in 0..LOOKS {
+            rate.handle_look(0, false);
+            assert!(!rate.is_idle());
+        }
+        rate.handle_look(0, false);
+        assert!(rate.is_idle());
+        rate.handle_look(1, false);
+        assert!(!rate.is_idle());
+    }
+}

@@ -1,0 +1,230 @@
+//! Redundancy at work: numbers what leaves over QUIC, and sends copies and repairs of it when their time has come.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use crate::{
+    instance::Redundancy,
+    metrics::{Counter, Metrics},
+    proto::{
+        datagram::{DatagramHead, RedundancyHead, Scheme},
+        redundancy::{Adaptive, Choice, Protector, ProtectorSettings, Sample},
+    },
+    tunnel::{
+        datagrams::{QuicQueue, lock, make_room},
+        fair::Whose,
+        sleep_until,
+    },
+};
+
+/// Protects the datagrams of one tunnel. One timer serves all of its flows.
+#[derive(Debug)]
+pub(crate) struct Protection {
+    queue: Arc<QuicQueue>,
+    metrics: Arc<Metrics>,
+    protector: Mutex<Protector>,
+    /// Wakes the task: it has to look sooner than it thinks.
+    sooner: Notify,
+    /// What adaptive services do at the moment.
+    choice: AtomicU8,
+    /// Bytes of adaptive services since the last sample.
+    adaptive_bytes: AtomicU64,
+    /// Samples are taken: adaptive services have traffic.
+    is_sampled: AtomicBool,
+}
+
+impl Protection {
+    /// Protects what leaves through `queue`. Its task ends with the connection.
+    pub(super) fn start(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let protection = Arc::new(Self {
+            queue,
+            metrics,
+            protector: Mutex::new(Protector::new(ProtectorSettings::default())),
+            sooner: Notify::new(),
+            choice: AtomicU8::new(Choice::Off as u8),
+            adaptive_bytes: AtomicU64::new(0),
+            is_sampled: AtomicBool::new(false),
+        });
+        tokio::spawn(protection.clone().run());
+        protection
+    }
+
+    /// How a datagram of so many bytes is protected, if it is. Without redundancy this is all that it costs.
+    pub(super) fn scheme(&self, redundancy: Redundancy, length: usize) -> Option<Scheme> {
+        match redundancy {
+            Redundancy::Off => None,
+            Redundancy::Duplicate => Some(Scheme::Copied),
+            Redundancy::Fec => Some(Scheme::Source),
+            Redundancy::Adaptive => {
+                // Relaxed: a sample that misses a packet is as good.
+                self.adaptive_bytes
+                    .fetch_add(length as u64, Ordering::Relaxed);
+                if !self.is_sampled.load(Ordering::Relaxed) {
+                    self.is_sampled.store(true, Ordering::Relaxed);
+                    self.sooner.notify_one();
+                }
+                let choice = self.choice.load(Ordering::Relaxed);
+                [None, Some(Scheme::Copied), Some(Scheme::Source)]
+                    .get(usize::from(choice))
+                    .copied()?
+            }
+        }
+    }
+
+    /// Sends one datagram, and sees to it that its copy or a repair follows.
+    pub(super) fn send(
+        &self,
+        whose: Whose,
+        mut head: DatagramHead,
+        scheme: Scheme,
+        payload: &[u8],
+        scratch: &mut BytesMut,
+    ) {
+        let now = Instant::now();
+        let mut protector = lock(&self.protector);
+        let before = protector.poll_timeout();
+        let sequence = protector.sequence(scheme);
+        head.redundancy = Some(RedundancyHead { sequence, scheme });
+        make_room(scratch, head.encoded_len() + payload.len());
+        head.encode(scratch);
+        scratch.put_slice(payload);
+        let datagram = scratch.split().freeze();
+        match scheme {
+            Scheme::Copied => protector.handle_copied(now, datagram.clone()),
+            Scheme::Source | Scheme::Repair(_) => {
+                protector.handle_source(now, sequence, &datagram);
+            }
+        }
+        let due = protector.poll_timeout();
+        drop(protector);
+        self.queue.send(whose, datagram, &self.metrics);
+        match due {
+            // Sooner than a timer could: at thousands of packets a second repairs go by the packets.
+            Some(due) if due <= now => drop(self.send_due(scratch)),
+            Some(due) if before.is_none_or(|before| due < before) => self.sooner.notify_one(),
+            _ => {}
+        }
+    }
+
+    /// Sends what is due; yields when there is more to do.
+    fn send_due(&self, scratch: &mut BytesMut) -> Option<Instant> {
+        let now = Instant::now();
+        let mut protector = lock(&self.protector);
+        while let Some(copy) = protector.poll_copy(now) {
+            self.send_beside(copy, &self.metrics.copies_sent);
+        }
+        make_room(scratch, REPAIR_MAX);
+        while protector.poll_repair(now, scratch) {
+            self.send_beside(scratch.split().freeze(), &self.metrics.repairs_sent);
+            make_room(scratch, REPAIR_MAX);
+        }
+        protector.poll_timeout()
+    }
+
+    /// Sends what the game can do without: not while anything waits that it cannot.
+    fn send_beside(&self, datagram: Bytes, counter: &Counter) {
+        if self.queue.send_if_idle(datagram) {
+            counter.one();
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut scratch = BytesMut::new();
+        let mut sampler = None;
+        let connection = self.queue.connection().clone();
+        let closed = connection.closed();
+        tokio::pin!(closed);
+        loop {
+            let due = self.send_due(&mut scratch);
+            if self.is_sampled.load(Ordering::Relaxed) {
+                let sampler = sampler.get_or_insert_with(|| Sampler::new(&connection));
+                self.sample(sampler, &connection);
+            }
+            let next = sampler.as_ref().and_then(|it: &Sampler| it.next);
+            tokio::select! {
+                () = sleep_until(due.into_iter().chain(next).min()) => {}
+                () = self.sooner.notified() => {}
+                _ = &mut closed => return,
+            }
+        }
+    }
+
+    /// Takes a sample if it is time, and stops where nothing moves: an idle tunnel has no timer.
+    fn sample(&self, sampler: &mut Sampler, connection: &quinn::Connection) {
+        let now = Instant::now();
+        let Some(next) = sampler.next else {
+            sampler.begin(now, connection);
+            return;
+        };
+        if next > now {
+            return;
+        }
+        let bytes = self.adaptive_bytes.swap(0, Ordering::Relaxed);
+        if bytes == 0 {
+            sampler.next = None;
+            self.is_sampled.store(false, Ordering::Relaxed);
+            return;
+        }
+        let choice = sampler.take(now, bytes, connection);
+        if self.choice.swap(choice as u8, Ordering::Relaxed) != choice as u8 {
+            tracing::debug!(?choice, "datagrams of adaptive services");
+        }
+    }
+}
+
+/// What QUIC has measured up to the last sample.
+#[derive(Debug)]
+struct Sampler {
+    adaptive: Adaptive,
+    since: Instant,
+    sent: u64,
+    lost: u64,
+    /// When the next sample is due; `None` while nothing moves.
+    next: Option<Instant>,
+}
+
+impl Sampler {
+    fn new(connection: &quinn::Connection) -> Self {
+        let mut sampler = Self {
+            adaptive: Adaptive::new(),
+            since: Instant::now(),
+            sent: 0,
+            lost: 0,
+            next: None,
+        };
+        sampler.begin(Instant::now(), connection);
+        sampler
+    }
+
+    fn begin(&mut self, now: Instant, connection: &quinn::Connection) {
+        let path = connection.stats().path;
+        (self.sent, self.lost) = (path.sent_packets, path.lost_packets);
+        self.since = now;
+        self.next = Some(now + SAMPLE);
+    }
+
+    fn take(&mut self, now: Instant, bytes: u64, connection: &quinn::Connection) -> Choice {
+        let (since, sent, lost) = (self.since, self.sent, self.lost);
+        self.begin(now, connection);
+        self.adaptive.handle_sample(Sample {
+            time: now.saturating_duration_since(since),
+            // A new path counts from zero.
+            sent: self.sent.saturating_sub(sent),
+            lost: self.lost.saturating_sub(lost),
+            bytes,
+        })
+    }
+}
+
+/// How often loss is looked at: twice a second, as often as a player's first losses tell anything.
+const SAMPLE: Duration = Duration::from_millis(500);
+/// Room for a repair: its symbol and head.
+const REPAIR_MAX: usize = 1_100;
