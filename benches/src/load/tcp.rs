@@ -121,16 +121,17 @@ fn take(
 }
 
 pub(super) fn trips(job: &Job, players: usize) -> Result<Seen> {
-    let mut connected = Vec::new();
-    for player in 0..players {
-        let mut stream = connect(job, player)?;
+    // All at once: on a long path one after the other would take minutes.
+    let this = job.clone();
+    let connected = in_threads((0..players).collect(), move |player| {
+        let mut stream = connect(&this, player)?;
         stream.write_all(&[TALK])?;
         // The first few wait for the connection behind this one.
         for _ in 0..WARM_TRIPS {
             trip(&mut stream)?;
         }
-        connected.push(stream);
-    }
+        Ok(stream)
+    })?;
     say(&Begins)?;
     let (start, length) = (Instant::now(), job.length());
     let counted = in_threads(connected, move |mut stream| {
