@@ -491,7 +491,7 @@ struct List {
 }
 
 /// An address as flows are counted by.
-fn by_prefix(ip: IpAddr) -> IpAddr {
+pub(crate) fn by_prefix(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => ip,
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),

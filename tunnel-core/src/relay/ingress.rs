@@ -163,6 +163,8 @@ impl OpenPorts {
             closed: CancellationToken::new(),
             udp: OnceLock::new(),
         });
+        // What is served already ends if the rest fails, and its ports are free again.
+        let undo = service.cancelled.clone().drop_guard();
         let open = Arc::new(Opened {
             _closed: service.closed.clone().drop_guard(),
             _shards: self.shards,
@@ -208,6 +210,7 @@ impl OpenPorts {
                 shards.iter().for_each(|shard| shard.end());
             });
         }
+        undo.disarm();
         Ok(service)
     }
 }

@@ -253,7 +253,7 @@ impl RelayTunnel {
             .open_bi()
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
-        let mut channel = Channel::quic(send, recv);
+        let mut channel = Channel::opening(send, recv);
         channel.tx.write(Some(first()), data).await?;
         Ok(channel)
     }
@@ -261,11 +261,14 @@ impl RelayTunnel {
     /// Asks the client for so many idle lanes, if that is more than before.
     pub(crate) fn want_lanes(&self, wanted: u16) {
         let wanted = wanted.min(LANES_MAX);
-        if self.lanes_wanted.fetch_max(wanted, Ordering::Relaxed) < wanted {
+        let before = self.lanes_wanted.fetch_max(wanted, Ordering::Relaxed);
+        if before >= wanted {
+            return;
+        }
+        let idle = WantedLanes::new(wanted);
+        if self.messages.try_send(Message::Lanes { idle }).is_err() {
             // A full queue: the client is told with the next demand.
-            drop(self.messages.try_send(Message::Lanes {
-                idle: WantedLanes::new(wanted),
-            }));
+            self.lanes_wanted.store(before, Ordering::Relaxed);
         }
     }
 

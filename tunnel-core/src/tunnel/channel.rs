@@ -36,6 +36,15 @@ impl Channel {
         }
     }
 
+    /// On a QUIC stream of its own that opens something, which is opened elsewhere if that cannot be said in full.
+    pub(crate) fn opening(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+        let mut channel = Self::quic(send, recv);
+        if let ChannelTx::Quic(quic) = &mut channel.tx {
+            quic.is_opening = true;
+        }
+        channel
+    }
+
     /// On a lane.
     pub(crate) fn lane(lane: LaneHalves) -> Self {
         Self {
@@ -73,6 +82,18 @@ pub(crate) struct QuicTx {
     stream: quinn::SendStream,
     /// A write was begun and not ended: what comes now would be taken for its data.
     is_within_write: bool,
+    /// Nothing has been said on it in full yet: what it was to open is opened elsewhere if that fails.
+    is_opening: bool,
+}
+
+/// What is opened again elsewhere must not begin here too: quinn would send what it has taken of an opening.
+impl Drop for QuicTx {
+    fn drop(&mut self) {
+        if self.is_opening && self.is_within_write {
+            // Closed already: then nothing is sent.
+            drop(self.stream.reset(quinn::VarInt::from_u32(0)));
+        }
+    }
 }
 
 /// The reading side of a channel.
@@ -115,6 +136,7 @@ impl ChannelTx {
         Self::Quic(QuicTx {
             stream,
             is_within_write: false,
+            is_opening: false,
         })
     }
 
@@ -129,6 +151,7 @@ impl ChannelTx {
                 quic.is_within_write = true;
                 write_quic(&mut quic.stream, frame, data).await?;
                 quic.is_within_write = false;
+                quic.is_opening = false;
                 Ok(())
             }
             Self::Lane(lane) => write_lane(lane, frame, data).await,

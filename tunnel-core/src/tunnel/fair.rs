@@ -7,6 +7,8 @@ use std::{
     sync::LazyLock,
 };
 
+use crate::proto::flow::by_prefix;
+
 /// Whose a datagram is: services share a queue evenly, and the players of a service its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Whose {
@@ -17,10 +19,10 @@ pub(crate) struct Whose {
 }
 
 impl Whose {
-    /// A player by its address, however many flows it opens. Nobody can aim at another's place.
+    /// A player by its address, of IPv6 by its network, however many flows it opens. Nobody can aim at another's place.
     pub(crate) fn address(service: u16, player: IpAddr) -> Self {
         static PLACES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        let player = PLACES.hash_one(player) as u8;
+        let player = PLACES.hash_one(by_prefix(player)) as u8;
         Self { service, player }
     }
 
@@ -173,12 +175,20 @@ const PARTS_KEPT: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::{collections::HashSet, net::Ipv4Addr};
 
     use super::*;
 
     fn player(service: u16, flow: u64) -> Whose {
         Whose::flow(service, flow)
+    }
+
+    #[test]
+    fn a_player_with_an_ipv6_network_is_one_player() {
+        let of = |ip: &str| Whose::address(7777, ip.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:ffff:ffff:ffff"));
+        let networks = (0..64).map(|n| of(&format!("2001:db8:0:{n:x}::1")).player);
+        assert!(networks.collect::<HashSet<_>>().len() > 8);
     }
 
     #[test]
@@ -218,7 +228,7 @@ mod tests {
     fn a_player_has_one_place_whatever_its_flows() {
         let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, 7));
         assert_eq!(Whose::address(7, address), Whose::address(7, address));
-        let places: std::collections::HashSet<_> = (0..=255)
+        let places: HashSet<_> = (0..=255)
             .map(|n| Whose::address(7, Ipv4Addr::new(192, 0, 2, n).into()).player)
             .collect();
         // 256 drawn of 256 leave 94 empty on average.

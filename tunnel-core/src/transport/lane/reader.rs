@@ -123,7 +123,7 @@ impl LaneReader {
 /// A silent lane holds no buffer: the next lane that reads has it, or, after bulk, the allocator.
 fn put_away(deframer: &mut Deframer, want: usize) {
     let buffer = deframer.buffer_mut();
-    if buffer.is_empty() && buffer.capacity() > 0 && want <= BLOCK {
+    if buffer.is_empty() && (1..=BLOCK).contains(&buffer.capacity()) && want <= BLOCK {
         let block = std::mem::take(buffer);
         BLOCKS.with_borrow_mut(|blocks| blocks.put_away(block));
     } else {
