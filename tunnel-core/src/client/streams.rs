@@ -1,11 +1,11 @@
 //! The streams of a client, so that the relay can continue them on other channels.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     client::{Shared, link::Link},
@@ -25,7 +25,7 @@ pub(crate) struct Streams(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<StreamId, mpsc::Sender<Box<Attach>>>,
+    running: HashMap<StreamId, Arc<Offers>>,
     opened: Opened,
 }
 
@@ -89,11 +89,7 @@ impl Streams {
             return Err((attach, code));
         };
         drop(state);
-        wanted.try_send(attach).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
-                (attach, ResetCode::Socket)
-            }
-        })
+        (wanted.put(attach)).map_err(|attach| (attach, ResetCode::Socket))
     }
 
     /// Gives a stream the channel that stands beside its own; gives it back if the stream has ended or not begun, which
@@ -106,16 +102,73 @@ impl Streams {
         let Some(wanted) = lock(&self.0).running.get(&stream).cloned() else {
             return Err(attach);
         };
-        wanted.try_send(attach).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
-                attach
-            }
-        })
+        wanted.put(attach)
     }
 
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
-        *lock(&self.0) = State::default();
+        let state = std::mem::take(&mut *lock(&self.0));
+        for offers in state.running.into_values() {
+            offers.close();
+        }
+    }
+}
+
+/// The channels that are offered to one stream. An mpsc channel would hold 800 bytes for every stream, of which few are
+/// ever offered one.
+#[derive(Debug, Default)]
+struct Offers {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    attaches: VecDeque<Box<Attach>>,
+    is_closed: bool,
+}
+
+impl Offers {
+    /// Offers one; gives it back if the stream takes no more.
+    fn put(&self, attach: Box<Attach>) -> Result<(), Box<Attach>> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.is_closed || waiting.attaches.len() >= ATTACHES {
+            return Err(attach);
+        }
+        waiting.attaches.push_back(attach);
+        drop(waiting);
+        // One waits: the stream itself.
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The oldest; `None` if no more can come. Cancel safe.
+    async fn next(&self) -> Option<Box<Attach>> {
+        loop {
+            {
+                let mut waiting = lock(&self.waiting);
+                match waiting.attaches.pop_front() {
+                    Some(attach) => return Some(attach),
+                    None if waiting.is_closed => return None,
+                    None => {}
+                }
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn try_next(&self) -> Option<Box<Attach>> {
+        lock(&self.waiting).attaches.pop_front()
+    }
+
+    /// No more can come. What waits may still be taken.
+    fn close(&self) {
+        lock(&self.waiting).is_closed = true;
+        self.changed.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.waiting).is_closed
     }
 }
 
@@ -129,7 +182,7 @@ pub(crate) struct ClientResumption {
     on_lane: Option<Gauge>,
     /// Changes when lanes from the former address are of no more use.
     path: watch::Receiver<u64>,
-    attaches: mpsc::Receiver<Box<Attach>>,
+    offers: Arc<Offers>,
     /// The newest that has come and was not used yet.
     next: Option<Box<Attach>>,
     back: Option<oneshot::Sender<Channel>>,
@@ -138,9 +191,11 @@ pub(crate) struct ClientResumption {
 impl ClientResumption {
     /// A stream that the relay has just opened.
     pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
-        let (attach, attaches) = mpsc::channel(ATTACHES);
+        let offers = Arc::<Offers>::default();
         if link.resumes {
-            lock(&shared.streams.0).running.insert(stream, attach);
+            lock(&shared.streams.0)
+                .running
+                .insert(stream, offers.clone());
         }
         Self {
             shared: shared.clone(),
@@ -148,7 +203,7 @@ impl ClientResumption {
             resumes: link.resumes,
             on_lane: on_lane.then(|| on_lanes(shared)),
             path: link.path.subscribe(),
-            attaches,
+            offers,
             next: None,
             back: None,
         }
@@ -170,9 +225,9 @@ impl ClientResumption {
         loop {
             let mut newest = match self.next.take() {
                 Some(next) => next,
-                None => self.attaches.recv().await?,
+                None => self.offers.next().await?,
             };
-            while let Ok(newer) = self.attaches.try_recv() {
+            while let Some(newer) = self.offers.try_next() {
                 newest = newer;
             }
             // What stands beside a channel is of no use without it.
@@ -204,7 +259,7 @@ impl Resumption for ClientResumption {
         while self.next.is_none() {
             let is_on_lane = self.on_lane.is_some();
             let next = tokio::select! {
-                next = self.attaches.recv() => next,
+                next = self.offers.next() => next,
                 _ = self.path.changed(), if is_on_lane => None,
             };
             match next {
@@ -250,9 +305,12 @@ impl Resumption for ClientResumption {
 impl Drop for ClientResumption {
     fn drop(&mut self) {
         // Once its own entry is gone, the number may be that of another relay's stream.
-        if self.resumes && !self.attaches.is_closed() {
+        if self.resumes && !self.offers.is_closed() {
             lock(&self.shared.streams.0).running.remove(&self.stream);
         }
+        // Who has found it before may put one still.
+        self.offers.close();
+        while self.offers.try_next().is_some() {}
     }
 }
 

@@ -6,6 +6,7 @@
 //! other's would never move again.
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
     io::{self, IoSlice},
     net::Shutdown,
@@ -14,7 +15,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -172,7 +173,8 @@ pub(crate) async fn run(
         }
         // From here on nothing comes on it that would have to be counted as received.
         drop(channel);
-        match stream.resume(resumption, end).await {
+        // Seldom, and large: what every stream has room for all its life is what it always does.
+        match Box::pin(stream.resume(resumption, end)).await {
             Ok(resumed) => {
                 stream.settle(resumed.carrier);
                 tracing::debug!("stream goes on over another channel");
@@ -481,7 +483,7 @@ impl<'a> Stream<'a> {
         restart: Option<Box<Restart>>,
     ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
-            // Seldom, and large: what every stream has room for all its life is what it always does.
+            // Seldom, and large, as `resume`.
             Box::pin(self.catch_up(tx, *restart)).await?;
         }
         let mut buffer = BytesMut::new();
@@ -631,30 +633,34 @@ impl<'a> Stream<'a> {
         room: u64,
     ) -> Result<bool, StreamEnd> {
         let most = (*read_size).min(usize::try_from(room).unwrap_or(usize::MAX));
-        if buffer.capacity() < most.min(*read_size / 2) || buffer.capacity() == 0 {
-            buffer.reserve(*read_size);
-        }
-        let mut limited = (&mut *buffer).limit(most);
-        let read = poll_fn(|cx| Poll::Ready(pin!(socket.read_buf(&mut limited)).poll(cx))).await;
-        let read = match read {
+        let size = *read_size;
+        let data = poll_fn(|cx| {
+            Poll::Ready(match size {
+                READ_MIN => {
+                    TALK.with_borrow_mut(|buffer| poll_read(cx, socket, buffer, size, most))
+                }
+                _ => poll_read(cx, socket, buffer, size, most),
+            })
+        })
+        .await;
+        let data = match data {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0)) => {
+            Poll::Ready(Ok(data)) if data.is_empty() => {
                 let offset = lock(&self.state).send.handle_fin();
                 tx.write(Some(Frame::Fin { offset }), None)
                     .await
                     .map_err(StreamEnd::Broken)?;
                 return Ok(true);
             }
-            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Ok(data)) => data,
             Poll::Ready(Err(e)) => return Err(StreamEnd::Socket(e)),
         };
         // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
-        if read == *read_size {
-            *read_size = (*read_size * 2).min(READ_MAX);
-        } else if read < *read_size / 4 {
-            *read_size = (*read_size / 2).max(READ_MIN);
+        if data.len() == size {
+            *read_size = (size * 2).min(READ_MAX);
+        } else if data.len() < size / 4 {
+            *read_size = (size / 2).max(READ_MIN);
         }
-        let data = buffer.split().freeze();
         self.sent(data.clone());
         let ack = lock(&self.state).recv.poll_ack();
         let ack = ack.map(|offset| Frame::Ack { offset });
@@ -816,6 +822,33 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// Reads what the socket has, as far as the bounds allow. Empty at its end.
+fn poll_read(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    buffer: &mut BytesMut,
+    size: usize,
+    most: usize,
+) -> Poll<io::Result<Bytes>> {
+    if buffer.capacity() < most.min(size / 2) || buffer.capacity() == 0 {
+        buffer.reserve(size);
+    }
+    let read = ready!(pin!(socket.read_buf(&mut (&mut *buffer).limit(most))).poll(cx))?;
+    if read > COPIED {
+        return Poll::Ready(Ok(buffer.split().freeze()));
+    }
+    let copied = Bytes::copy_from_slice(buffer);
+    buffer.clear();
+    Poll::Ready(Ok(copied))
+}
+
+thread_local! {
+    /// For all streams of the thread that talk: those that are idle have none.
+    static TALK: RefCell<BytesMut> = RefCell::default();
+}
+
+/// Reads up to this length, 2 KiB, are copied, so that a byte that waits for its acknowledgement holds a byte.
+const COPIED: usize = 2 * 1024;
 /// First size of a socket read: 16 KiB, one record of a lane.
 const READ_MIN: usize = 16 * 1024;
 /// Largest size of a socket read: 256 KiB, one write of a lane.
