@@ -1,14 +1,14 @@
 //! The streams of a client, so that the relay can continue them on other channels.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    client::{Shared, link::Link},
+    client::{Shared, link::Link, offers::Offers},
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamId},
     tunnel::{
@@ -25,7 +25,7 @@ pub(crate) struct Streams(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<StreamId, Arc<Offers>>,
+    running: HashMap<StreamId, Arc<Offers<Box<Attach>>>>,
     opened: Opened,
 }
 
@@ -89,7 +89,7 @@ impl Streams {
             return Err((attach, code));
         };
         drop(state);
-        (wanted.put(attach)).map_err(|attach| (attach, ResetCode::Socket))
+        (wanted.offer(attach)).map_err(|attach| (attach, ResetCode::Socket))
     }
 
     /// Gives a stream the channel that stands beside its own; gives it back if the stream has ended or not begun, which
@@ -102,7 +102,7 @@ impl Streams {
         let Some(wanted) = lock(&self.0).running.get(&stream).cloned() else {
             return Err(attach);
         };
-        wanted.put(attach)
+        wanted.offer(attach)
     }
 
     /// The relay that knew them is gone: those that wait for it end.
@@ -111,64 +111,6 @@ impl Streams {
         for offers in state.running.into_values() {
             offers.close();
         }
-    }
-}
-
-/// The channels that are offered to one stream. An mpsc channel would hold 800 bytes for every stream, of which few are
-/// ever offered one.
-#[derive(Debug, Default)]
-struct Offers {
-    waiting: Mutex<Waiting>,
-    changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    attaches: VecDeque<Box<Attach>>,
-    is_closed: bool,
-}
-
-impl Offers {
-    /// Offers one; gives it back if the stream takes no more.
-    fn put(&self, attach: Box<Attach>) -> Result<(), Box<Attach>> {
-        let mut waiting = lock(&self.waiting);
-        if waiting.is_closed || waiting.attaches.len() >= ATTACHES {
-            return Err(attach);
-        }
-        waiting.attaches.push_back(attach);
-        drop(waiting);
-        // One waits: the stream itself.
-        self.changed.notify_one();
-        Ok(())
-    }
-
-    /// The oldest; `None` if no more can come. Cancel safe.
-    async fn next(&self) -> Option<Box<Attach>> {
-        loop {
-            {
-                let mut waiting = lock(&self.waiting);
-                match waiting.attaches.pop_front() {
-                    Some(attach) => return Some(attach),
-                    None if waiting.is_closed => return None,
-                    None => {}
-                }
-            }
-            self.changed.notified().await;
-        }
-    }
-
-    fn try_next(&self) -> Option<Box<Attach>> {
-        lock(&self.waiting).attaches.pop_front()
-    }
-
-    /// No more can come. What waits may still be taken.
-    fn close(&self) {
-        lock(&self.waiting).is_closed = true;
-        self.changed.notify_one();
-    }
-
-    fn is_closed(&self) -> bool {
-        lock(&self.waiting).is_closed
     }
 }
 
@@ -182,7 +124,7 @@ pub(crate) struct ClientResumption {
     on_lane: Option<Gauge>,
     /// Changes when lanes from the former address are of no more use.
     path: watch::Receiver<u64>,
-    offers: Arc<Offers>,
+    offers: Arc<Offers<Box<Attach>>>,
     /// The newest that has come and was not used yet.
     next: Option<Box<Attach>>,
     back: Option<oneshot::Sender<Channel>>,
@@ -191,7 +133,7 @@ pub(crate) struct ClientResumption {
 impl ClientResumption {
     /// A stream that the relay has just opened.
     pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
-        let offers = Arc::<Offers>::default();
+        let offers = Arc::new(Offers::new(ATTACHES));
         if link.resumes {
             lock(&shared.streams.0)
                 .running
@@ -308,7 +250,7 @@ impl Drop for ClientResumption {
         if self.resumes && !self.offers.is_closed() {
             lock(&self.shared.streams.0).running.remove(&self.stream);
         }
-        // Who has found it before may put one still.
+        // Who has found it before may offer one still.
         self.offers.close();
         while self.offers.try_next().is_some() {}
     }

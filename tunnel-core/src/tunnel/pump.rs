@@ -547,7 +547,7 @@ impl<'a> Stream<'a> {
                 () = self.up.raised() => {}
                 ready = self.socket.readable(), if may_read => {
                     ready.map_err(StreamEnd::Socket)?;
-                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room).await?;
+                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room, unacked).await?;
                     continue;
                 }
                 failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
@@ -631,15 +631,15 @@ impl<'a> Stream<'a> {
         buffer: &mut BytesMut,
         read_size: &mut usize,
         room: u64,
+        unacked: u64,
     ) -> Result<bool, StreamEnd> {
         let most = (*read_size).min(usize::try_from(room).unwrap_or(usize::MAX));
         let size = *read_size;
+        let is_talk = size == READ_MIN && unacked <= TALK_MAX as u64;
         let data = poll_fn(|cx| {
-            Poll::Ready(match size {
-                READ_MIN => {
-                    TALK.with_borrow_mut(|buffer| poll_read(cx, socket, buffer, size, most))
-                }
-                _ => poll_read(cx, socket, buffer, size, most),
+            Poll::Ready(match is_talk {
+                true => poll_read_talk(cx, socket, most),
+                false => poll_read(cx, socket, buffer, size, most),
             })
         })
         .await;
@@ -830,25 +830,48 @@ fn poll_read(
     size: usize,
     most: usize,
 ) -> Poll<io::Result<Bytes>> {
+    ready!(poll_fill(cx, socket, buffer, size, most))?;
+    Poll::Ready(Ok(buffer.split().freeze()))
+}
+
+/// The same into a buffer that all streams of the thread share, so that those that are idle have none. What is little is
+/// copied: a byte that waits for its acknowledgement holds a byte.
+fn poll_read_talk(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    most: usize,
+) -> Poll<io::Result<Bytes>> {
+    TALK.with_borrow_mut(|buffer| {
+        ready!(poll_fill(cx, socket, buffer, READ_MIN, most))?;
+        if buffer.len() > TALK_MAX {
+            return Poll::Ready(Ok(buffer.split().freeze()));
+        }
+        let copied = Bytes::copy_from_slice(buffer);
+        buffer.clear();
+        Poll::Ready(Ok(copied))
+    })
+}
+
+fn poll_fill(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    buffer: &mut BytesMut,
+    size: usize,
+    most: usize,
+) -> Poll<io::Result<usize>> {
     if buffer.capacity() < most.min(size / 2) || buffer.capacity() == 0 {
         buffer.reserve(size);
     }
-    let read = ready!(pin!(socket.read_buf(&mut (&mut *buffer).limit(most))).poll(cx))?;
-    if read > COPIED {
-        return Poll::Ready(Ok(buffer.split().freeze()));
-    }
-    let copied = Bytes::copy_from_slice(buffer);
-    buffer.clear();
-    Poll::Ready(Ok(copied))
+    pin!(socket.read_buf(&mut buffer.limit(most))).poll(cx)
 }
 
 thread_local! {
-    /// For all streams of the thread that talk: those that are idle have none.
     static TALK: RefCell<BytesMut> = RefCell::default();
 }
 
-/// Reads up to this length, 2 KiB, are copied, so that a byte that waits for its acknowledgement holds a byte.
-const COPIED: usize = 2 * 1024;
+/// Bytes that are talk, which is copied as it is read: 2 KiB. A player who sends single bytes to a reader that stalls gets
+/// no more copies than these, of which each has a place of its own.
+const TALK_MAX: usize = 2 * 1024;
 /// First size of a socket read: 16 KiB, one record of a lane.
 const READ_MIN: usize = 16 * 1024;
 /// Largest size of a socket read: 256 KiB, one write of a lane.
