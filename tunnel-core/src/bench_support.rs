@@ -68,7 +68,7 @@ pub fn lane(near: TcpStream, far: TcpStream, suite: Suite) -> io::Result<[(Sende
     let end = |tcp, role| -> io::Result<_> {
         let lane = LaneHalves::new(Io::Tcp(tcp), suite, &Secret::from([7; 32]), role);
         let lane = lane.map_err(|error| other(error.into()))?;
-        Ok((Sender(lane.writer), Receiver(lane.reader)))
+        Ok((Sender(*lane.writer), Receiver(*lane.reader)))
     };
     Ok([end(near, Role::Client)?, end(far, Role::Relay)?])
 }

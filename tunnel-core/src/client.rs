@@ -6,6 +6,7 @@ mod egress;
 mod enrol;
 mod limits;
 mod link;
+mod offers;
 mod race;
 mod streams;
 mod targets;

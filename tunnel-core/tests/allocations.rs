@@ -116,7 +116,7 @@ fn protecting_a_packet_costs_no_allocation() {
 #[test]
 fn a_stream_costs_a_bounded_number_of_allocations() {
     // On both sides together, with what tokio and quinn need.
-    for (via, most) in [(Via::Mem, 60), (Via::Quic, 120)] {
+    for (via, most) in [(Via::Mem, 40), (Via::Quic, 80)] {
         let world = World::new(via, Game::tcp);
         let public = world.public();
         let visits = |count: u64| (0..count).for_each(|_| visit(public));
@@ -374,4 +374,5 @@ const PACKETS: usize = 2_000;
 const WINDOW: usize = 10;
 const STREAMS: u64 = 50;
 const FLOW_MOST: i64 = 4_000;
-const STREAM_MOST: i64 = 18_000;
+/// On both sides: of 16 KiB a stream, what is left is for how the allocator rounds.
+const STREAM_MOST: i64 = 12_500;

@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    client::{Shared, link::Link},
+    client::{Shared, link::Link, offers::Offers},
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamId},
     tunnel::{
@@ -25,7 +25,7 @@ pub(crate) struct Streams(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<StreamId, mpsc::Sender<Box<Attach>>>,
+    running: HashMap<StreamId, Arc<Offers<Box<Attach>>>>,
     opened: Opened,
 }
 
@@ -89,11 +89,7 @@ impl Streams {
             return Err((attach, code));
         };
         drop(state);
-        wanted.try_send(attach).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
-                (attach, ResetCode::Socket)
-            }
-        })
+        (wanted.offer(attach)).map_err(|attach| (attach, ResetCode::Socket))
     }
 
     /// Gives a stream the channel that stands beside its own; gives it back if the stream has ended or not begun, which
@@ -106,16 +102,15 @@ impl Streams {
         let Some(wanted) = lock(&self.0).running.get(&stream).cloned() else {
             return Err(attach);
         };
-        wanted.try_send(attach).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(attach) | mpsc::error::TrySendError::Closed(attach) => {
-                attach
-            }
-        })
+        wanted.offer(attach)
     }
 
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
-        *lock(&self.0) = State::default();
+        let state = std::mem::take(&mut *lock(&self.0));
+        for offers in state.running.into_values() {
+            offers.close();
+        }
     }
 }
 
@@ -129,7 +124,7 @@ pub(crate) struct ClientResumption {
     on_lane: Option<Gauge>,
     /// Changes when lanes from the former address are of no more use.
     path: watch::Receiver<u64>,
-    attaches: mpsc::Receiver<Box<Attach>>,
+    offers: Arc<Offers<Box<Attach>>>,
     /// The newest that has come and was not used yet.
     next: Option<Box<Attach>>,
     back: Option<oneshot::Sender<Channel>>,
@@ -138,9 +133,11 @@ pub(crate) struct ClientResumption {
 impl ClientResumption {
     /// A stream that the relay has just opened.
     pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
-        let (attach, attaches) = mpsc::channel(ATTACHES);
+        let offers = Arc::new(Offers::new(ATTACHES));
         if link.resumes {
-            lock(&shared.streams.0).running.insert(stream, attach);
+            lock(&shared.streams.0)
+                .running
+                .insert(stream, offers.clone());
         }
         Self {
             shared: shared.clone(),
@@ -148,7 +145,7 @@ impl ClientResumption {
             resumes: link.resumes,
             on_lane: on_lane.then(|| on_lanes(shared)),
             path: link.path.subscribe(),
-            attaches,
+            offers,
             next: None,
             back: None,
         }
@@ -170,9 +167,9 @@ impl ClientResumption {
         loop {
             let mut newest = match self.next.take() {
                 Some(next) => next,
-                None => self.attaches.recv().await?,
+                None => self.offers.next().await?,
             };
-            while let Ok(newer) = self.attaches.try_recv() {
+            while let Some(newer) = self.offers.try_next() {
                 newest = newer;
             }
             // What stands beside a channel is of no use without it.
@@ -204,7 +201,7 @@ impl Resumption for ClientResumption {
         while self.next.is_none() {
             let is_on_lane = self.on_lane.is_some();
             let next = tokio::select! {
-                next = self.attaches.recv() => next,
+                next = self.offers.next() => next,
                 _ = self.path.changed(), if is_on_lane => None,
             };
             match next {
@@ -250,9 +247,12 @@ impl Resumption for ClientResumption {
 impl Drop for ClientResumption {
     fn drop(&mut self) {
         // Once its own entry is gone, the number may be that of another relay's stream.
-        if self.resumes && !self.attaches.is_closed() {
+        if self.resumes && !self.offers.is_closed() {
             lock(&self.shared.streams.0).running.remove(&self.stream);
         }
+        // Who has found it before may offer one still.
+        self.offers.close();
+        while self.offers.try_next().is_some() {}
     }
 }
 

@@ -42,7 +42,7 @@ pub struct RelayLimits {
     pub lease: Duration,
     /// How long a player who arrives while the tunnel is down waits for it. 5 s: most reconnects take a second or two.
     pub stream_wait: Duration,
-    /// Players' TCP connections at once. 16,384: each takes a descriptor and up to 20 KiB.
+    /// Players' TCP connections at once. 16,384: each takes a descriptor and, while it is idle, up to 8 KiB.
     pub streams: usize,
     /// Those of one client. 8,192: one client leaves half for the others.
     pub streams_per_client: usize,

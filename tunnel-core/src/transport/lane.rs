@@ -48,9 +48,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LaneHalves {
     /// From the peer.
-    pub(crate) reader: LaneReader,
+    pub(crate) reader: Box<LaneReader>,
     /// To the peer.
-    pub(crate) writer: LaneWriter,
+    pub(crate) writer: Box<LaneWriter>,
 }
 
 impl LaneHalves {
@@ -68,8 +68,8 @@ impl LaneHalves {
     fn with_keys(io: Io, (sealer, opener): (Sealer, Opener)) -> Self {
         let (read, write) = io.into_split();
         Self {
-            reader: LaneReader::new(read, Deframer::new(opener)),
-            writer: LaneWriter::new(write, sealer),
+            reader: Box::new(LaneReader::new(read, Deframer::new(opener))),
+            writer: Box::new(LaneWriter::new(write, sealer)),
         }
     }
 }

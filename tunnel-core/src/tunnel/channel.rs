@@ -5,6 +5,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
+    slice,
     task::{Context, Poll, ready},
 };
 
@@ -73,7 +74,7 @@ impl Channel {
 #[derive(Debug)]
 pub(crate) enum ChannelTx {
     Quic(QuicTx),
-    Lane(LaneWriter),
+    Lane(Box<LaneWriter>),
 }
 
 /// The writing side of a QUIC stream.
@@ -96,11 +97,11 @@ impl Drop for QuicTx {
     }
 }
 
-/// The reading side of a channel.
+/// The reading side of a channel. Boxed: a future has room for it once for each hand that it goes through.
 #[derive(Debug)]
 pub(crate) enum ChannelRx {
-    Quic(QuicRx),
-    Lane(LaneReader),
+    Quic(Box<QuicRx>),
+    Lane(Box<LaneReader>),
 }
 
 /// What a channel brought.
@@ -141,39 +142,68 @@ impl ChannelTx {
     }
 
     /// Writes a frame, data, or both in one go. Waits while the path is full.
-    pub(crate) async fn write(
+    pub(crate) fn write(
         &mut self,
         frame: Option<Frame>,
         data: Option<Bytes>,
-    ) -> Result<(), ChannelError> {
-        match self {
-            Self::Quic(quic) => {
-                quic.is_within_write = true;
-                write_quic(&mut quic.stream, frame, data).await?;
-                quic.is_within_write = false;
-                quic.is_opening = false;
-                Ok(())
+    ) -> impl Future<Output = Result<(), ChannelError>> + Send {
+        // Encoded here: every stream has room for this future as long as it lives, and a frame is large.
+        let (kind, mut head) = self.encode(frame);
+        let mut data = data.unwrap_or_default();
+        async move {
+            match self {
+                Self::Quic(quic) => {
+                    quic.is_within_write = true;
+                    write_quic(&mut quic.stream, &mut head, &mut data).await?;
+                    quic.is_within_write = false;
+                    quic.is_opening = false;
+                    Ok(())
+                }
+                Self::Lane(lane) => {
+                    if let Some(kind) = kind {
+                        push_frame(lane, kind, &head).await?;
+                    }
+                    // Frame and data leave together: one segment, and one wake of the other side.
+                    Ok(lane.write_data(slice::from_ref(&data)).await?)
+                }
             }
-            Self::Lane(lane) => write_lane(lane, frame, data).await,
         }
+    }
+
+    /// A frame as it is written here, with its type.
+    fn encode(&self, frame: Option<Frame>) -> (Option<u8>, BytesMut) {
+        let mut head = match (self, &frame) {
+            // The head of data is the lane's business.
+            (Self::Lane(_), None) => BytesMut::new(),
+            _ => BytesMut::with_capacity(HEAD),
+        };
+        if let Some(frame) = &frame {
+            match self {
+                Self::Quic(_) => frame.encode(&mut head),
+                Self::Lane(_) => frame.encode_body(&mut head),
+            }
+        }
+        (frame.map(|frame| frame.kind()), head)
     }
 
     /// Ends the channel after everything was sent and acknowledged, with a last word before.
     pub(crate) async fn end(&mut self, last: Option<Frame>) -> Result<(), ChannelError> {
+        let (kind, mut head) = self.encode(last);
         match self {
             Self::Quic(quic) => {
-                if last.is_some() {
-                    write_quic(&mut quic.stream, last, None).await?;
+                if kind.is_some() {
+                    write_quic(&mut quic.stream, &mut head, &mut Bytes::new()).await?;
                 }
                 // Already closed: by the end of the connection, which the reading side reports.
                 drop(quic.stream.finish());
                 Ok(())
             }
             Self::Lane(lane) => {
-                if let Some(last) = last {
-                    push_frame(lane, last).await?;
+                if let Some(kind) = kind {
+                    push_frame(lane, kind, &head).await?;
                 }
-                write_lane(lane, Some(Frame::Idle), None).await
+                push_frame(lane, Frame::Idle.kind(), &[]).await?;
+                Ok(lane.flush().await?)
             }
         }
     }
@@ -219,11 +249,11 @@ impl ChannelTx {
 
 impl ChannelRx {
     pub(crate) fn quic(stream: quinn::RecvStream) -> Self {
-        Self::Quic(QuicRx {
+        Self::Quic(Box::new(QuicRx {
             stream,
             decoder: FrameDecoder::new(),
             chunks: VecDeque::new(),
-        })
+        }))
     }
 
     /// The next thing that the channel brings. Cancel-safe.
@@ -348,16 +378,12 @@ impl QuicRx {
 
 async fn write_quic(
     stream: &mut quinn::SendStream,
-    frame: Option<Frame>,
-    data: Option<Bytes>,
+    head: &mut BytesMut,
+    data: &mut Bytes,
 ) -> Result<(), ChannelError> {
-    let mut head = BytesMut::with_capacity(HEAD);
-    if let Some(frame) = frame {
-        frame.encode(&mut head);
+    if data.is_empty() {
+        return Ok(stream.write_all(head).await?);
     }
-    let Some(mut data) = data else {
-        return Ok(stream.write_all(&head).await?);
-    };
     loop {
         let piece = data.split_to(data.len().min(MAX_DATA));
         if let Some(data_head) = DataHead::new(piece.len()) {
@@ -372,32 +398,14 @@ async fn write_quic(
     }
 }
 
-async fn write_lane(
-    lane: &mut LaneWriter,
-    frame: Option<Frame>,
-    data: Option<Bytes>,
-) -> Result<(), ChannelError> {
-    if let Some(frame) = frame {
-        push_frame(lane, frame).await?;
-    }
-    // Frame and data leave together: one segment, and one wake of the other side.
-    match data {
-        Some(data) => lane.write_data(&[data]).await?,
-        None => lane.flush().await?,
-    }
-    Ok(())
-}
-
 /// Seals a frame, to leave with the next flush.
-async fn push_frame(lane: &mut LaneWriter, frame: Frame) -> Result<(), ChannelError> {
-    let mut body = BytesMut::with_capacity(HEAD);
-    frame.encode_body(&mut body);
-    if let Some(kind) = RecordType::from_number(frame.kind()) {
+async fn push_frame(lane: &mut LaneWriter, kind: u8, body: &[u8]) -> Result<(), ChannelError> {
+    if let Some(kind) = RecordType::from_number(kind) {
         // What a dropped future left goes first.
         if lane.is_full() {
             lane.flush().await?;
         }
-        lane.push(kind, &[], &body)?;
+        lane.push(kind, &[], body)?;
     }
     Ok(())
 }

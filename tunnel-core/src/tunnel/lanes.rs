@@ -136,8 +136,8 @@ pub(crate) async fn carry(
     // A peer that pings faster than it reads is not answered each time.
     let (pong, pongs) = mpsc::channel(4);
     tokio::select! {
-        ended = carry_in(reader, incoming, pong, handler) => ended,
-        ended = carry_out(writer, outgoing, datagrams, pongs) => ended,
+        ended = carry_in(*reader, incoming, pong, handler) => ended,
+        ended = carry_out(*writer, outgoing, datagrams, pongs) => ended,
     }
 }
 

@@ -6,6 +6,7 @@
 //! other's would never move again.
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
     io::{self, IoSlice},
     net::Shutdown,
@@ -14,7 +15,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -172,7 +173,8 @@ pub(crate) async fn run(
         }
         // From here on nothing comes on it that would have to be counted as received.
         drop(channel);
-        match stream.resume(resumption, end).await {
+        // Seldom, and large: what every stream has room for all its life is what it always does.
+        match Box::pin(stream.resume(resumption, end)).await {
             Ok(resumed) => {
                 stream.settle(resumed.carrier);
                 tracing::debug!("stream goes on over another channel");
@@ -481,7 +483,7 @@ impl<'a> Stream<'a> {
         restart: Option<Box<Restart>>,
     ) -> Result<(), StreamEnd> {
         if let Some(restart) = restart {
-            // Seldom, and large: what every stream has room for all its life is what it always does.
+            // Seldom, and large, as `resume`.
             Box::pin(self.catch_up(tx, *restart)).await?;
         }
         let mut buffer = BytesMut::new();
@@ -545,7 +547,7 @@ impl<'a> Stream<'a> {
                 () = self.up.raised() => {}
                 ready = self.socket.readable(), if may_read => {
                     ready.map_err(StreamEnd::Socket)?;
-                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room).await?;
+                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room, unacked).await?;
                     continue;
                 }
                 failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
@@ -629,32 +631,36 @@ impl<'a> Stream<'a> {
         buffer: &mut BytesMut,
         read_size: &mut usize,
         room: u64,
+        unacked: u64,
     ) -> Result<bool, StreamEnd> {
         let most = (*read_size).min(usize::try_from(room).unwrap_or(usize::MAX));
-        if buffer.capacity() < most.min(*read_size / 2) || buffer.capacity() == 0 {
-            buffer.reserve(*read_size);
-        }
-        let mut limited = (&mut *buffer).limit(most);
-        let read = poll_fn(|cx| Poll::Ready(pin!(socket.read_buf(&mut limited)).poll(cx))).await;
-        let read = match read {
+        let size = *read_size;
+        let is_talk = size == READ_MIN && unacked <= TALK_MAX as u64;
+        let data = poll_fn(|cx| {
+            Poll::Ready(match is_talk {
+                true => poll_read_talk(cx, socket, most),
+                false => poll_read(cx, socket, buffer, size, most),
+            })
+        })
+        .await;
+        let data = match data {
             Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0)) => {
+            Poll::Ready(Ok(data)) if data.is_empty() => {
                 let offset = lock(&self.state).send.handle_fin();
                 tx.write(Some(Frame::Fin { offset }), None)
                     .await
                     .map_err(StreamEnd::Broken)?;
                 return Ok(true);
             }
-            Poll::Ready(Ok(read)) => read,
+            Poll::Ready(Ok(data)) => data,
             Poll::Ready(Err(e)) => return Err(StreamEnd::Socket(e)),
         };
         // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
-        if read == *read_size {
-            *read_size = (*read_size * 2).min(READ_MAX);
-        } else if read < *read_size / 4 {
-            *read_size = (*read_size / 2).max(READ_MIN);
+        if data.len() == size {
+            *read_size = (size * 2).min(READ_MAX);
+        } else if data.len() < size / 4 {
+            *read_size = (size / 2).max(READ_MIN);
         }
-        let data = buffer.split().freeze();
         self.sent(data.clone());
         let ack = lock(&self.state).recv.poll_ack();
         let ack = ack.map(|offset| Frame::Ack { offset });
@@ -816,6 +822,56 @@ impl<'a> Stream<'a> {
     }
 }
 
+/// Reads what the socket has, as far as the bounds allow. Empty at its end.
+fn poll_read(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    buffer: &mut BytesMut,
+    size: usize,
+    most: usize,
+) -> Poll<io::Result<Bytes>> {
+    ready!(poll_fill(cx, socket, buffer, size, most))?;
+    Poll::Ready(Ok(buffer.split().freeze()))
+}
+
+/// The same into a buffer that all streams of the thread share, so that those that are idle have none. What is little is
+/// copied: a byte that waits for its acknowledgement holds a byte.
+fn poll_read_talk(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    most: usize,
+) -> Poll<io::Result<Bytes>> {
+    TALK.with_borrow_mut(|buffer| {
+        ready!(poll_fill(cx, socket, buffer, READ_MIN, most))?;
+        if buffer.len() > TALK_MAX {
+            return Poll::Ready(Ok(buffer.split().freeze()));
+        }
+        let copied = Bytes::copy_from_slice(buffer);
+        buffer.clear();
+        Poll::Ready(Ok(copied))
+    })
+}
+
+fn poll_fill(
+    cx: &mut Context<'_>,
+    socket: &mut ReadHalf<'_>,
+    buffer: &mut BytesMut,
+    size: usize,
+    most: usize,
+) -> Poll<io::Result<usize>> {
+    if buffer.capacity() < most.min(size / 2) || buffer.capacity() == 0 {
+        buffer.reserve(size);
+    }
+    pin!(socket.read_buf(&mut buffer.limit(most))).poll(cx)
+}
+
+thread_local! {
+    static TALK: RefCell<BytesMut> = RefCell::default();
+}
+
+/// Bytes that are talk, which is copied as it is read: 2 KiB. A player who sends single bytes to a reader that stalls gets
+/// no more copies than these, of which each has a place of its own.
+const TALK_MAX: usize = 2 * 1024;
 /// First size of a socket read: 16 KiB, one record of a lane.
 const READ_MIN: usize = 16 * 1024;
 /// Largest size of a socket read: 256 KiB, one write of a lane.

@@ -47,7 +47,7 @@ impl Reporter {
 pub(crate) struct Panicked;
 
 /// Runs a future to its end or its panic. It has its place on the heap: an async function would keep room for it once for
-/// each hand that it goes through, and a player's stream is some 7 KiB.
+/// each hand that it goes through, and a player's stream is some 4 KiB.
 pub(crate) fn caught<F: Future>(
     future: F,
 ) -> impl Future<Output = Result<F::Output, Panicked>> + use<F> {

@@ -99,7 +99,8 @@ async fn serve_player(
         channel,
         _counted,
     } = tokio::select! {
-        opened = open(shared, service, who, early.clone()) => match opened {
+        // Large, and soon over: the task has its room for as long as the player stays.
+        opened = Box::pin(open(shared, service, who, early.clone())) => match opened {
             Ok(taken) => taken,
             Err(counter) => {
                 socket::reset_on_drop(&socket);
