@@ -23,7 +23,7 @@ pub struct ClientLimits {
     /// Age at which a datagram that waits for the tunnel is dropped. 100 ms: two or three of a game's ticks; later
     /// ones replace it.
     pub datagram_age: Duration,
-    /// Datagrams that wait for QUIC at most. 1,024: 100 ms of a node's 10,000 packets/s.
+    /// Datagrams that wait for QUIC at most. 4,096: 100 ms of a node's 40,000 packets/s, or 6 MB of full packets.
     pub datagram_queue: usize,
     /// Datagrams that wait for one lane at most. 256: 100 ms of 2,500 packets/s on each of four lanes.
     pub lane_datagram_queue: usize,

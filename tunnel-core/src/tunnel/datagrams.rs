@@ -252,6 +252,11 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
                 queue.meter.handle_drop();
                 continue;
             }
+            if queue.connection.datagram_send_buffer_space() >= datagram.len() {
+                // Without a timer for each, or a queue would be emptied more slowly than it is filled.
+                queue.send_now(datagram, &metrics);
+                continue;
+            }
             queue.meter.handle_sent(datagram.len());
             let sent = tokio::time::timeout(
                 most.saturating_sub(since.elapsed()),
@@ -388,7 +393,7 @@ impl Default for QueueLimits {
     fn default() -> Self {
         Self {
             age: Duration::from_millis(100),
-            quic: 1024,
+            quic: 4096,
             lane: 256,
         }
     }
@@ -397,8 +402,8 @@ impl Default for QueueLimits {
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
 thread_local! {
-    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them what waits for QUIC at
-    /// most; a thread that never had so many has none.
+    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them 30 ms of 30,000 packets/s;
+    /// where more waits, an allocation is the least of it. A thread that never had so many has none.
     static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
 }
 

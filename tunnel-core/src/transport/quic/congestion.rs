@@ -35,7 +35,7 @@ use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
 use self::empty::{EmptyPath, Stubborn};
 use self::loss::{Loss, Verdict};
-use self::samples::{Batch, Recent, Round, Silence};
+use self::samples::{Batch, Carried, Recent, Round, Silence};
 
 /// Declares to a connection how many bytes of datagrams it sends each second, headers included. Holds for its present
 /// path: to be repeated.
@@ -121,6 +121,7 @@ pub struct Level {
     testing: bool,
     next_test: Option<Instant>,
     loss: Loss,
+    carried: Carried,
     silence: Silence,
 }
 
@@ -157,6 +158,7 @@ impl Level {
             testing: false,
             next_test: None,
             loss: Loss::default(),
+            carried: Carried::new(now),
             silence: Silence::new(now),
         }
     }
@@ -190,6 +192,7 @@ impl Level {
         let peak = in_flight + batch.acked;
         self.round.handle_batch(&batch, peak);
         self.loss.handle_ack(batch.acked);
+        self.carried.handle_ack(now, batch.acked);
         match self.phase {
             Phase::Search => self.search(now, &batch, peak),
             Phase::Drain { to } => return self.drain(now, to, batch.acked),
@@ -371,8 +374,16 @@ impl Level {
     /// The window that a game needs whatever the path seems to say.
     fn floor(&self) -> u64 {
         let wanted = match self.config.game_rate() {
-            // At the current round trip, for if the game fits the path this cannot build a queue.
-            Some(rate) => bytes_in(rate / 2 * 3, self.smoothed.min(MAX_GAME_RTT)),
+            Some(rate) => {
+                // At the current round trip, for if the game fits the path this cannot build a queue.
+                let small = rate.min(SMALL_GAME);
+                let small = bytes_in(small / 2 * 3, self.smoothed.min(MAX_GAME_RTT));
+                // Of a larger one only what fits, and through a pause of the processes at either end alone.
+                let large = rate.min(self.carried.rate());
+                let empty = self.empty.lowest().min(MAX_GAME_RTT);
+                let paused = self.smoothed.clamp(empty + MIN_TARGET, empty + MAX_PAUSE);
+                small.max(bytes_in(large / 2 * 3, paused))
+            }
             // At the empty path's: a window that grew with the queue would grow the queue.
             None => {
                 let rate = if self.testing {
@@ -398,7 +409,7 @@ impl Level {
         let rate = self
             .config
             .game_rate()
-            .map_or(FLOOR_RATE, |rate| rate / 2 * 3);
+            .map_or(FLOOR_RATE, |rate| rate.min(SMALL_GAME) / 2 * 3);
         self.window
             .max(self.floor())
             .saturating_add(bytes_in(rate, credited))
@@ -475,6 +486,14 @@ const UNDECLARED: u64 = u64::MAX;
 /// the path is narrower and bulk fills the window, the queue can reach `12.5 / rate - 1` round
 /// trips: 10 ms at 10 Mbit/s and 40 ms, 60 ms at 5. There the rate should be declared.
 const FLOOR_RATE: u64 = 12_500_000 / 8;
+
+/// Bytes per second of a game that is never doubted to fit: with the half that the floor adds, the 12.5 Mbit/s that are
+/// granted when nothing is declared.
+const SMALL_GAME: u64 = FLOOR_RATE / 3 * 2;
+
+/// How long a process may wait for its turn on a busy machine without the game being held back for it: some slices of
+/// the kernel's scheduler, 3 to 4 ms each. A game that does not fit its path is worth so much of a queue at most.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 /// Packets that always fit: a pacing bucket holds ten, two packets start it, and at 1 Mbit/s eight
 /// are already 93 ms.

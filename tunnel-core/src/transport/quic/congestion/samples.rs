@@ -86,6 +86,41 @@ impl Default for Recent {
     }
 }
 
+/// How much the path has carried of late.
+#[derive(Debug, Clone)]
+pub(super) struct Carried {
+    since: Instant,
+    acked: u64,
+    /// Bytes per second.
+    rate: u64,
+}
+
+impl Carried {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            acked: 0,
+            rate: 0,
+        }
+    }
+
+    pub(super) fn handle_ack(&mut self, now: Instant, acked: u64) {
+        self.acked += acked;
+        let time = now.saturating_duration_since(self.since);
+        if time >= CARRIED_LOOK {
+            let now_carried = (mem::take(&mut self.acked) as f64 / time.as_secs_f64()) as u64;
+            // Slowly down: a game's rate swings with what happens in it.
+            self.rate = now_carried.max(self.rate / 16 * 15);
+            self.since = now;
+        }
+    }
+
+    /// Bytes per second.
+    pub(super) const fn rate(&self) -> u64 {
+        self.rate
+    }
+}
+
 /// Since when nothing has been heard although something was sent.
 #[derive(Debug, Clone)]
 pub(super) struct Silence {
@@ -121,6 +156,9 @@ impl Silence {
 /// Batches that a search looks at: enough to pass over a stray sample, few enough to see the queue
 /// of a quick doubling within its round (HyStart++, RFC 9406, uses the same number).
 const RECENT: u8 = 8;
+
+/// As often as the tunnel looks at what its datagrams come to (`tunnel/meter`).
+const CARRIED_LOOK: Duration = Duration::from_millis(250);
 
 /// Bytes of the smallest transmission taken to ask for an acknowledgement. A bare acknowledgement
 /// is smaller and is itself never answered, so it must not start a silence.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use sim::{Load, Path, Sim};
 
+use super::*;
+
 const MS: Duration = Duration::from_millis(1);
 const MBIT: u64 = 1_000_000;
 
@@ -295,6 +297,48 @@ fn queue_of_others_does_not_starve_the_game() {
     let seen = sim.measure(3 * 1000 * MS);
     assert!(seen[0].held_p99 < 40 * MS, "{seen:?}");
     assert!(seen[0].game_loss < 0.01, "{seen:?}");
+}
+
+#[test]
+fn pauses_of_the_processes_do_not_hold_back_a_game_of_many_players() {
+    // 12 MB/s to the machine next door, on processors so busy that all is late for 60 of 100 ms.
+    let config = Arc::new(LevelConfig::default());
+    config.set_game_rate(12_000_000);
+    let start = Instant::now();
+    let mut level = Level::new(config, start, 1452);
+    for ms in 1..4_000 {
+        let now = start + ms * MS;
+        let (rtt, is_late) = if ms % 100 >= 40 {
+            (12 * MS, true)
+        } else {
+            (MS / 10, false)
+        };
+        level.handle_sent(now, 12_000);
+        level.handle_ack(now, now - rtt, 12_000, !is_late);
+        level.handle_acks_end(now, bytes_in(12_000_000, rtt).min(level.window));
+        // What 5 ms take.
+        let least = 12_000_000 / 200;
+        assert!(ms < 500 || level.window_at(now) > least, "{ms}: {level:?}");
+    }
+}
+
+#[test]
+fn a_game_that_the_path_cannot_carry_makes_no_endless_queue() {
+    // 108 Mbit/s on a line of 20, whose queue would hold a second.
+    let load = Load {
+        packets_per_second: 30_000,
+        size: 450,
+        bulk: false,
+    };
+    let deep = Path {
+        queue: 2_500_000,
+        ..path(20)
+    };
+    let mut sim = Sim::new(deep, &[load]);
+    sim.config(0).set_game_rate(30_000 * 450);
+    sim.run(2 * 1000 * MS);
+    let seen = sim.measure(3 * 1000 * MS);
+    assert!(seen[0].queue_p99 < 90 * MS, "{seen:?}");
 }
 
 #[test]
