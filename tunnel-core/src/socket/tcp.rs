@@ -31,7 +31,8 @@ impl TcpState {
 
 /// Lets a connection send so many bytes per second at most; `None` for as many as it likes.
 pub(crate) fn pace(socket: BorrowedFd<'_>, rate: Option<u64>) -> io::Result<()> {
-    sys::set_max_pacing_rate(socket, rate.unwrap_or(u64::MAX))
+    // The kernel takes 0 for no limit.
+    sys::set_max_pacing_rate(socket, rate.map_or(u64::MAX, |rate| rate.max(1)))
 }
 
 #[expect(
@@ -151,6 +152,8 @@ mod tests {
         let most = || TcpState::of(near.as_fd()).unwrap().most;
         pace(near.as_fd(), Some(1_000_000)).unwrap();
         assert_eq!(most(), 1_000_000);
+        pace(near.as_fd(), Some(0)).unwrap();
+        assert_eq!(most(), 1, "nothing is not everything");
         pace(near.as_fd(), None).unwrap();
         assert_eq!(most(), u64::MAX);
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::{
     metrics::Metrics,
@@ -27,7 +27,7 @@ impl Shaper {
 
 #[cfg(not(target_os = "linux"))]
 impl ShapesLanes for Shaper {
-    fn add(self: Arc<Self>, _: &TcpStream) -> Option<Place> {
+    fn add(self: Arc<Self>, _: &Arc<OwnedWriteHalf>) -> Option<Place> {
         None
     }
 
@@ -37,7 +37,7 @@ impl ShapesLanes for Shaper {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::{
-        os::fd::{AsFd, OwnedFd},
+        os::fd::{AsFd, BorrowedFd},
         sync::{
             Mutex,
             atomic::{AtomicBool, Ordering},
@@ -45,7 +45,7 @@ mod linux {
         time::{Duration, Instant},
     };
 
-    use super::{Arc, Metrics, Place, ShapesLanes, TcpStream};
+    use super::{Arc, Metrics, OwnedWriteHalf, Place, ShapesLanes};
     use crate::{
         proto::shape::{Newest, Sample, Shape, divide},
         socket::tcp::{TcpState, pace},
@@ -78,8 +78,8 @@ mod linux {
     #[derive(Debug)]
     struct Lane {
         id: u64,
-        /// The connection once more: its own task writes to it meanwhile.
-        socket: OwnedFd,
+        /// Its own task writes to it meanwhile.
+        tcp: Arc<OwnedWriteHalf>,
         is_kept: Arc<AtomicBool>,
         newest: Newest,
         segments: u32,
@@ -159,9 +159,8 @@ mod linux {
     }
 
     impl ShapesLanes for Shaper {
-        fn add(self: Arc<Self>, tcp: &TcpStream) -> Option<Place> {
-            let socket = tcp.as_fd().try_clone_to_owned().ok()?;
-            let known = TcpState::of(socket.as_fd()).ok()?;
+        fn add(self: Arc<Self>, tcp: &Arc<OwnedWriteHalf>) -> Option<Place> {
+            let known = TcpState::of(fd(tcp)).ok()?;
             let now = Instant::now();
             let mut state = lock(&self.state);
             if state.lanes.is_empty() {
@@ -173,7 +172,7 @@ mod linux {
             let is_kept = Arc::new(AtomicBool::new(true));
             let mut lane = Lane {
                 id,
-                socket,
+                tcp: tcp.clone(),
                 is_kept: is_kept.clone(),
                 newest: Newest::new(known.rtt, known.delivered),
                 segments: known.delivered,
@@ -225,7 +224,7 @@ mod linux {
             let mut newest: Option<Duration> = None;
             let delivered = &mut self.delivered;
             self.lanes.retain_mut(|lane| {
-                let Ok(known) = TcpState::of(lane.socket.as_fd()) else {
+                let Ok(known) = TcpState::of(fd(&lane.tcp)) else {
                     return false;
                 };
                 *delivered += lane.handle_state(now, &known);
@@ -289,10 +288,14 @@ mod linux {
                 _ => false,
             };
             // If it fails, the connection is gone.
-            if !is_near && pace(self.socket.as_fd(), rate).is_ok() {
+            if !is_near && pace(fd(&self.tcp), rate).is_ok() {
                 self.pace = rate;
             }
         }
+    }
+
+    fn fd(tcp: &OwnedWriteHalf) -> BorrowedFd<'_> {
+        tcp.as_ref().as_fd()
     }
 
     /// However it leaves, nothing holds it back after.
@@ -311,23 +314,24 @@ mod linux {
     mod tests {
         use std::net::Ipv4Addr;
 
-        use tokio::net::TcpListener;
+        use tokio::net::{TcpListener, TcpStream};
 
         use super::*;
 
         /// Lanes over loopback, each with its far end.
-        async fn lanes<const N: usize>() -> [(TcpStream, TcpStream); N] {
+        async fn lanes<const N: usize>() -> [(Arc<OwnedWriteHalf>, TcpStream); N] {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let mut lanes = Vec::new();
             for _ in 0..N {
                 let near = TcpStream::connect(listener.local_addr().unwrap()).await;
-                lanes.push((near.unwrap(), listener.accept().await.unwrap().0));
+                let near = Arc::new(near.unwrap().into_split().1);
+                lanes.push((near, listener.accept().await.unwrap().0));
             }
             lanes.try_into().unwrap()
         }
 
-        fn most(lane: &TcpStream) -> u64 {
-            TcpState::of(lane.as_fd()).unwrap().most
+        fn most(lane: &OwnedWriteHalf) -> u64 {
+            TcpState::of(fd(lane)).unwrap().most
         }
 
         /// A line of 1 MB/s and 20 ms, whose queue has just shown.
@@ -351,6 +355,7 @@ mod linux {
             let shaper = Arc::new(Shaper::new(metrics.clone()));
             let [(one, _far), (two, _other)] = lanes().await;
             let first = shaper.clone().add(&one).unwrap();
+            assert_eq!(Arc::strong_count(&one), 2, "shared: it takes no descriptor");
             assert_eq!(most(&one), u64::MAX, "no queue has shown");
             let rate = narrow(&shaper);
             let second = shaper.clone().add(&two).unwrap();

@@ -2,13 +2,16 @@
 
 use std::{
     io,
+    net::Shutdown,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, Interest, ReadBuf},
     net::{TcpStream, tcp},
 };
 
@@ -27,7 +30,7 @@ impl Io {
         match self {
             Self::Tcp(tcp) => {
                 let (read, write) = tcp.into_split();
-                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(Arc::new(write)))
             }
             Self::Mem(mem) => {
                 let (read, write) = tokio::io::split(mem);
@@ -85,17 +88,17 @@ impl ReadHalf {
 /// The direction to the peer.
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
-    /// Of a TCP connection.
-    Tcp(tcp::OwnedWriteHalf),
+    /// Of a TCP connection. Shared with whoever paces it; only the lane writes.
+    Tcp(Arc<tcp::OwnedWriteHalf>),
     /// Of a pipe in memory.
     Mem(tokio::io::WriteHalf<DuplexStream>),
 }
 
 impl WriteHalf {
     /// The TCP connection, if it is one.
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+    pub(crate) fn tcp(&self) -> Option<&Arc<tcp::OwnedWriteHalf>> {
         match self {
-            Self::Tcp(tcp) => Some(tcp.as_ref()),
+            Self::Tcp(tcp) => Some(tcp),
             Self::Mem(_) => None,
         }
     }
@@ -144,14 +147,85 @@ impl AsyncWrite for WriteHalf {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        each!(self, io => Pin::new(io).poll_write(cx, buf))
+        match self.get_mut() {
+            Self::Tcp(tcp) => poll_write_tcp((**tcp).as_ref(), cx, buf),
+            Self::Mem(mem) => Pin::new(mem).poll_write(cx, buf),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_flush(cx))
+        match self.get_mut() {
+            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::Mem(mem) => Pin::new(mem).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, io => Pin::new(io).poll_shutdown(cx))
+        match self.get_mut() {
+            Self::Tcp(tcp) => {
+                let tcp: &TcpStream = (**tcp).as_ref();
+                Poll::Ready(SockRef::from(tcp).shutdown(Shutdown::Write))
+            }
+            Self::Mem(mem) => Pin::new(mem).poll_shutdown(cx),
+        }
+    }
+}
+
+/// As tokio writes to a connection that is not shared.
+fn poll_write_tcp(tcp: &TcpStream, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        let mut written = None;
+        let tried = tcp.try_io(Interest::WRITABLE, || {
+            let taken = tcp.try_write(buf)?;
+            written = Some(taken);
+            // Less than all: the system's buffer is full. `WouldBlock` lets the next write wait for epoll, not ask.
+            match cfg!(target_os = "linux") && 0 < taken && taken < buf.len() {
+                true => Err(io::ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        });
+        match (written, tried) {
+            (Some(written), _) => return Poll::Ready(Ok(written)),
+            (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                return Poll::Ready(Err(error));
+            }
+            (None, _) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn more_than_the_system_buffers_arrives_whole_and_then_the_end() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (mut far, _) = listener.accept().await.unwrap();
+        let (_read, mut write) = Io::from(near.unwrap()).into_split();
+        let sent: Vec<u8> = (0..16_u32 << 20).map(|n| (n >> 7) as u8).collect();
+        let expected = sent.clone();
+        let writer = tokio::spawn(async move {
+            let shared = write.tcp().cloned();
+            for piece in sent.chunks(256 << 10) {
+                write.write_all(piece).await.unwrap();
+            }
+            write.shutdown().await.unwrap();
+            (write, shared)
+        });
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected);
+        drop(far);
+        let (mut write, shared) = writer.await.unwrap();
+        assert!(shared.is_some());
+        let error = write.write(b"more").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -8,14 +8,14 @@ use std::{
     },
 };
 
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 use super::conn::WriteHalf;
 
 /// Says how fast lanes may send, all of a tunnel together.
 pub(crate) trait ShapesLanes: fmt::Debug + Send + Sync {
     /// A lane begins to carry bulk. `None` if it cannot be held back.
-    fn add(self: Arc<Self>, tcp: &TcpStream) -> Option<Place>;
+    fn add(self: Arc<Self>, tcp: &Arc<OwnedWriteHalf>) -> Option<Place>;
     /// The lane of this place is gone.
     fn remove(&self, id: u64);
 }
