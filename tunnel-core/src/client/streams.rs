@@ -15,7 +15,7 @@ use crate::{
         channel::{Channel, ChannelError},
         datagrams::lock,
         pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
-        turn::Flowing,
+        turn::{Flowing, Onward},
     },
 };
 
@@ -163,38 +163,27 @@ impl ClientResumption {
         }
     }
 
-    async fn newest(&mut self) -> Option<Box<Attach>> {
-        loop {
-            let mut newest = match self.next.take() {
-                Some(next) => next,
-                None => self.offers.next().await?,
-            };
-            while let Some(newer) = self.offers.try_next() {
-                newest = newer;
-            }
-            // What stands beside a channel is of no use without it.
-            if !newest.is_beside {
-                return Some(newest);
-            }
-        }
-    }
-
     /// Agrees to a channel that stands beside the stream's own.
-    async fn agree(&mut self, attach: Attach) -> Option<Box<Channel>> {
-        let mut channel = Box::new(attach.channel);
+    async fn agree(&mut self, attach: Attach, flowing: &Flowing) -> Option<Box<Onward>> {
+        let mut channel = attach.channel;
+        if flowing.is_turning() {
+            // The relay is there already, and stays.
+            channel.tx.abort(Some(ResetCode::Socket)).await;
+            return None;
+        }
         let stream = self.stream;
         let beside = Frame::Beside { stream };
         // Of a lane that broke the relay hears as we do.
         channel.tx.write(Some(beside), None).await.ok()?;
         self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
         self.path = attach.link.path.subscribe();
-        self.back = attach.back;
-        Some(channel)
+        let back = std::mem::replace(&mut self.back, attach.back);
+        Some(Box::new(Onward { channel, back }))
     }
 }
 
 impl Resumption for ClientResumption {
-    async fn moved(&mut self, _: &Flowing) -> Moved {
+    async fn moved(&mut self, flowing: &Flowing) -> Moved {
         if !self.resumes {
             return std::future::pending().await;
         }
@@ -207,8 +196,8 @@ impl Resumption for ClientResumption {
             match next {
                 Some(attach) if attach.is_beside => {
                     // A stream that stays where it is has no room for it.
-                    if let Some(channel) = Box::pin(self.agree(*attach)).await {
-                        return Moved::Onto(channel);
+                    if let Some(onward) = Box::pin(self.agree(*attach, flowing)).await {
+                        return Moved::Onto(onward);
                     }
                 }
                 Some(attach) => self.next = Some(attach),
@@ -225,7 +214,8 @@ impl Resumption for ClientResumption {
         // The lane that it was on is gone.
         self.back = None;
         self.on_lane = None;
-        let attached = tokio::time::timeout(RESUME_PATIENCE, self.newest()).await;
+        let newest = newest(self.next.take(), &self.offers, |it| it.is_beside);
+        let attached = tokio::time::timeout(RESUME_PATIENCE, newest).await;
         let Ok(Some(attach)) = attached else {
             return Err(StreamEnd::Moved);
         };
@@ -241,6 +231,19 @@ impl Resumption for ClientResumption {
                 received,
             }),
         })
+    }
+}
+
+/// The newest channel that continues a stream; what stands beside one is of no use without it.
+async fn newest<T>(next: Option<T>, more: &Offers<T>, is_beside: impl Fn(&T) -> bool) -> Option<T> {
+    let mut newest = next.filter(|next| !is_beside(next));
+    loop {
+        match more.try_next() {
+            Some(newer) if is_beside(&newer) => {}
+            Some(newer) => newest = Some(newer),
+            None if newest.is_some() => return newest,
+            None => newest = Some(more.next().await?).filter(|next| !is_beside(next)),
+        }
     }
 }
 
@@ -278,6 +281,29 @@ const OPENED: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_newest_channel_that_continues_a_stream_counts_and_none_that_stood_beside_another()
+    {
+        const BESIDE: u32 = 100;
+        for (next, queue, used) in [
+            (None, &[1][..], Some(1)),
+            (None, &[1, 2], Some(2)),
+            (None, &[1, BESIDE], Some(1)),
+            (Some(1), &[BESIDE], Some(1)),
+            (Some(BESIDE), &[BESIDE, 1, BESIDE], Some(1)),
+            (Some(BESIDE), &[], None),
+            (None, &[BESIDE], None),
+        ] {
+            let offers = Offers::new(ATTACHES);
+            for it in queue {
+                offers.offer(*it).unwrap();
+            }
+            offers.close();
+            let found = newest(next, &offers, |it| *it == BESIDE).await;
+            assert_eq!(found, used, "{next:?} {queue:?}");
+        }
+    }
 
     #[test]
     fn a_stream_is_opened_once_and_never_after_much_newer_ones() {

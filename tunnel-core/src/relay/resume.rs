@@ -2,12 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     instance::Optimize,
-    metrics::{Gauge, Metrics},
+    metrics::Gauge,
     proto::{
         backoff::Backoff,
         stream::{
@@ -15,11 +18,14 @@ use crate::{
             moving::Pace,
         },
     },
-    relay::tunnel::{AttachError, Player, RelayTunnel},
+    relay::{
+        Shared,
+        tunnel::{AttachError, Player, RelayTunnel},
+    },
     tunnel::{
         channel::{Channel, ChannelError, Item},
         pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
-        turn::Flowing,
+        turn::{Flowing, Onward},
     },
 };
 
@@ -33,11 +39,11 @@ pub(crate) struct RelayResumption {
     successor: watch::Receiver<Option<Arc<RelayTunnel>>>,
     /// Changes when lanes from the client's former address are of no more use.
     path: watch::Receiver<u64>,
-    metrics: Arc<Metrics>,
+    shared: Arc<Shared>,
     /// While it is on a lane.
     on_lane: Option<Gauge>,
     since: Instant,
-    /// No lane is tried before: the last one broke.
+    /// No lane is tried before: the last one broke, or the stream came back from it.
     lane_from: Instant,
     lane_pause: Backoff,
     /// A shutdown of the tunnel waits for its streams.
@@ -48,7 +54,7 @@ impl RelayResumption {
     /// A stream that has just been opened.
     pub(crate) fn new(
         tunnel: Arc<RelayTunnel>,
-        metrics: &Arc<Metrics>,
+        shared: &Arc<Shared>,
         stream: StreamId,
         player: Player,
         optimize: Optimize,
@@ -61,8 +67,8 @@ impl RelayResumption {
             optimize,
             successor: tunnel.successor.subscribe(),
             path: tunnel.path.subscribe(),
-            metrics: metrics.clone(),
-            on_lane: on_lane.then(|| on_lanes(metrics)),
+            shared: shared.clone(),
+            on_lane: on_lane.then(|| on_lanes(shared)),
             since: now,
             lane_from: now,
             lane_pause: Backoff::new(LANE_PAUSE_LEAST, LANE_PAUSE_MOST),
@@ -97,7 +103,7 @@ impl RelayResumption {
         let is_lane_lost = self.on_lane.take().is_some();
         // One that the client's address has left is not to blame.
         if is_lane_lost && !self.path.has_changed().unwrap_or(true) {
-            self.blame_lane();
+            self.defer_lane();
         }
         // A channel that broke as soon as it stood is not followed by the next at once.
         let mut pause = if self.since.elapsed() < PAUSE {
@@ -124,7 +130,7 @@ impl RelayResumption {
             match attached {
                 Ok((stream, channel, received)) => {
                     self.stream = stream;
-                    self.on_lane = channel.is_lane().then(|| on_lanes(&self.metrics));
+                    self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
                     self.since = Instant::now();
                     return Ok(Resumed {
                         channel,
@@ -148,16 +154,29 @@ impl Resumption for RelayResumption {
             return std::future::pending().await;
         }
         loop {
-            let worth = self.worth_a_lane();
+            let course = self.course();
             let is_on_lane = self.on_lane.is_some();
+            let is_due = async {
+                match course {
+                    Some(Course::Lane(from)) => flowing.at_least(from).await,
+                    // Few streams have this timer.
+                    Some(Course::Quic) => Box::pin(flowing.calmed()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 _ = self.successor.wait_for(Option::is_some) => return Moved::Away,
                 _ = self.path.changed(), if is_on_lane => return Moved::Away,
-                () = flowing.at_least(worth.unwrap_or(Pace::Bulk)), if worth.is_some() => {}
+                () = is_due => {}
             }
             let mut successor = self.successor.clone();
             // A stream that stays where it is has no room for all that this takes.
-            let tried = Box::pin(self.try_lane());
+            let tried = Box::pin(async {
+                match course {
+                    Some(Course::Quic) => self.try_quic().await,
+                    _ => self.try_lane(flowing).await,
+                }
+            });
             tokio::select! {
                 _ = successor.wait_for(Option::is_some) => return Moved::Away,
                 moved = tried => if let Some(moved) = moved {
@@ -177,65 +196,125 @@ impl Resumption for RelayResumption {
     }
 }
 
+/// Where a stream would do better than where it is.
+#[derive(Debug, Clone, Copy)]
+enum Course {
+    /// On a lane, from this pace on.
+    Lane(Pace),
+    /// On QUIC, once it is calm.
+    Quic,
+}
+
 impl RelayResumption {
-    /// From which pace on the stream would do better on a lane, if it is not on one and may go there.
-    fn worth_a_lane(&self) -> Option<Pace> {
-        let may_move = self.on_lane.is_none() && self.tunnel.moves && self.tunnel.quic.is_some();
-        match self.optimize {
-            Optimize::Auto => Some(Pace::Bulk),
-            // There was none when it was opened.
-            Optimize::Throughput => Some(Pace::Talk),
-            Optimize::Latency => None,
+    fn course(&self) -> Option<Course> {
+        if !self.tunnel.moves || self.tunnel.quic.is_none() {
+            return None;
         }
-        .filter(|_| may_move)
+        match (self.optimize, &self.on_lane) {
+            (Optimize::Auto, None) => Some(Course::Lane(Pace::Bulk)),
+            (Optimize::Auto, Some(_)) => Some(Course::Quic),
+            // There was none when it was opened.
+            (Optimize::Throughput, None) => Some(Course::Lane(Pace::Talk)),
+            (Optimize::Throughput, Some(_)) | (Optimize::Latency, _) => None,
+        }
     }
 
     /// Agrees with the client on the next idle lane, while QUIC carries the stream; `None` if nothing came of it and the next
     /// may be tried.
-    async fn try_lane(&mut self) -> Option<Moved> {
-        tokio::time::sleep_until(self.lane_from).await;
-        self.path.mark_unchanged();
+    async fn try_lane(&mut self, flowing: &Flowing) -> Option<Moved> {
         let mut path = self.path.clone();
+        let (tunnel, lane_from) = (self.tunnel.clone(), self.lane_from);
+        let lane = async {
+            tokio::time::sleep_until(lane_from).await;
+            path.mark_unchanged();
+            tokio::select! {
+                found = tunnel.sound_lane() => Some(found),
+                // Whichever it was, it leads nowhere.
+                _ = path.changed() => None,
+            }
+        };
+        let is_auto = self.optimize == Optimize::Auto;
         let found = tokio::select! {
-            found = self.tunnel.sound_lane() => found,
-            // Whichever it was, it leads nowhere.
-            _ = path.changed() => return None,
+            found = lane => found?,
+            // The lane came too late.
+            () = flowing.calmed(), if is_auto => return None,
         };
         let mut channel = match found {
-            Ok(lane) => Box::new(Channel::lane(*lane)),
+            Ok(lane) => Channel::lane(*lane),
             Err(error) => {
                 tracing::trace!(stream = self.stream.0, "no lane to move to: {error}");
-                self.blame_lane();
+                self.defer_lane();
                 return None;
             }
         };
+        self.path = path.clone();
         let agreed = tokio::select! {
-            agreed = agree(&mut channel, self.stream) => agreed,
-            () = tokio::time::sleep(BESIDE_PATIENCE) => Err(AttachError::Broken(ChannelError::Ended)),
+            agreed = agree_in_time(&mut channel, self.stream) => agreed,
             _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
         };
         match agreed {
             Ok(()) => {
                 tracing::debug!(stream = self.stream.0, "stream moves to a lane");
-                self.on_lane = Some(on_lanes(&self.metrics));
+                self.on_lane = Some(on_lanes(&self.shared));
                 self.since = Instant::now();
-                Some(Moved::Onto(channel))
+                let back = None;
+                Some(Moved::Onto(Box::new(Onward { channel, back })))
             }
             // The stream ends there, of which QUIC brings word, or has not begun.
             Err(AttachError::Refused(_)) => {
-                self.blame_lane();
+                self.defer_lane();
                 None
             }
             // The client may have gone there already: it has to be asked on another channel.
             Err(AttachError::Broken(_)) => {
-                self.blame_lane();
+                self.defer_lane();
                 Some(Moved::Away)
             }
         }
     }
 
-    /// A lane broke, or is not to be had: the next is tried later, and later still if that goes on.
-    fn blame_lane(&mut self) {
+    /// Agrees with the client on a QUIC stream, while a lane carries the stream; `None` if nothing came of it.
+    async fn try_quic(&mut self) -> Option<Moved> {
+        let mut path = self.path.clone();
+        let agreed = async {
+            // As long as nothing is said on it, nothing has happened.
+            let mut channel = self.tunnel.open_quic().await.ok()?;
+            let agreed = agree_in_time(&mut channel, self.stream).await;
+            Some(agreed.map(|()| channel))
+        };
+        let agreed = tokio::select! {
+            agreed = agreed => agreed?,
+            _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
+        };
+        match agreed {
+            Ok(channel) => {
+                tracing::debug!(stream = self.stream.0, "stream moves back to QUIC");
+                // Bulk that comes in bursts is not moved for each of them.
+                self.defer_lane();
+                self.on_lane = None;
+                self.since = Instant::now();
+                let back = Some(self.lane_keeper());
+                Some(Moved::Onto(Box::new(Onward { channel, back })))
+            }
+            Err(AttachError::Refused(_)) => None,
+            Err(AttachError::Broken(_)) => Some(Moved::Away),
+        }
+    }
+
+    /// Takes the lane that the stream leaves back into the pool.
+    fn lane_keeper(&self) -> oneshot::Sender<Channel> {
+        let (back, returned) = oneshot::channel();
+        let (shared, tunnel) = (self.shared.clone(), self.tunnel.clone());
+        tokio::spawn(async move {
+            if let Some(lane) = returned.await.ok().and_then(Channel::into_lane) {
+                shared.keep_lane(tunnel, Box::new(lane));
+            }
+        });
+        back
+    }
+
+    /// A lane broke, is not to be had, or was not for long of use: the next is tried later, and later still if that goes on.
+    fn defer_lane(&mut self) {
         if self.since.elapsed() >= LANE_PAUSE_MOST {
             self.lane_pause.reset();
         }
@@ -243,7 +322,15 @@ impl RelayResumption {
     }
 }
 
-/// Names the stream on a lane that stands beside its channel, and hears the client do so.
+/// [`agree`] for as long as the client may take.
+async fn agree_in_time(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
+    match tokio::time::timeout(BESIDE_PATIENCE, agree(channel, stream)).await {
+        Ok(agreed) => agreed,
+        Err(_) => Err(AttachError::Broken(ChannelError::Ended)),
+    }
+}
+
+/// Names the stream on a channel that stands beside its channel, and hears the client do so.
 async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
     channel
         .tx
@@ -257,8 +344,8 @@ async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachErro
     }
 }
 
-fn on_lanes(metrics: &Arc<Metrics>) -> Gauge {
-    Gauge::new(metrics, |m| &m.streams_on_lanes)
+fn on_lanes(shared: &Shared) -> Gauge {
+    Gauge::new(&shared.metrics, |m| &m.streams_on_lanes)
 }
 
 /// Continues a stream on a tunnel, or opens it anew if its OPEN was lost with the path that it left on: then nothing of it

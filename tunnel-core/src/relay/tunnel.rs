@@ -246,6 +246,13 @@ impl RelayTunnel {
                 }
             }
         }
+        let mut channel = self.open_quic().await?;
+        channel.tx.write(Some(first()), data).await?;
+        Ok(channel)
+    }
+
+    /// A QUIC stream of which the client does not know yet.
+    pub(crate) async fn open_quic(&self) -> Result<Channel, ChannelError> {
         let Some(quic) = &self.quic else {
             return Err(ChannelError::Ended);
         };
@@ -253,9 +260,7 @@ impl RelayTunnel {
             .open_bi()
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
-        let mut channel = Channel::opening(send, recv);
-        channel.tx.write(Some(first()), data).await?;
-        Ok(channel)
+        Ok(Channel::opening(send, recv))
     }
 
     /// Asks the client for so many idle lanes, if that is more than before.

@@ -208,11 +208,15 @@ impl ChannelTx {
         }
     }
 
-    /// What was said last on it leads the other side elsewhere.
-    pub(crate) fn leave(self) {
-        if let Self::Quic(mut quic) = self {
-            // Already closed: by the end of the connection, which the reading side reports.
-            drop(quic.stream.finish());
+    /// What was said last on it leads the other side elsewhere. A lane may serve again.
+    pub(crate) fn left(self) -> Option<Self> {
+        match self {
+            Self::Quic(mut quic) => {
+                // Already closed: by the end of the connection, which the reading side reports.
+                drop(quic.stream.finish());
+                None
+            }
+            Self::Lane(_) => Some(self),
         }
     }
 

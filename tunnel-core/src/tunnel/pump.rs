@@ -42,7 +42,7 @@ use crate::{
         datagrams::lock,
         fault,
         rare::rare,
-        turn::{Flowing, Next},
+        turn::{Flowing, Next, Onward},
         waiting::Waiting,
     },
 };
@@ -84,7 +84,7 @@ pub(crate) enum Moved {
     Away,
     /// On this channel of the same tunnel, on which both sides have named it, as soon as each direction has ended on
     /// the one that it is on.
-    Onto(Box<Channel>),
+    Onto(Box<Onward>),
 }
 
 /// A channel on which a stream goes on.
@@ -355,8 +355,8 @@ impl<'a> Stream<'a> {
                 tokio::select! {
                     moved = resumption.moved(&self.flowing) => match moved {
                         Moved::Away => return StreamEnd::Moved,
-                        Moved::Onto(channel) => {
-                            if !self.turn_to(*channel) {
+                        Moved::Onto(onward) => {
+                            if !self.turn_to(*onward) {
                                 return StreamEnd::Moved;
                             }
                         }
@@ -387,10 +387,11 @@ impl<'a> Stream<'a> {
     }
 
     /// Both directions leave their channel for this one, each at its next word; unless they are on their way to another.
-    fn turn_to(&self, channel: Channel) -> bool {
+    fn turn_to(&self, onward: Onward) -> bool {
         let may_turn = lock(&self.state).turn.handle_agreed();
         if may_turn {
-            self.next.put(channel);
+            self.flowing.set_turning(true);
+            self.next.put(onward);
             self.up.raise();
             self.follow.raise();
         }
@@ -410,6 +411,7 @@ impl<'a> Stream<'a> {
             state.turn = Turn::default();
             state.meter = Meter::new(Instant::now(), state.through());
             self.flowing.set(state.meter.pace());
+            self.flowing.set_turning(false);
             state.recv.received()
         };
         self.next.clear();
@@ -592,11 +594,12 @@ impl<'a> Stream<'a> {
         };
         let said = tx.write(Some(Frame::Move { offset }), None).await;
         said.map_err(StreamEnd::Broken)?;
-        let Some(next) = self.next.tx() else {
+        if !self.next.change_tx(tx) {
             return Err(StreamEnd::Moved);
-        };
-        std::mem::replace(tx, next).leave();
-        lock(&self.state).turn.handle_left();
+        }
+        if lock(&self.state).turn.handle_left() {
+            self.flowing.set_turning(false);
+        }
         self.kind.metrics.streams_moved.one();
         Ok(())
     }
@@ -614,12 +617,13 @@ impl<'a> Stream<'a> {
                 self.follow.raised().await;
             }
         };
-        let next = match tokio::time::timeout(FOLLOW_PATIENCE, agreed).await {
-            Ok(()) => self.next.rx(),
-            Err(_) => None,
-        };
-        *rx = next.ok_or(StreamEnd::Moved)?;
-        lock(&self.state).turn.handle_followed();
+        let is_agreed = tokio::time::timeout(FOLLOW_PATIENCE, agreed).await;
+        if is_agreed.is_err() || !self.next.change_rx(rx) {
+            return Err(StreamEnd::Moved);
+        }
+        if lock(&self.state).turn.handle_followed() {
+            self.flowing.set_turning(false);
+        }
         Ok(())
     }
 
@@ -764,6 +768,7 @@ impl<'a> Stream<'a> {
     /// More has gone through.
     fn measure(&self, state: &mut State) {
         let through = state.through();
+        self.flowing.handle_progress(through);
         if let Some(pace) = state.meter.handle_progress(through, Instant::now) {
             self.flowing.set(pace);
         }

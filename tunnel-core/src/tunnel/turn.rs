@@ -2,13 +2,16 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicU8, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::sleep,
+};
 
 use crate::{
-    proto::stream::moving::Pace,
+    proto::stream::moving::{BULK_WITHIN, Calm, Pace},
     tunnel::{
         channel::{Channel, ChannelRx, ChannelTx},
         datagrams::lock,
@@ -18,51 +21,131 @@ use crate::{
 /// What a stream flows like, for whoever decides where it should travel.
 #[derive(Debug, Default)]
 pub(crate) struct Flowing {
+    /// Bytes so far, in both directions.
+    through: AtomicU64,
     /// Of [`Pace`].
     pace: AtomicU8,
+    /// It is on its way to another channel.
+    is_turning: AtomicBool,
+    /// Of the two above. One waits: the stream's own resumption.
     changed: Notify,
 }
 
 impl Flowing {
+    /// So many bytes have gone through.
+    pub(crate) fn handle_progress(&self, through: u64) {
+        self.through.store(through, Ordering::Relaxed);
+    }
+
     /// It flows like this from now on.
     pub(crate) fn set(&self, pace: Pace) {
-        self.pace.store(pace as u8, Ordering::Relaxed);
-        // One waits: the stream's own resumption.
+        if self.pace.swap(pace as u8, Ordering::Relaxed) != pace as u8 {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn set_turning(&self, is_turning: bool) {
+        self.is_turning.store(is_turning, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
-    /// Comes when it flows like this or faster.
+    pub(crate) fn is_turning(&self) -> bool {
+        self.is_turning.load(Ordering::Relaxed)
+    }
+
+    /// Comes when it flows like this or faster, and is on one channel.
     pub(crate) async fn at_least(&self, pace: Pace) {
-        while self.pace.load(Ordering::Relaxed) < pace as u8 {
+        while self.pace.load(Ordering::Relaxed) < pace as u8 || self.is_turning() {
             self.changed.notified().await;
+        }
+    }
+
+    /// Comes when bulk has turned into talk, and is on one channel.
+    pub(crate) async fn calmed(&self) {
+        let through = || self.through.load(Ordering::Relaxed);
+        let mut calm = Calm::new(through());
+        loop {
+            sleep(BULK_WITHIN).await;
+            if calm.handle_look(through()) && !self.is_turning() {
+                return self.set(Pace::Talk);
+            }
         }
     }
 }
 
-/// The channel that a stream goes on to while the one that it is on works: each direction takes its half when its turn
-/// comes.
+/// Where a stream goes on, while the channel that it is on works.
+#[derive(Debug)]
+pub(crate) struct Onward {
+    pub(crate) channel: Channel,
+    /// Gets the lane that it leaves, once nothing of the stream is on it any more.
+    pub(crate) back: Option<oneshot::Sender<Channel>>,
+}
+
+/// The way from one channel to the next: each direction takes its half when its turn comes.
 #[derive(Debug, Default)]
-pub(crate) struct Next {
-    tx: Mutex<Option<Box<ChannelTx>>>,
-    rx: Mutex<Option<Box<ChannelRx>>>,
+pub(crate) struct Next(Mutex<Option<Box<Passage>>>);
+
+#[derive(Debug)]
+struct Passage {
+    tx: Option<ChannelTx>,
+    rx: Option<ChannelRx>,
+    left_tx: Option<ChannelTx>,
+    left_rx: Option<ChannelRx>,
+    back: Option<oneshot::Sender<Channel>>,
 }
 
 impl Next {
-    pub(crate) fn put(&self, channel: Channel) {
-        *lock(&self.tx) = Some(Box::new(channel.tx));
-        *lock(&self.rx) = Some(Box::new(channel.rx));
+    pub(crate) fn put(&self, onward: Onward) {
+        *lock(&self.0) = Some(Box::new(Passage {
+            tx: Some(onward.channel.tx),
+            rx: Some(onward.channel.rx),
+            left_tx: None,
+            left_rx: None,
+            back: onward.back,
+        }));
     }
 
-    pub(crate) fn tx(&self) -> Option<ChannelTx> {
-        Some(*lock(&self.tx).take()?)
+    /// MOVE has been said: what is sent from now on goes on the next channel. `false` if there is none.
+    pub(crate) fn change_tx(&self, tx: &mut ChannelTx) -> bool {
+        let mut passage = lock(&self.0);
+        let Some((on_it, next)) = passage.as_mut().and_then(|it| {
+            let next = it.tx.take()?;
+            Some((it, next))
+        }) else {
+            return false;
+        };
+        on_it.left_tx = std::mem::replace(tx, next).left();
+        end(&mut passage);
+        true
     }
 
-    pub(crate) fn rx(&self) -> Option<ChannelRx> {
-        Some(*lock(&self.rx).take()?)
+    /// MOVE has been read: what comes from now on comes on the next channel. `false` if there is none.
+    pub(crate) fn change_rx(&self, rx: &mut ChannelRx) -> bool {
+        let mut passage = lock(&self.0);
+        let Some((on_it, next)) = passage.as_mut().and_then(|it| {
+            let next = it.rx.take()?;
+            Some((it, next))
+        }) else {
+            return false;
+        };
+        on_it.left_rx = Some(std::mem::replace(rx, next));
+        end(&mut passage);
+        true
     }
 
     /// What was left of it is of no more use.
     pub(crate) fn clear(&self) {
-        drop((self.tx(), self.rx()));
+        drop(lock(&self.0).take());
+    }
+}
+
+/// Once both directions have changed, the lane that they left is clean.
+fn end(passage: &mut Option<Box<Passage>>) {
+    let Some(ended) = passage.take_if(|it| it.tx.is_none() && it.rx.is_none()) else {
+        return;
+    };
+    if let (Some(tx), Some(rx), Some(back)) = (ended.left_tx, ended.left_rx, ended.back) {
+        // Its task may have ended with its tunnel.
+        drop(back.send(Channel { tx, rx }));
     }
 }

@@ -1,19 +1,24 @@
 //! Streams change from QUIC to a lane while they run, where that serves them, and nobody notices.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
-use tunnel_core::{client::Client, instance::Instance};
+use tunnel_core::{client::Client, instance::Instance, proto::stream::moving::BULK_WITHIN};
 
 use crate::support::{
     Lab, Via, hang, instance,
-    servers::{End, Server, accept, drain, end_of, listener, pour, pour_while, read_all, tcp_echo},
+    servers::{
+        End, Server, accept, drain, end_of, listener, pattern, pour, pour_while, read_all, tcp_echo,
+    },
     service, simple, until,
 };
 
@@ -23,6 +28,8 @@ on_transport!(
     bulk_moves_to_a_lane_in_either_direction,
     talk_stays_on_quic_beside_bulk_that_moves,
     a_service_for_latency_keeps_its_bulk_on_quic,
+    a_burst_goes_to_a_lane_and_the_talk_after_it_comes_back,
+    bulk_stays_on_its_lane_and_comes_back_when_it_has_gone_quiet,
     a_stream_that_has_moved_ends_cleanly_and_leaves_its_lane_to_the_next,
     ends_that_come_before_the_move_come_once,
     when_the_relay_dies_the_game_server_sees_a_reset,
@@ -35,6 +42,7 @@ on_transport!(
     bulk_stays_on_quic_while_tcp_is_blocked_and_moves_when_it_is_not,
     bulk_whose_lanes_break_goes_on_over_quic_and_moves_again,
     a_service_for_throughput_moves_when_lanes_come,
+    a_finished_download_does_not_move_when_lanes_come,
 );
 
 /// What a test sees of one stream: both of its ends, in halves.
@@ -129,6 +137,100 @@ async fn bulk_moves_to_a_lane_in_either_direction(via: Via) {
         .await;
         nothing_broke(&lab, &client);
     }
+}
+
+/// Comes when both sides of one stream have changed so often.
+async fn has_moved_times(lab: &Lab, client: &Client, times: u64) {
+    until("the stream's move", || {
+        moved(lab) == times && client.metrics().streams_moved == times
+    })
+    .await;
+}
+
+/// Some of the game's usual talk, until `holds`, and what came of it is what went.
+async fn talk_until(ends: &mut Ends, holds: impl Fn() -> bool) {
+    let talk = async {
+        for number in 0_u64.. {
+            if holds() {
+                break;
+            }
+            let ask = number.to_be_bytes();
+            ends.player.1.write_all(&ask).await.unwrap();
+            let mut came = [0; 8];
+            ends.game.0.read_exact(&mut came).await.unwrap();
+            assert_eq!(came, ask);
+            ends.game.1.write_all(&came).await.unwrap();
+            ends.player.0.read_exact(&mut came).await.unwrap();
+            assert_eq!(came, ask);
+            // Ten ticks a second.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    hang("what talk should bring about", talk).await;
+}
+
+/// The game sends in one go until `holds`, and what came of it is what went.
+async fn burst_until(ends: &mut Ends, holds: impl Fn() -> bool) {
+    let (game, player) = (&mut ends.game.1, &mut ends.player.0);
+    let burst = async {
+        for number in 0_u64.. {
+            if holds() {
+                break;
+            }
+            let block = pattern(number, 256 * 1024);
+            let mut came = vec![0; block.len()];
+            let (sent, read) = tokio::join!(game.write_all(&block), player.read_exact(&mut came));
+            sent.unwrap();
+            read.unwrap();
+            assert!(came == block, "block {number}");
+        }
+    };
+    hang("what a burst should bring about", burst).await;
+}
+
+async fn a_burst_goes_to_a_lane_and_the_talk_after_it_comes_back(via: Via) {
+    let lab = Lab::new(via).await;
+    let (client, mut ends) = ends(&lab).await;
+    let both_at = |times: u64| {
+        let (lab, client) = (&lab, &client);
+        move || moved(lab) == times && client.metrics().streams_moved == times
+    };
+    // And again: the second time later, but it does.
+    for round in 1..=2 {
+        burst_until(&mut ends, both_at(2 * round - 1)).await;
+        assert_eq!((on_lanes(&lab), client.metrics().streams_on_lanes), (1, 1));
+        talk_until(&mut ends, both_at(2 * round)).await;
+        assert_eq!((on_lanes(&lab), client.metrics().streams_on_lanes), (0, 0));
+        // The lane is clean, and free again.
+        until("lanes", || lab.relay().metrics().lanes == 5).await;
+    }
+    let Ends {
+        player: (mut player_rx, mut player_tx),
+        game: (mut game_rx, mut game_tx),
+    } = ends;
+    let up = pour(&mut player_tx, 5, 1).await;
+    assert_eq!(drain(&mut game_rx).await, up);
+    let down = pour(&mut game_tx, 6, 1).await;
+    assert_eq!(drain(&mut player_rx).await, down);
+    nothing_broke(&lab, &client);
+}
+
+async fn bulk_stays_on_its_lane_and_comes_back_when_it_has_gone_quiet(via: Via) {
+    let lab = Lab::new(via).await;
+    let (client, mut first) = ends(&lab).await;
+    // For longer than it takes to be calm, and not evenly.
+    let start = tokio::time::Instant::now();
+    burst_until(&mut first, || moved(&lab) == 1).await;
+    while start.elapsed() < Duration::from_secs(9) {
+        let so_far = bytes(&lab);
+        burst_until(&mut first, || bytes(&lab) >= so_far + (4 << 20)).await;
+        assert_eq!((moved(&lab), on_lanes(&lab)), (1, 1));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Not one byte more.
+    has_moved_times(&lab, &client, 2).await;
+    assert_eq!(on_lanes(&lab), 0);
+    nothing_broke(&lab, &client);
 }
 
 async fn talk_stays_on_quic_beside_bulk_that_moves(via: Via) {
@@ -313,5 +415,27 @@ async fn a_service_for_throughput_moves_when_lanes_come(via: Via) {
     has_moved(&lab, &client).await;
     tcp_echo(&mut player, b"on a lane").await;
     assert_eq!(on_lanes(&lab), 1);
+    nothing_broke(&lab, &client);
+}
+
+async fn a_finished_download_does_not_move_when_lanes_come(via: Via) {
+    let lab = Lab::new(via).await;
+    lab.forwarder().refuse(true);
+    let (client, mut ends) = ends(&lab).await;
+    let so_far = bytes(&lab);
+    burst_until(&mut ends, || bytes(&lab) > so_far + (8 << 20)).await;
+    // As long as it takes to tell that it is over.
+    talk_until(&mut ends, {
+        let start = tokio::time::Instant::now();
+        move || start.elapsed() > 4 * BULK_WITHIN
+    })
+    .await;
+    lab.forwarder().refuse(false);
+    until("lanes", || lab.relay().metrics().lanes >= 4).await;
+    let start = tokio::time::Instant::now();
+    talk_until(&mut ends, || start.elapsed() > BULK_WITHIN).await;
+    assert_eq!(moved(&lab), 0);
+    // The next one does.
+    burst_until(&mut ends, || moved(&lab) == 1).await;
     nothing_broke(&lab, &client);
 }

@@ -46,6 +46,18 @@ pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel
                 refused.channel.tx.abort(Some(code)).await;
             }
         }
+        Ok(Ok(Item::Frame(Frame::Beside { stream }))) => {
+            let attach = Attach {
+                link,
+                channel,
+                received: 0,
+                is_beside: true,
+                back: None,
+            };
+            if let Err(mut refused) = shared.streams.stand_beside(stream, Box::new(attach)) {
+                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
+            }
+        }
         _ => shared.metrics.stream_misbehaved.one(),
     }
 }

@@ -113,10 +113,10 @@ impl Meter {
         self.pace
     }
 
-    /// So many bytes have gone through now. Returns the pace if it has changed.
+    /// So many bytes have gone through now. Returns the pace when it is told anew.
     pub fn handle_progress(&mut self, through: u64, now: impl FnOnce() -> Instant) -> Option<Pace> {
-        let before = self.pace;
-        if before == Pace::New && through > 0 {
+        let is_first = self.pace == Pace::New && through > 0;
+        if is_first {
             self.pace = Pace::Talk;
         }
         if through - self.mark >= BULK {
@@ -125,8 +125,31 @@ impl Meter {
             self.pace = if is_bulk { Pace::Bulk } else { Pace::Talk };
             self.since = now;
             self.mark = through;
+            return Some(self.pace);
         }
-        (self.pace != before).then_some(self.pace)
+        is_first.then_some(self.pace)
+    }
+}
+
+/// Tells that bulk has turned into talk, by a look every [`BULK_WITHIN`]: when nothing flows any more, no byte tells.
+#[derive(Debug)]
+pub struct Calm {
+    through: u64,
+    looks: u32,
+}
+
+impl Calm {
+    /// From now on, with `through` bytes gone through before.
+    pub const fn new(through: u64) -> Self {
+        Self { through, looks: 0 }
+    }
+
+    /// So many bytes have gone through at this look. Returns whether it has been talk for [`CALM_LOOKS`] now.
+    pub const fn handle_look(&mut self, through: u64) -> bool {
+        let is_talk = through.saturating_sub(self.through) < BULK;
+        self.looks = if is_talk { self.looks + 1 } else { 0 };
+        self.through = through;
+        self.looks >= CALM_LOOKS
     }
 }
 
@@ -134,6 +157,8 @@ impl Meter {
 pub const BULK: u64 = 1024 * 1024;
 /// Within this: 2 s, so from 4 Mbit/s on, where a lane's better use of the path is worth its slower recovery of a loss.
 pub const BULK_WITHIN: Duration = Duration::from_secs(2);
+/// Looks without bulk that make talk: 3, so 6 s; a download that stops to think is not worth two changes of channel.
+pub const CALM_LOOKS: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +235,8 @@ mod tests {
         // 2 Mbit/s for long are none.
         for second in 1..60 {
             let through = second * 250_000;
-            assert_eq!(meter.handle_progress(through, at(second * 1000)), None);
+            let told = meter.handle_progress(through, at(second * 1000));
+            assert!(matches!(told, None | Some(Pace::Talk)), "{told:?}");
         }
         let fast = 60 * 250_000 + BULK;
         let turned = [fast, fast + BULK].map(|it| meter.handle_progress(it, at(60_500)));
@@ -218,5 +244,26 @@ mod tests {
         // And slows down again.
         let slow = fast + 2 * BULK;
         assert_eq!(meter.handle_progress(slow, at(90_000)), Some(Pace::Talk));
+    }
+
+    #[test]
+    fn bulk_is_told_each_time_for_it_may_have_been_taken_for_talk_meanwhile() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start, 0);
+        for through in [BULK, 2 * BULK] {
+            let told = meter.handle_progress(through, || start);
+            assert_eq!(told, Some(Pace::Bulk));
+        }
+    }
+
+    #[test]
+    fn calm_is_what_lasts_and_silence_is_calm() {
+        let mut calm = Calm::new(5);
+        assert!(!calm.handle_look(5));
+        assert!(!calm.handle_look(5 + BULK - 1));
+        assert!(!calm.handle_look(5 + 2 * BULK), "bulk once more");
+        let through = 5 + 2 * BULK;
+        let looks = [through, through, through + BULK - 1].map(|it| calm.handle_look(it));
+        assert_eq!(looks, [false, false, true]);
     }
 }

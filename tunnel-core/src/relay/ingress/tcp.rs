@@ -149,7 +149,7 @@ struct Taken {
 /// Opens a stream on the tunnel in force. Where there is none, or it goes before the stream is open, the next one is
 /// waited for, as long as a player may be asked to. Otherwise says what counts the failure.
 async fn open<'a>(
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     service: &PublicService,
     who: Who,
     early: Option<Bytes>,
@@ -198,14 +198,7 @@ async fn open<'a>(
         if let Some((stream, channel)) = opened {
             let on_lane = channel.is_lane();
             return Ok(Taken {
-                resumption: RelayResumption::new(
-                    tunnel,
-                    &shared.metrics,
-                    stream,
-                    player,
-                    optimize,
-                    on_lane,
-                ),
+                resumption: RelayResumption::new(tunnel, shared, stream, player, optimize, on_lane),
                 channel,
                 _counted: counted,
             });
