@@ -173,6 +173,7 @@ impl ClientResumption {
         }
         let stream = self.stream;
         let beside = Frame::Beside { stream };
+        flowing.set_named(true);
         // Of a lane that broke the relay hears as we do.
         channel.tx.write(Some(beside), None).await.ok()?;
         self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));

@@ -341,6 +341,9 @@ pub enum StreamMisbehaved {
     /// Left a channel that it had left before.
     #[error("the peer left the channel twice")]
     MovedTwice,
+    /// Left a channel though no other was named by this side.
+    #[error("the peer left the channel, and no other was named")]
+    MovedUnasked,
     /// Ended at another offset than it had sent.
     #[error("the peer ended the stream at offset {offset}, but sent {received}")]
     WrongFinalOffset {

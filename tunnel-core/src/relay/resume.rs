@@ -173,7 +173,7 @@ impl Resumption for RelayResumption {
             // A stream that stays where it is has no room for all that this takes.
             let tried = Box::pin(async {
                 match course {
-                    Some(Course::Quic) => self.try_quic().await,
+                    Some(Course::Quic) => self.try_quic(flowing).await,
                     _ => self.try_lane(flowing).await,
                 }
             });
@@ -248,6 +248,7 @@ impl RelayResumption {
             }
         };
         self.path = path.clone();
+        flowing.set_named(true);
         let agreed = tokio::select! {
             agreed = agree_in_time(&mut channel, self.stream) => agreed,
             _ = path.changed() => Err(AttachError::Broken(ChannelError::Ended)),
@@ -262,6 +263,7 @@ impl RelayResumption {
             }
             // The stream ends there, of which QUIC brings word, or has not begun.
             Err(AttachError::Refused(_)) => {
+                flowing.set_named(false);
                 self.defer_lane();
                 None
             }
@@ -274,11 +276,12 @@ impl RelayResumption {
     }
 
     /// Agrees with the client on a QUIC stream, while a lane carries the stream; `None` if nothing came of it.
-    async fn try_quic(&mut self) -> Option<Moved> {
+    async fn try_quic(&mut self, flowing: &Flowing) -> Option<Moved> {
         let mut path = self.path.clone();
         let agreed = async {
             // As long as nothing is said on it, nothing has happened.
             let mut channel = self.tunnel.open_quic().await.ok()?;
+            flowing.set_named(true);
             let agreed = agree_in_time(&mut channel, self.stream).await;
             Some(agreed.map(|()| channel))
         };
@@ -296,7 +299,10 @@ impl RelayResumption {
                 let back = Some(self.lane_keeper());
                 Some(Moved::Onto(Box::new(Onward { channel, back })))
             }
-            Err(AttachError::Refused(_)) => None,
+            Err(AttachError::Refused(_)) => {
+                flowing.set_named(false);
+                None
+            }
             Err(AttachError::Broken(_)) => Some(Moved::Away),
         }
     }

@@ -606,6 +606,9 @@ impl<'a> Stream<'a> {
 
     /// The other side goes on elsewhere: reads there from now on.
     async fn follow_channel(&self, rx: &mut ChannelRx, offset: u64) -> Result<(), StreamEnd> {
+        if !self.flowing.is_named() {
+            return Err(StreamMisbehaved::MovedUnasked.into());
+        }
         {
             let mut state = lock(&self.state);
             let state = &mut *state;

@@ -27,7 +27,9 @@ pub(crate) struct Flowing {
     pace: AtomicU8,
     /// It is on its way to another channel.
     is_turning: AtomicBool,
-    /// Of the two above. One waits: the stream's own resumption.
+    /// We have named it on another channel.
+    is_named: AtomicBool,
+    /// Of the pace and the turn. One waits: the stream's own resumption.
     changed: Notify,
 }
 
@@ -44,9 +46,20 @@ impl Flowing {
         }
     }
 
+    /// It is on its way to another channel, or stays on the one that it is on.
     pub(crate) fn set_turning(&self, is_turning: bool) {
+        self.set_named(is_turning);
         self.is_turning.store(is_turning, Ordering::Relaxed);
         self.changed.notify_one();
+    }
+
+    /// It is named on another channel from here on: the other side may go there.
+    pub(crate) fn set_named(&self, is_named: bool) {
+        self.is_named.store(is_named, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_named(&self) -> bool {
+        self.is_named.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_turning(&self) -> bool {

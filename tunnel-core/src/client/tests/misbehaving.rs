@@ -260,7 +260,14 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
 #[tokio::test]
 async fn a_stream_that_breaks_the_rules_ends_alone() {
     let scene = Scene::new().await;
-    let cases: [(&str, &[Frame]); 5] = [
+    let cases: [(&str, &[Frame]); 7] = [
+        ("a move unasked", &[Frame::Move { offset: 0 }]),
+        (
+            "a name for where it is",
+            &[Frame::Beside {
+                stream: StreamId(1),
+            }],
+        ),
         (
             "bytes that were never sent",
             &[Frame::Ack { offset: 1 << 40 }],
@@ -307,6 +314,73 @@ async fn a_stream_that_breaks_the_rules_ends_alone() {
         );
     }
     scene.goes_on(100).await;
+}
+
+#[tokio::test]
+async fn what_stands_beside_a_stream_is_that_streams_alone() {
+    let scene = Scene::new().await;
+    let (mut first, mut game) = scene.stream(1).await;
+    let (mut other, mut others_game) = scene.stream(2).await;
+    let beside = |stream| Frame::Beside {
+        stream: StreamId(stream),
+    };
+    // One that nobody has, and one that has ended: there is nothing that could move.
+    let (mut ended, _ended_game) = scene.stream(3).await;
+    until_streams(&scene, 3).await;
+    ended.tx.abort(Some(ResetCode::Socket)).await;
+    until_streams(&scene, 2).await;
+    for stream in [3, 77, u64::MAX >> 2] {
+        let mut channel = scene.channel().await;
+        channel.tx.write(Some(beside(stream)), None).await.unwrap();
+        assert!(is_reset_by(&mut channel).await);
+    }
+    // The second one finds the stream on its way to the first.
+    let mut next = scene.channel().await;
+    next.tx.write(Some(beside(1)), None).await.unwrap();
+    let answer = timeout(HANG, next.rx.read()).await.unwrap().unwrap();
+    assert!(matches!(answer, Item::Frame(frame) if frame == beside(1)));
+    let mut again = scene.channel().await;
+    again.tx.write(Some(beside(1)), None).await.unwrap();
+    assert!(is_reset_by(&mut again).await);
+    // It goes on there all the same, and comes to it.
+    first.tx.write(None, Some("a".into())).await.unwrap();
+    let moves = Frame::Move { offset: 1 };
+    first.tx.write(Some(moves), None).await.unwrap();
+    next.tx.write(None, Some("b".into())).await.unwrap();
+    let mut heard = [0; 2];
+    timeout(HANG, game.read_exact(&mut heard))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&heard, b"ab");
+    // Named there once more, it is over; and nobody else's is.
+    next.tx.write(Some(beside(1)), None).await.unwrap();
+    let mut rest = Vec::new();
+    let ended = timeout(HANG, game.read_to_end(&mut rest)).await.unwrap();
+    assert!(ended.is_err(), "the game server sees a reset");
+    other.tx.write(None, Some("cd".into())).await.unwrap();
+    timeout(HANG, others_game.read_exact(&mut heard))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&heard, b"cd");
+    scene.goes_on(100).await;
+}
+
+/// Waits until the client carries so many.
+async fn until_streams(scene: &Scene, streams: u64) {
+    timeout(HANG, async {
+        while scene.client.metrics().streams != streams {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+async fn is_reset_by(channel: &mut Channel) -> bool {
+    let answer = timeout(HANG, channel.rx.read()).await.unwrap().unwrap();
+    matches!(answer, Item::Frame(Frame::Reset { .. }))
 }
 
 #[tokio::test]

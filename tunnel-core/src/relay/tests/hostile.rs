@@ -297,7 +297,24 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
         player: ([192, 0, 2, 1], 1).into(),
         local: ([192, 0, 2, 2], 2).into(),
     };
-    let cases: [(&str, &[Frame]); 7] = [
+    let cases: [(&str, &[Frame]); 11] = [
+        ("a move unasked", &[Frame::Move { offset: 0 }]),
+        (
+            "two moves unasked",
+            &[Frame::Move { offset: 0 }, Frame::Move { offset: 0 }],
+        ),
+        (
+            "a name for where it is",
+            &[Frame::Beside {
+                stream: StreamId(1),
+            }],
+        ),
+        (
+            "somebody else's name",
+            &[Frame::Beside {
+                stream: StreamId(0),
+            }],
+        ),
         (
             "bytes that were never sent",
             &[Frame::Ack { offset: 1 << 40 }],
