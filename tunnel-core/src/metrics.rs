@@ -3,14 +3,22 @@
 //! A counter is one row of the table below: its field, its name for Prometheus, and what it counts. The engine calls
 //! `Metrics`' event methods; whoever embeds it reads a [`Snapshot`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident = $name:literal $([$label:literal])?,)+) => {
-        /// Counters of one relay or client. All are cheap, none takes a lock.
+        /// Counters of one relay or client. All are cheap, none but `lane_queue` takes a lock.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $($(#[doc = $doc])+ pub(crate) $field: Counter,)+
+            /// How many tunnels told each length of their queue, of which `lane_queue` is the greatest.
+            lane_queues: Mutex<BTreeMap<u64, usize>>,
         }
 
         /// The values of all counters at one moment.
@@ -86,7 +94,7 @@ counters! {
     lanes_shaped: Gauge = "adit_lanes_shaped",
     /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.
     lane_pace: Gauge = "adit_lane_pace_bytes",
-    /// How long packets wait at the bottleneck of the tunnel whose lanes told last, in microseconds.
+    /// How long packets wait at the bottleneck, in microseconds: the most of all tunnels whose lanes carry bulk.
     lane_queue: Gauge = "adit_lane_queue_microseconds",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
@@ -196,6 +204,31 @@ counters! {
     panics: Counter = "adit_panics_total",
 }
 
+impl Metrics {
+    /// The queue of a tunnel whose lanes carry bulk has become another one, in microseconds. `None`: no bulk.
+    pub(crate) fn lane_queue_changed(&self, from: Option<u64>, to: Option<u64>) {
+        if from == to {
+            return;
+        }
+        // It holds between any two steps.
+        let queues = self.lane_queues.lock();
+        let mut queues = queues.unwrap_or_else(PoisonError::into_inner);
+        if let Some(to) = to {
+            *queues.entry(to).or_default() += 1;
+        }
+        if let Some(from) = from
+            && let Some(tunnels) = queues.get_mut(&from)
+        {
+            *tunnels -= 1;
+            if *tunnels == 0 {
+                queues.remove(&from);
+            }
+        }
+        let greatest = queues.last_key_value().map_or(0, |(queue, _)| *queue);
+        self.lane_queue.set(greatest);
+    }
+}
+
 /// One number that many tasks count in.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -272,6 +305,23 @@ mod tests {
             assert!(seen.insert((row.name, row.label)), "{row:?}");
             assert!(!row.help.trim().is_empty());
         }
+    }
+
+    #[test]
+    fn the_longest_queue_of_all_tunnels_is_told() {
+        let metrics = Metrics::default();
+        let told = |from, to| {
+            metrics.lane_queue_changed(from, to);
+            metrics.snapshot().lane_queue
+        };
+        assert_eq!(told(None, Some(5)), 5);
+        assert_eq!(told(None, Some(9)), 9);
+        assert_eq!(told(None, Some(9)), 9);
+        assert_eq!(told(Some(9), Some(3)), 9, "another one has as much");
+        assert_eq!(told(Some(9), None), 5);
+        assert_eq!(told(Some(5), Some(2)), 3);
+        assert_eq!(told(Some(3), None), 2);
+        assert_eq!(told(Some(2), None), 0);
     }
 
     #[test]

@@ -21,8 +21,8 @@ mod share;
 
 use std::time::{Duration, Instant};
 
-pub use self::lane::{Newest, divide};
-use self::{empty::EmptyPath, flow::Delivered, share::Share};
+pub use self::lane::{LANE_LEAST, Newest, divide};
+use self::{empty::EmptyPath, flow::Delivered, lane::PAIR, share::Share};
 
 /// The rate of a tunnel's lanes.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub struct Shape {
     empty: EmptyPath,
     delivered: Delivered,
     queue: Duration,
+    /// Lanes that have more to send than they may.
+    hungry: f64,
     last: Option<Instant>,
     /// Drains in a row that did not help.
     strikes: u8,
@@ -61,8 +63,8 @@ pub struct Sample {
     pub rtt: Duration,
     /// Bytes that have arrived since any moment in the past, the same for all samples.
     pub delivered: u64,
-    /// Whether they have more to send than they may.
-    pub hungry: bool,
+    /// How many of them have more to send than they may.
+    pub hungry: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl Shape {
             empty: EmptyPath::default(),
             delivered: Delivered::default(),
             queue: Duration::ZERO,
+            hungry: 1.0,
             last: None,
             strikes: 0,
             share: Share::new(now),
@@ -122,7 +125,7 @@ impl Shape {
         match self.phase {
             Phase::Start if self.empty.rtt() < SHORT || self.rate > RATE_MOST => None,
             Phase::Compete { .. } => None,
-            _ => Some(self.rate.max(RATE_LEAST) as u64),
+            _ => Some(self.rate.max(self.least()) as u64),
         }
     }
 
@@ -174,8 +177,10 @@ impl Shape {
     /// The lanes at work.
     pub fn handle_sample(&mut self, now: Instant, sample: Sample) {
         self.empty.handle_sample(now, sample.rtt);
+        self.hungry = sample.hungry as f64;
         self.queue = sample.rtt.saturating_sub(self.empty.rtt());
-        let window = sample.rtt.clamp(WINDOW_LEAST, WINDOW_MOST);
+        // Less than a turn says what some lanes have sent.
+        let window = (sample.rtt.clamp(WINDOW_LEAST, WINDOW_MOST)).max(self.turn());
         self.delivered.handle_sample(now, sample.delivered, window);
         let passed = self.last.replace(now).map_or(Duration::ZERO, |last| {
             now.saturating_duration_since(last).min(WINDOW_LEAST)
@@ -243,15 +248,15 @@ impl Shape {
         if self.queue >= target / 2 {
             self.step = STEP_LEAST;
             let error = target.as_secs_f64() - self.queue.as_secs_f64();
-            if sample.hungry || error < 0.0 {
+            if sample.hungry > 0 || error < 0.0 {
                 let horizon = self.horizon();
                 self.line *= 1.0 + error * passed / (horizon * horizon * INTEGRAL);
             }
             self.mark = self.line;
-        } else if sample.hungry {
+        } else if sample.hungry > 0 {
             self.climb(now, sample.rtt, delivered);
         }
-        self.line = self.line.max(RATE_LEAST);
+        self.line = self.line.max(self.least());
         if self.line > RATE_MOST {
             self.phase = Phase::Start;
             return;
@@ -275,7 +280,9 @@ impl Shape {
 
     /// One step up each round trip, as far as the lanes use what they have.
     fn climb(&mut self, now: Instant, rtt: Duration, delivered: f64) {
-        if now < self.stepped + rtt || delivered < self.rate * USED {
+        if now < self.stepped + rtt + self.turn().saturating_sub(LAG)
+            || delivered < self.rate * USED
+        {
             return;
         }
         self.stepped = now;
@@ -306,8 +313,8 @@ impl Shape {
 
     fn start_drain(&mut self, now: Instant) {
         self.signs = 0;
-        self.line = self.line.max(RATE_LEAST);
-        self.rate = self.line * DRAIN_SHARE;
+        self.line = self.line.max(self.least());
+        self.rate = self.line * self.drain_share();
         self.phase = Phase::Drain {
             since: now,
             queue: self.queue,
@@ -318,15 +325,15 @@ impl Shape {
     fn drain(&mut self, now: Instant, sample: &Sample, since: Instant, queue: Duration) {
         let queue = queue.max(self.queue);
         self.phase = Phase::Drain { since, queue };
-        self.rate = self.line * DRAIN_SHARE;
+        self.rate = self.line * self.drain_share();
         let drained = now.saturating_duration_since(since);
         let wanted = queue.saturating_sub(self.target() / 2).min(DRAIN_MOST);
-        if drained.mul_f64(1.0 - DRAIN_SHARE) < wanted {
+        if drained.mul_f64(1.0 - self.drain_share()) < wanted {
             return;
         }
         self.rate = self.line * AFTER_DRAIN;
         self.phase = Phase::Settle {
-            until: now + sample.rtt + LAG,
+            until: now + sample.rtt + self.lag(),
             queue,
             expected: wanted,
         };
@@ -399,6 +406,28 @@ impl Shape {
         TARGET.max(self.empty.rtt() / TARGET_SHARE) + segments.min(SEGMENTS_MOST)
     }
 
+    /// How much later than a round trip it shows what a pace has done.
+    fn lag(&self) -> Duration {
+        LAG.max(self.turn())
+    }
+
+    /// The time in which every lane sends once. A pace is felt only after it: until then lanes wait as their last one
+    /// said.
+    fn turn(&self) -> Duration {
+        Duration::from_secs_f64(self.hungry * PAIR / self.line.max(self.least()))
+    }
+
+    /// Bytes per second below which lanes are not held.
+    fn least(&self) -> f64 {
+        RATE_LEAST.max(self.hungry * LANE_LEAST)
+    }
+
+    /// The part of the rate that a drain leaves: so much that no lane waits for long.
+    fn drain_share(&self) -> f64 {
+        let lanes = self.hungry * PAIR / DRAIN_TURN.as_secs_f64();
+        (lanes / self.line.max(self.least())).clamp(DRAIN_SHARE, DRAIN_SHARE_MOST)
+    }
+
     /// The queue beyond which something must be done.
     fn limit(&self) -> Duration {
         self.target() * 2
@@ -407,7 +436,7 @@ impl Shape {
     /// The time in which an error is to be gone, in seconds. Three times as long as it takes to see what one has done,
     /// so that nothing swings.
     fn horizon(&self) -> f64 {
-        ((self.empty.rtt() + LAG) * 3).as_secs_f64()
+        ((self.empty.rtt() + self.lag()) * 3).as_secs_f64()
     }
 }
 
@@ -451,6 +480,9 @@ const USED: f64 = 0.8;
 const LAG: Duration = Duration::from_millis(20);
 /// A drain leaves a fifth: acknowledgements keep coming, and the queue falls nearly as fast as it can.
 const DRAIN_SHARE: f64 = 0.2;
+/// A drain of many slow lanes takes less of each for longer: one that sent during it would else wait on after it.
+const DRAIN_SHARE_MOST: f64 = 0.7;
+const DRAIN_TURN: Duration = Duration::from_millis(500);
 /// The longest stop. A longer queue takes several.
 const DRAIN_MOST: Duration = Duration::from_millis(400);
 const AFTER_DRAIN: f64 = 0.95;

@@ -47,7 +47,7 @@ mod linux {
 
     use super::{Arc, Metrics, OwnedWriteHalf, Place, ShapesLanes};
     use crate::{
-        proto::shape::{Newest, Sample, Shape, divide},
+        proto::shape::{LANE_LEAST, Newest, Sample, Shape, divide},
         socket::tcp::{TcpState, pace},
         tunnel::datagrams::lock,
     };
@@ -65,12 +65,16 @@ mod linux {
         lanes: Vec<Lane>,
         is_running: bool,
         next: u64,
+        /// The place of the lane to be asked next.
+        turn: usize,
         /// Bytes that lanes have delivered since the tunnel began.
         delivered: u64,
         /// The last round trip that was told.
         rtt: Option<Duration>,
         /// The limit that the metrics know.
         told: u64,
+        /// The queue that they know, in microseconds.
+        told_queue: Option<u64>,
         uses: Vec<Option<f64>>,
         shares: Vec<f64>,
     }
@@ -98,9 +102,11 @@ mod linux {
                 lanes: Vec::new(),
                 is_running: false,
                 next: 0,
+                turn: 0,
                 delivered: 0,
                 rtt: None,
                 told: 0,
+                told_queue: None,
                 uses: Vec::new(),
                 shares: Vec::new(),
             };
@@ -110,7 +116,7 @@ mod linux {
             }
         }
 
-        /// Looks at all lanes and sets their pace. Returns when to look again, if there are any.
+        /// Looks at some lanes and sets the pace of all. Returns when to look again, if there are any.
         fn look(&self, now: Instant) -> Option<Duration> {
             let state = &mut *lock(&self.state);
             let before = state.lanes.len() as u64;
@@ -126,7 +132,7 @@ mod linux {
                 state.sample(now);
                 state.shape.rate()
             };
-            state.spread(rate);
+            state.spread(now, rate);
             if was != state.shape.phase() {
                 let queue = state.shape.queue();
                 tracing::trace!(
@@ -140,21 +146,18 @@ mod linux {
             let told = rate.unwrap_or(0);
             self.metrics.lane_pace.change(state.told, told);
             state.told = told;
-            self.metrics
-                .lane_queue
-                .set(state.shape.queue().as_micros() as u64);
-            // Many lanes are looked at less often: a look at one takes about a microsecond.
-            let many = 1 + state.lanes.len() / LANES_PER_LOOK;
-            state
-                .is_running
-                .then(|| state.shape.interval() * many as u32)
+            let queue = (state.is_running).then(|| state.shape.queue().as_micros() as u64);
+            self.metrics.lane_queue_changed(state.told_queue, queue);
+            state.told_queue = queue;
+            state.is_running.then(|| state.shape.interval())
         }
     }
 
     impl Drop for Shaper {
         fn drop(&mut self) {
-            let told = lock(&self.state).told;
-            self.metrics.lane_pace.change(told, 0);
+            let state = lock(&self.state);
+            self.metrics.lane_pace.change(state.told, 0);
+            self.metrics.lane_queue_changed(state.told_queue, None);
         }
     }
 
@@ -183,7 +186,8 @@ mod linux {
                 looked: now,
             };
             let lanes = state.lanes.len() as u64 + 1;
-            lane.set_pace(state.shape.rate().map(|rate| rate / lanes));
+            let share = |rate: u64| (rate / lanes).max(LANE_LEAST as u64);
+            lane.set_pace(state.shape.rate().map(share), EXACT);
             state.lanes.push(lane);
             self.metrics.lanes_shaped.one();
             if !state.is_running {
@@ -219,21 +223,32 @@ mod linux {
     }
 
     impl State {
-        /// Asks every lane how it fares, and lets those go that have nothing to send any more.
+        /// Asks lanes how they fare, of many those whose turn it is, and lets those go that have nothing to send any
+        /// more.
         fn ask(&mut self, now: Instant) {
             let mut newest: Option<Duration> = None;
-            let delivered = &mut self.delivered;
-            self.lanes.retain_mut(|lane| {
-                let Ok(known) = TcpState::of(fd(&lane.tcp)) else {
-                    return false;
+            for _ in 0..self.lanes.len().min(LANES_PER_LOOK) {
+                if self.turn >= self.lanes.len() {
+                    self.turn = 0;
+                }
+                let Some(lane) = self.lanes.get_mut(self.turn) else {
+                    break;
                 };
-                *delivered += lane.handle_state(now, &known);
+                let Ok(known) = TcpState::of(fd(&lane.tcp)) else {
+                    self.lanes.swap_remove(self.turn);
+                    continue;
+                };
+                self.delivered += lane.handle_state(now, &known);
                 let rtt = (lane.newest).handle_average(known.rtt, known.delivered, known.lowest);
                 // Where a path treats lanes apart, the shortest queue is that of the game.
                 newest = newest.into_iter().chain(rtt).min();
                 let is_quiet = known.unsent == 0 && known.unacked == 0;
-                !(is_quiet && now.saturating_duration_since(lane.moved) > QUIET)
-            });
+                if is_quiet && now.saturating_duration_since(lane.moved) > QUIET {
+                    self.lanes.swap_remove(self.turn);
+                } else {
+                    self.turn += 1;
+                }
+            }
             self.rtt = newest.or(self.rtt);
         }
 
@@ -242,14 +257,14 @@ mod linux {
             let sample = Sample {
                 rtt,
                 delivered: self.delivered,
-                hungry: self.lanes.iter().any(|lane| lane.is_hungry),
+                hungry: self.lanes.iter().filter(|lane| lane.is_hungry).count(),
             };
             self.shape.handle_sample(now, sample);
         }
 
-        fn spread(&mut self, rate: Option<u64>) {
+        fn spread(&mut self, now: Instant, rate: Option<u64>) {
             let Some(rate) = rate else {
-                self.lanes.iter_mut().for_each(|lane| lane.set_pace(None));
+                (self.lanes.iter_mut()).for_each(|lane| lane.set_pace(None, EXACT));
                 return;
             };
             let uses = |lane: &Lane| (!lane.is_hungry).then_some(lane.used);
@@ -257,7 +272,9 @@ mod linux {
             self.uses.extend(self.lanes.iter().map(uses));
             divide(rate as f64, &self.uses, &mut self.shares);
             for (lane, share) in self.lanes.iter_mut().zip(&self.shares) {
-                lane.set_pace(Some(*share as u64));
+                // Setting it costs as much as asking: the others' turn comes, unless it matters now.
+                let part = if lane.looked == now { EXACT } else { ROUGH };
+                lane.set_pace(Some(*share as u64), part);
             }
         }
     }
@@ -281,10 +298,11 @@ mod linux {
             bytes
         }
 
-        fn set_pace(&mut self, rate: Option<u64>) {
+        /// A change by less than this part is left out.
+        fn set_pace(&mut self, rate: Option<u64>, part: u64) {
             let is_near = match (self.pace, rate) {
                 (None, None) => true,
-                (Some(old), Some(new)) => old.abs_diff(new) <= old / 200,
+                (Some(old), Some(new)) => old.abs_diff(new) <= old / part,
                 _ => false,
             };
             // If it fails, the connection is gone.
@@ -302,13 +320,16 @@ mod linux {
     impl Drop for Lane {
         fn drop(&mut self) {
             self.is_kept.store(false, Ordering::Relaxed);
-            self.set_pace(None);
+            self.set_pace(None, EXACT);
         }
     }
 
     /// A lane that had nothing to send for so long carries no bulk any more.
     const QUIET: Duration = Duration::from_secs(1);
+    /// To ask one takes about a microsecond.
     const LANES_PER_LOOK: usize = 64;
+    const EXACT: u64 = 200;
+    const ROUGH: u64 = 16;
 
     #[cfg(test)]
     mod tests {
@@ -342,7 +363,7 @@ mod linux {
                 let sample = Sample {
                     rtt: Duration::from_millis((20 + n).into()),
                     delivered: u64::from(n) * 10_000,
-                    hungry: true,
+                    hungry: 1,
                 };
                 shape.handle_sample(start + n * Duration::from_millis(10), sample);
             }
@@ -365,6 +386,8 @@ mod linux {
             let told = lock(&shaper.state).told;
             assert!(most(&one) + most(&two) <= told, "{told}");
             assert_eq!(metrics.snapshot().lane_pace, told);
+            let queue = lock(&shaper.state).shape.queue().as_micros() as u64;
+            assert_eq!(metrics.snapshot().lane_queue, queue);
             drop(second);
             assert_eq!(most(&two), u64::MAX, "nothing holds it back after");
             drop(first);
@@ -372,6 +395,40 @@ mod linux {
             assert_eq!(metrics.snapshot().lanes_shaped, 0);
             assert!(shaper.look(Instant::now()).is_none(), "nobody looks on");
             assert_eq!(metrics.snapshot().lane_pace, 0);
+            assert_eq!(metrics.snapshot().lane_queue, 0);
+        }
+
+        #[tokio::test]
+        async fn of_many_lanes_some_are_asked_at_each_look_and_all_in_turn() {
+            let shaper = Arc::new(Shaper::new(Arc::default()));
+            let lanes = lanes::<{ LANES_PER_LOOK + 6 }>().await;
+            let places = lanes.each_ref();
+            let places = places.map(|(lane, _)| shaper.clone().add(lane).unwrap());
+            let rate = narrow(&shaper);
+            let asked = |now: Instant| {
+                assert!(shaper.look(now).is_some());
+                let lanes = &lock(&shaper.state).lanes;
+                let asked = |lane: &&Lane| lane.looked == now;
+                let asked: Vec<u64> = lanes.iter().filter(asked).map(|lane| lane.id).collect();
+                asked
+            };
+            let now = Instant::now();
+            let mut all = asked(now);
+            assert_eq!(all.len(), LANES_PER_LOOK);
+            let least = LANE_LEAST as u64;
+            for (lane, _) in &lanes {
+                let most = most(lane);
+                assert!((least..=rate / 2).contains(&most), "each is held: {most}");
+            }
+            drop(places);
+            assert!(lanes.iter().all(|(lane, _)| most(lane) == u64::MAX));
+            let places = lanes.each_ref();
+            let _places = places.map(|(lane, _)| shaper.clone().add(lane).unwrap());
+            all = asked(now + QUIET / 4);
+            all.extend(asked(now + QUIET / 2));
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), LANES_PER_LOOK + 6);
         }
 
         #[tokio::test]

@@ -32,5 +32,5 @@ impl Delivered {
     }
 }
 
-/// The longest window at the shortest interval.
-const SAMPLES: usize = 64;
+/// The longest window, in which lanes at their least send once, at the shortest interval.
+const SAMPLES: usize = 400;

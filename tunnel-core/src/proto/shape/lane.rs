@@ -44,7 +44,7 @@ impl Newest {
 }
 
 /// Divides `rate` among lanes that use so much of it: `None` for as much as they get. Nobody gets more than an equal
-/// share while others want it.
+/// share while others want it, nor less than [`LANE_LEAST`].
 pub fn divide(rate: f64, uses: &[Option<f64>], shares: &mut Vec<f64>) {
     shares.clear();
     shares.resize(uses.len(), 0.0);
@@ -67,10 +67,16 @@ pub fn divide(rate: f64, uses: &[Option<f64>], shares: &mut Vec<f64>) {
         }
     }
     let share = left / lanes.max(1) as f64;
-    for got in shares.iter_mut().filter(|got| **got == 0.0) {
-        *got = share;
+    for got in shares.iter_mut() {
+        *got = if *got == 0.0 { share } else { *got }.max(LANE_LEAST);
     }
 }
+
+/// Bytes per second that a lane has at least: the kernel sends two segments at once and then waits until they have had
+/// their time, which a later and higher pace does not shorten. 2 s at most.
+pub const LANE_LEAST: f64 = PAIR / 2.0;
+/// The bytes that leave a paced lane at once: two segments.
+pub(super) const PAIR: f64 = 2.0 * 1500.0;
 
 /// What the average keeps of itself with each round trip.
 const KEPT: f64 = 7.0 / 8.0;

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::{Newest, Sample, Shape, divide};
+use super::super::{LANE_LEAST, Newest, Sample, Shape, divide};
 use crate::proto::testing::XorShift;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -66,6 +66,8 @@ pub(super) struct Sim {
     shape: Option<Shape>,
     /// The last that our lanes told.
     rtt: Duration,
+    /// Whose turn it is to be asked.
+    turn: usize,
     waits: Vec<Duration>,
     games: u64,
     games_lost: u64,
@@ -99,10 +101,13 @@ struct Sender {
     pace: f64,
     next_send: Duration,
     send_planned: bool,
+    is_odd: bool,
     in_flight: u64,
     delivered: u64,
     delivered_at: Duration,
     seen: u64,
+    /// What was delivered when it was last asked.
+    told: u64,
     srtt: Duration,
     newest: Newest,
     min_rtt: Duration,
@@ -134,6 +139,7 @@ impl Sim {
             senders: Vec::new(),
             shape: shaped.then(|| Shape::new(*EPOCH)),
             rtt: Duration::ZERO,
+            turn: 0,
             waits: Vec::new(),
             games: 0,
             games_lost: 0,
@@ -236,11 +242,16 @@ impl Sim {
             Event::Tick => self.tick(),
             Event::Start(id) => {
                 self.senders[id].active = true;
+                let lanes = self.senders.iter().filter(|s| s.ours && s.active).count();
                 if let Some(shape) = &mut self.shape
                     && self.senders[id].ours
                 {
                     shape.handle_rtt(*EPOCH + self.now, self.line.delay * 2);
-                    shape.handle_start();
+                    if lanes == 1 {
+                        shape.handle_start();
+                    }
+                    let share = |rate| (rate as f64 / lanes as f64).max(LANE_LEAST);
+                    self.senders[id].pace = shape.rate().map_or(f64::INFINITY, share);
                 }
                 self.pump(id);
             }
@@ -265,18 +276,23 @@ impl Sim {
         let mut ours: Vec<_> = (self.senders.iter_mut())
             .filter(|s| s.ours && s.active)
             .collect();
-        let rtt = (ours.iter_mut())
-            .filter_map(|s| {
+        let lanes = ours.len();
+        let asked = lanes.min(LANES_PER_LOOK);
+        let rtt = (0..asked)
+            .filter_map(|n| {
+                let s = &mut ours[(self.turn + n) % lanes];
+                s.told = s.delivered;
                 let segments = (s.delivered / PAYLOAD) as u32;
                 s.newest.handle_average(s.srtt, segments, s.min_rtt)
             })
             .min();
+        self.turn += asked;
         self.rtt = rtt.unwrap_or(self.rtt);
         if !self.rtt.is_zero() {
             let sample = Sample {
                 rtt: self.rtt,
-                delivered: ours.iter().map(|s| s.delivered).sum(),
-                hungry: ours.iter().any(|s| s.app.is_none()),
+                delivered: ours.iter().map(|s| s.told).sum(),
+                hungry: ours.iter().filter(|s| s.app.is_none()).count(),
             };
             shape.handle_sample(*EPOCH + self.now, sample);
         }
@@ -307,7 +323,13 @@ impl Sim {
             }
             let jitter = 0.9 + self.random.below(1000) as f64 / 5000.0;
             let gap = Duration::from_secs_f64(PACKET as f64 / sender.pacing(now) * jitter);
-            sender.next_send = now + gap;
+            // Two leave at once, which matters where lanes are slow. Nothing shortens the pause after them.
+            sender.is_odd = gap > 40 * MS && !sender.is_odd;
+            if gap <= 40 * MS {
+                sender.next_send = now + gap;
+            } else if !sender.is_odd {
+                sender.next_send = now + gap * 2;
+            }
             sender.in_flight += 1;
             if sender.in_flight == 1 {
                 sender.delivered_at = now;
@@ -365,10 +387,12 @@ impl Sender {
             pace: f64::INFINITY,
             next_send: Duration::ZERO,
             send_planned: false,
+            is_odd: false,
             in_flight: 0,
             delivered: 0,
             delivered_at: Duration::ZERO,
             seen: 0,
+            told: 0,
             srtt: Duration::ZERO,
             newest: Newest::new(Duration::ZERO, 0),
             min_rtt: Duration::ZERO,
@@ -501,6 +525,8 @@ impl Sender {
 /// Bytes of a full packet on the line, and of it what the kernel counts.
 const PACKET: u64 = 1500;
 const PAYLOAD: u64 = 1448;
+/// As many as the shaper asks.
+const LANES_PER_LOOK: usize = 64;
 /// A game of 400 packets a second.
 const GAME: u64 = 240;
 const GAME_EVERY: Duration = Duration::from_micros(2_500);
