@@ -34,6 +34,12 @@ impl Meter {
         }
     }
 
+    /// Takes what was counted and not looked at.
+    #[cfg(test)]
+    pub(super) fn take(&self) -> u64 {
+        self.sent.swap(0, Ordering::Relaxed)
+    }
+
     pub(crate) fn handle_drop(&self) {
         self.is_short.store(true, Ordering::Relaxed);
     }
@@ -56,6 +62,8 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
                 () = meter.woken.notified() => {}
                 _ = connection.closed() => return,
             }
+            // Nobody knows how large the game becomes, and the first look at it is yet to come.
+            congestion::declare(&connection, congestion::UNDECLARED);
         }
     }
 }
@@ -65,14 +73,12 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
 struct Rate {
     looks: [u64; LOOKS],
     next: usize,
-    idle: u32,
 }
 
 impl Rate {
     /// `sent` bytes since the look before.
     fn handle_look(&mut self, sent: u64, is_short: bool) -> u64 {
         let now = (sent as f64 / LOOK.as_secs_f64()) as u64;
-        self.idle = if sent == 0 { self.idle + 1 } else { 0 };
         if is_short {
             // What is lost anyway must not widen the window: that would only lengthen the queue.
             for look in &mut self.looks {
@@ -85,8 +91,9 @@ impl Rate {
         self.looks.iter().copied().max().unwrap_or_default()
     }
 
+    /// Nothing was sent for as long as it counts.
     fn is_idle(&self) -> bool {
-        self.idle as usize > LOOKS
+        self.looks == [0; LOOKS]
     }
 }
 
@@ -95,7 +102,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The most of 4 s counts: a game's rate swings with what happens in it.
 const LOOKS: usize = 16;
 /// IPv6, UDP and QUIC heads of a packet with one datagram.
-const OVERHEAD: usize = 80;
+pub(super) const OVERHEAD: usize = 80;
 /// With the half that the congestion control adds, the 12.5 Mbit/s that it grants when nothing is declared.
 const MOST: u64 = 12_500_000 / 8 * 2 / 3;
 
@@ -127,8 +134,10 @@ mod tests {
     #[test]
     fn it_sleeps_when_nothing_was_sent_for_as_long() {
         let mut rate = Rate::default();
+        rate.handle_look(0, false);
+        assert!(rate.is_idle(), "nothing yet");
         rate.handle_look(1, false);
-        for _ in 0..LOOKS {
+        for _ in 1..LOOKS {
             rate.handle_look(0, false);
             assert!(!rate.is_idle());
         }

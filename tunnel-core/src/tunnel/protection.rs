@@ -105,6 +105,7 @@ impl Protection {
         }
         let due = protector.poll_timeout();
         drop(protector);
+        self.queue.look(now);
         self.queue.send(whose, datagram, &self.metrics);
         match due {
             // Sooner than a timer could: at thousands of packets a second repairs go by the packets.
@@ -118,20 +119,30 @@ impl Protection {
     fn send_due(&self, scratch: &mut BytesMut) -> Option<Instant> {
         let now = Instant::now();
         let mut protector = lock(&self.protector);
+        // Looked at once, for what is sent here fills QUIC's queue as well.
+        let settings = ProtectorSettings::default();
+        let mut has_flowed = None;
         while let Some(copy) = protector.poll_copy(now) {
-            self.send_beside(copy, &self.metrics.copies_sent);
+            let has_flowed = *has_flowed
+                .get_or_insert_with(|| self.queue.has_flowed(now, settings.copy_age_least()));
+            self.send_beside(copy, has_flowed, &self.metrics.copies_sent);
         }
+        let mut has_flowed = None;
         make_room(scratch, REPAIR_MAX);
         while protector.poll_repair(now, scratch) {
-            self.send_beside(scratch.split().freeze(), &self.metrics.repairs_sent);
+            let has_flowed =
+                *has_flowed.get_or_insert_with(|| self.queue.has_flowed(now, settings.ripe));
+            let repair = scratch.split().freeze();
+            self.send_beside(repair, has_flowed, &self.metrics.repairs_sent);
             make_room(scratch, REPAIR_MAX);
         }
         protector.poll_timeout()
     }
 
-    /// Sends what the game can do without: not while anything waits that it cannot.
-    fn send_beside(&self, datagram: Bytes, counter: &Counter) {
-        if self.queue.send_if_idle(datagram) {
+    /// Sends what the game can do without: not while anything waits that it cannot, for a full path is not helped by
+    /// more, and what is still here would share the packet of what protects it.
+    fn send_beside(&self, datagram: Bytes, has_flowed: bool, counter: &Counter) {
+        if has_flowed && self.queue.send_if_idle(datagram) {
             counter.one();
         }
     }

@@ -37,8 +37,8 @@ use self::empty::{EmptyPath, Stubborn};
 use self::loss::{Loss, Verdict};
 use self::samples::{Batch, Recent, Round, Silence};
 
-/// Declares to a connection how many bytes of datagrams it sends each second, headers included. Holds for its present
-/// path: to be repeated.
+/// Declares to a connection how many bytes of datagrams it sends each second, headers included, or [`UNDECLARED`]. Holds
+/// for its present path: to be repeated.
 pub(crate) fn declare(connection: &quinn::Connection, bytes_per_second: u64) {
     // A copy of the controller, with the same settings.
     let controller = connection.congestion_state().into_any();
@@ -468,7 +468,7 @@ fn bytes_in(rate: u64, time: Duration) -> u64 {
 }
 
 /// [`LevelConfig::game_rate`] before anything is declared.
-const UNDECLARED: u64 = u64::MAX;
+pub(crate) const UNDECLARED: u64 = u64::MAX;
 
 /// Bytes per second that a window at the floor carries over an empty path: 12.5 Mbit/s, which is a
 /// game of 10 Mbit/s, or of 10,000 packets/s of 115 bytes, with 40 bytes of headers on each. Where
