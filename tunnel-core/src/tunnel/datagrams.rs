@@ -232,6 +232,12 @@ impl QuicQueue {
         is_sent
     }
 
+    /// What was counted as sent since the last call.
+    #[cfg(test)]
+    pub(super) fn take_metered(&self) -> u64 {
+        self.meter.take()
+    }
+
     fn is_idle(&self, length: usize) -> bool {
         !self.is_waiting.load(Ordering::Acquire)
             && self.connection.datagram_send_buffer_space() >= length
@@ -444,6 +450,10 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        proto::handshake::Suite,
+        transport::quic::{congestion, tests::pair},
+    };
 
     fn whose() -> Whose {
         Whose::flow(1, 1)
@@ -464,6 +474,34 @@ mod tests {
         queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
+    }
+
+    #[tokio::test]
+    async fn what_quic_never_took_is_not_counted_as_sent() {
+        let (connection, _, _peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let limits = QueueLimits {
+            age: Duration::from_millis(20),
+            ..QueueLimits::default()
+        };
+        let queue = Arc::new(QuicQueue::new(connection.clone(), limits));
+        let metrics = Arc::<Metrics>::default();
+        let drains = tokio::spawn(drain(queue.clone(), metrics.clone()));
+        congestion::choke(&connection, true);
+        for _ in 0..100 {
+            queue.send(whose(), Bytes::from_static(&[7; 1_000]), &metrics);
+        }
+        let emptied = async {
+            while queue.is_waiting.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        tokio::time::timeout(hang, emptied).await.unwrap();
+        let dropped = metrics.snapshot().drop_too_old;
+        assert!(dropped > 0);
+        let sent = queue.take_metered();
+        assert_eq!(sent, (100 - dropped) * (1_000 + meter::OVERHEAD as u64));
+        drains.abort();
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         }
         let sent = meter.sent.swap(0, Ordering::Relaxed);
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
-        congestion::declare(&connection, rate.handle_look(sent, is_short));
+        congestion::declare(&connection, Some(rate.handle_look(sent, is_short)));
         if rate.is_idle() {
             meter.is_asleep.store(true, Ordering::Relaxed);
             tokio::select! {
@@ -63,7 +63,7 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
                 _ = connection.closed() => return,
             }
             // Nobody knows how large the game becomes, and the first look at it is yet to come.
-            congestion::declare(&connection, congestion::UNDECLARED);
+            congestion::declare(&connection, None);
         }
     }
 }
@@ -109,6 +109,7 @@ const MOST: u64 = 12_500_000 / 8 * 2 / 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{proto::handshake::Suite, transport::quic::tests::pair};
 
     #[test]
     fn the_most_of_four_seconds_counts() {
@@ -129,6 +130,23 @@ mod tests {
             assert!(declared < 100_000, "{declared}");
         }
         assert_eq!(rate.handle_look(25_000_000, false), MOST);
+    }
+
+    #[tokio::test]
+    async fn what_a_game_needs_is_unknown_when_it_begins_after_a_silence() {
+        let (connection, _, _peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let meter = Arc::<Meter>::default();
+        let declares = tokio::spawn(declare(connection.clone(), meter.clone()));
+        let is = async |wanted| {
+            while congestion::declared(&connection) != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        tokio::time::timeout(hang, is(Some(0))).await.unwrap();
+        meter.handle_sent(1_000);
+        tokio::time::timeout(hang, is(None)).await.unwrap();
+        declares.abort();
     }
 
     #[test]
