@@ -276,4 +276,4 @@ const INCOMPATIBLE: VarInt = VarInt::from_u32(4);
 const SERVER_NAME: &str = "relay";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU16, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -53,14 +53,7 @@ impl DatagramSender {
         limits: QueueLimits,
         capabilities: Capabilities,
     ) -> Self {
-        let queue = Arc::new(QuicQueue {
-            connection,
-            limits,
-            waiting: Mutex::default(),
-            is_waiting: AtomicBool::new(false),
-            added: Notify::new(),
-            meter: Arc::default(),
-        });
+        let queue = Arc::new(QuicQueue::new(connection, limits));
         tokio::spawn(drain(queue.clone(), metrics.clone()));
         let connection = queue.connection.clone();
         tokio::spawn(meter::declare(connection, queue.meter.clone()));
@@ -184,6 +177,11 @@ pub(super) struct QuicQueue {
     is_waiting: AtomicBool,
     added: Notify,
     meter: Arc<Meter>,
+    /// What QUIC has room for when nothing waits in it.
+    room: usize,
+    start: Instant,
+    /// When it was last seen so, in µs since the start.
+    empty: AtomicU64,
 }
 
 impl QuicQueue {
@@ -191,9 +189,53 @@ impl QuicQueue {
         &self.connection
     }
 
+    pub(super) fn new(connection: quinn::Connection, limits: QueueLimits) -> Self {
+        Self {
+            room: connection.datagram_send_buffer_space(),
+            connection,
+            limits,
+            waiting: Mutex::default(),
+            is_waiting: AtomicBool::new(false),
+            added: Notify::new(),
+            meter: Arc::default(),
+            start: Instant::now(),
+            empty: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether all that was sent until `age` ago has left, for QUIC was seen empty since: it goes as fast as it is sent.
+    pub(super) fn has_flowed(&self, now: Instant, age: Duration) -> bool {
+        self.look(now);
+        let empty = self.start + Duration::from_micros(self.empty.load(Ordering::Relaxed));
+        now.saturating_duration_since(empty) < age
+    }
+
+    /// Sees whether QUIC is empty. To be called before what is to be protected is sent.
+    pub(super) fn look(&self, now: Instant) {
+        if !self.is_waiting.load(Ordering::Acquire)
+            && self.connection.datagram_send_buffer_space() >= self.room
+        {
+            // Relaxed: it guards nothing, and a look that is missed costs a copy.
+            let since = now.saturating_duration_since(self.start);
+            self.empty
+                .store(since.as_micros() as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Sends a datagram that nobody misses, if QUIC has room and nothing waits for it.
     pub(super) fn send_if_idle(&self, datagram: Bytes) -> bool {
-        self.is_idle(datagram.len()) && self.connection.send_datagram(datagram).is_ok()
+        let length = datagram.len();
+        let is_sent = self.is_idle(length) && self.connection.send_datagram(datagram).is_ok();
+        if is_sent {
+            self.meter.handle_sent(length);
+        }
+        is_sent
+    }
+
+    /// What was counted as sent since the last call.
+    #[cfg(test)]
+    pub(super) fn take_metered(&self) -> u64 {
+        self.meter.take()
     }
 
     fn is_idle(&self, length: usize) -> bool {
@@ -257,16 +299,19 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
                 queue.send_now(datagram, &metrics);
                 continue;
             }
-            queue.meter.handle_sent(datagram.len());
+            let length = datagram.len();
             let sent = tokio::time::timeout(
                 most.saturating_sub(since.elapsed()),
                 queue.connection.send_datagram_wait(datagram),
             );
             match sent.await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => queue.meter.handle_sent(length),
                 Ok(Err(quinn::SendDatagramError::TooLarge)) => metrics.drop_too_large.one(),
                 Ok(Err(_)) => return,
-                Err(_) => metrics.drop_too_old.one(),
+                Err(_) => {
+                    metrics.drop_too_old.one();
+                    queue.meter.handle_drop();
+                }
             }
         }
     }
@@ -410,6 +455,10 @@ thread_local! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        proto::handshake::Suite,
+        transport::quic::{congestion, tests::pair},
+    };
 
     fn whose() -> Whose {
         Whose::flow(1, 1)
@@ -430,6 +479,34 @@ mod tests {
         queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);
+    }
+
+    #[tokio::test]
+    async fn what_quic_never_took_is_not_counted_as_sent() {
+        let (connection, _, _peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let limits = QueueLimits {
+            age: Duration::from_millis(20),
+            ..QueueLimits::default()
+        };
+        let queue = Arc::new(QuicQueue::new(connection.clone(), limits));
+        let metrics = Arc::<Metrics>::default();
+        let drains = tokio::spawn(drain(queue.clone(), metrics.clone()));
+        congestion::choke(&connection, true);
+        for _ in 0..100 {
+            queue.send(whose(), Bytes::from_static(&[7; 1_000]), &metrics);
+        }
+        let emptied = async {
+            while queue.is_waiting.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        tokio::time::timeout(hang, emptied).await.unwrap();
+        let dropped = metrics.snapshot().drop_too_old;
+        assert!(dropped > 0);
+        let sent = queue.take_metered();
+        assert_eq!(sent, (100 - dropped) * (1_000 + meter::OVERHEAD as u64));
+        drains.abort();
     }
 
     #[test]

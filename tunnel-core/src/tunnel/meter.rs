@@ -34,6 +34,12 @@ impl Meter {
         }
     }
 
+    /// Takes what was counted and not looked at.
+    #[cfg(test)]
+    pub(super) fn take(&self) -> u64 {
+        self.sent.swap(0, Ordering::Relaxed)
+    }
+
     pub(crate) fn handle_drop(&self) {
         self.is_short.store(true, Ordering::Relaxed);
     }
@@ -49,13 +55,15 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         }
         let sent = meter.sent.swap(0, Ordering::Relaxed);
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
-        congestion::declare(&connection, rate.handle_look(sent, is_short));
+        congestion::declare(&connection, Some(rate.handle_look(sent, is_short)));
         if rate.is_idle() {
             meter.is_asleep.store(true, Ordering::Relaxed);
             tokio::select! {
                 () = meter.woken.notified() => {}
                 _ = connection.closed() => return,
             }
+            // Nobody knows how large the game becomes, and the first look at it is yet to come.
+            congestion::declare(&connection, None);
         }
     }
 }
@@ -65,14 +73,12 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
 struct Rate {
     looks: [u64; LOOKS],
     next: usize,
-    idle: u32,
 }
 
 impl Rate {
     /// `sent` bytes since the look before.
     fn handle_look(&mut self, sent: u64, is_short: bool) -> u64 {
         let now = (sent as f64 / LOOK.as_secs_f64()) as u64;
-        self.idle = if sent == 0 { self.idle + 1 } else { 0 };
         if is_short {
             // What is lost anyway must not widen the window: that would only lengthen the queue.
             for look in &mut self.looks {
@@ -85,8 +91,9 @@ impl Rate {
         self.looks.iter().copied().max().unwrap_or_default()
     }
 
+    /// Nothing was sent for as long as it counts.
     fn is_idle(&self) -> bool {
-        self.idle as usize > LOOKS
+        self.looks == [0; LOOKS]
     }
 }
 
@@ -95,13 +102,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The most of 4 s counts: a game's rate swings with what happens in it.
 const LOOKS: usize = 16;
 /// IPv6, UDP and QUIC heads of a packet with one datagram.
-const OVERHEAD: usize = 80;
+pub(super) const OVERHEAD: usize = 80;
 /// 1 Gbit/s: more than games send through one tunnel. What of it the path carries is for the congestion control to see.
 const MOST: u64 = 1_000_000_000 / 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{proto::handshake::Suite, transport::quic::tests::pair};
 
     #[test]
     fn the_most_of_four_seconds_counts() {
@@ -124,11 +132,30 @@ mod tests {
         assert_eq!(rate.handle_look(250_000_000, false), MOST);
     }
 
+    #[tokio::test]
+    async fn what_a_game_needs_is_unknown_when_it_begins_after_a_silence() {
+        let (connection, _, _peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let meter = Arc::<Meter>::default();
+        let declares = tokio::spawn(declare(connection.clone(), meter.clone()));
+        let is = async |wanted| {
+            while congestion::declared(&connection) != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        tokio::time::timeout(hang, is(Some(0))).await.unwrap();
+        meter.handle_sent(1_000);
+        tokio::time::timeout(hang, is(None)).await.unwrap();
+        declares.abort();
+    }
+
     #[test]
     fn it_sleeps_when_nothing_was_sent_for_as_long() {
         let mut rate = Rate::default();
+        rate.handle_look(0, false);
+        assert!(rate.is_idle(), "nothing yet");
         rate.handle_look(1, false);
-        for _ in 0..LOOKS {
+        for _ in 1..LOOKS {
             rate.handle_look(0, false);
             assert!(!rate.is_idle());
         }

@@ -105,33 +105,43 @@ impl Protection {
         }
         let due = protector.poll_timeout();
         drop(protector);
+        self.queue.look(now);
         self.queue.send(whose, datagram, &self.metrics);
         match due {
             // Sooner than a timer could: at thousands of packets a second repairs go by the packets.
-            Some(due) if due <= now => drop(self.send_due(scratch)),
+            Some(due) if due <= now => drop(self.send_due(now, scratch)),
             Some(due) if before.is_none_or(|before| due < before) => self.sooner.notify_one(),
             _ => {}
         }
     }
 
     /// Sends what is due; yields when there is more to do.
-    fn send_due(&self, scratch: &mut BytesMut) -> Option<Instant> {
-        let now = Instant::now();
+    fn send_due(&self, now: Instant, scratch: &mut BytesMut) -> Option<Instant> {
         let mut protector = lock(&self.protector);
+        // Looked at once, for what is sent here fills QUIC's queue as well.
+        let settings = ProtectorSettings::default();
+        let mut has_flowed = None;
         while let Some(copy) = protector.poll_copy(now) {
-            self.send_beside(copy, &self.metrics.copies_sent);
+            let has_flowed = *has_flowed
+                .get_or_insert_with(|| self.queue.has_flowed(now, settings.copy_age_least()));
+            self.send_beside(copy, has_flowed, &self.metrics.copies_sent);
         }
+        let mut has_flowed = None;
         make_room(scratch, REPAIR_MAX);
         while protector.poll_repair(now, scratch) {
-            self.send_beside(scratch.split().freeze(), &self.metrics.repairs_sent);
+            let has_flowed =
+                *has_flowed.get_or_insert_with(|| self.queue.has_flowed(now, settings.ripe));
+            let repair = scratch.split().freeze();
+            self.send_beside(repair, has_flowed, &self.metrics.repairs_sent);
             make_room(scratch, REPAIR_MAX);
         }
         protector.poll_timeout()
     }
 
-    /// Sends what the game can do without: not while anything waits that it cannot.
-    fn send_beside(&self, datagram: Bytes, counter: &Counter) {
-        if self.queue.send_if_idle(datagram) {
+    /// Sends what the game can do without: not while anything waits that it cannot, for a full path is not helped by
+    /// more, and what is still here would share the packet of what protects it.
+    fn send_beside(&self, datagram: Bytes, has_flowed: bool, counter: &Counter) {
+        if has_flowed && self.queue.send_if_idle(datagram) {
             counter.one();
         }
     }
@@ -143,7 +153,7 @@ impl Protection {
         let closed = connection.closed();
         tokio::pin!(closed);
         loop {
-            let due = self.send_due(&mut scratch);
+            let due = self.send_due(Instant::now(), &mut scratch);
             if self.is_sampled.load(Ordering::Relaxed) {
                 let sampler = sampler.get_or_insert_with(|| Sampler::new(&connection));
                 self.sample(sampler, &connection);
@@ -228,3 +238,52 @@ impl Sampler {
 const SAMPLE: Duration = Duration::from_millis(500);
 /// Room for a repair: its symbol and head.
 const REPAIR_MAX: usize = 1_100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proto::{datagram::FlowId, handshake::Suite},
+        transport::quic::{congestion, tests::pair},
+        tunnel::datagrams::QueueLimits,
+    };
+
+    #[tokio::test]
+    async fn a_copy_is_not_sent_while_its_original_waits_for_the_window() {
+        let (connection, _, peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let queue = Arc::new(QuicQueue::new(connection.clone(), QueueLimits::default()));
+        let metrics = Arc::<Metrics>::default();
+        let protection = Protection::start(queue.clone(), metrics.clone());
+        let mut scratch = BytesMut::new();
+        let mut send = |payload: &[u8]| {
+            let head = DatagramHead::data(FlowId(7));
+            protection.send(
+                Whose::flow(1, 1),
+                head,
+                Scheme::Copied,
+                payload,
+                &mut scratch,
+            );
+        };
+        congestion::choke(&connection, true);
+        send(b"first");
+        tokio::task::yield_now().await;
+        // There is room in QUIC's queue, and nothing waits in ours.
+        let due = Instant::now() + Duration::from_millis(10);
+        assert_eq!(protection.send_due(due, &mut BytesMut::new()), None);
+        congestion::choke(&connection, false);
+        send(b"second");
+        let mut came = Vec::new();
+        for _ in 0..3 {
+            let datagram =
+                tokio::time::timeout(Duration::from_secs(30), peer.connection.read_datagram());
+            let (_, payload) = DatagramHead::decode(datagram.await.unwrap().unwrap()).unwrap();
+            came.push(payload);
+        }
+        assert_eq!(came, ["first", "second", "second"]);
+        assert_eq!(metrics.snapshot().copies_sent, 1);
+        // Heads of 1 flow and of 3 for redundancy at most.
+        let sent = queue.take_metered();
+        assert!(sent > 3 * 80 + 17 && sent <= 3 * (80 + 8) + 17, "{sent}");
+    }
+}

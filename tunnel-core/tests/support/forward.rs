@@ -40,6 +40,9 @@ pub(crate) struct Packets {
     /// So many of a thousand are lost.
     permille: u64,
     random: u64,
+    /// So many packets at least pass after one that was lost.
+    apart: u64,
+    since_lost: u64,
     /// The next one as long as this is lost.
     next_over: Option<usize>,
 }
@@ -53,12 +56,13 @@ impl Packets {
         let mut z = self.random;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let is_hit = (z ^ (z >> 31)) % 1_000 < self.permille;
+        let is_hit = (z ^ (z >> 31)) % 1_000 < self.permille && self.since_lost >= self.apart;
         let is_next = self.next_over.is_some_and(|over| length >= over);
         if is_next {
             self.next_over = None;
         }
         let is_lost = is_hit || is_next;
+        self.since_lost = if is_lost { 0 } else { self.since_lost + 1 };
         self.lost += u64::from(is_lost);
         self.passed += u64::from(!is_lost);
         !is_lost
@@ -145,6 +149,13 @@ impl Forwarder {
             ..Packets::default()
         };
         std::mem::replace(&mut *self.state.packets.lock().unwrap(), next)
+    }
+
+    /// As [`lose`](Self::lose), but so many packets at least pass after one that was lost.
+    pub(crate) fn lose_apart(&self, permille: u64, apart: u64, seed: u64) -> Packets {
+        let packets = self.lose(permille, seed);
+        self.state.packets.lock().unwrap().apart = apart;
+        packets
     }
 
     /// Loses the next UDP packet that is as long as this, in either direction.

@@ -181,6 +181,29 @@ mod tests {
     }
 
     #[test]
+    fn a_spell_of_reordering_that_looks_like_loss_does_not_keep_it_on() {
+        let mut adaptive = Adaptive::new();
+        let (sent, bytes) = (200, 30_000);
+        until(&mut adaptive, Choice::Fec, sent, 0.0, bytes);
+        // For 2 s one packet in twenty comes late, and QUIC takes it for lost.
+        for _ in 0..4 {
+            adaptive.handle_sample(Sample {
+                time: HALF,
+                sent,
+                lost: sent / 20,
+                bytes,
+            });
+        }
+        assert_eq!(adaptive.choice(), Choice::Fec);
+        let off = until(&mut adaptive, Choice::Off, sent, 0.0, bytes);
+        assert!(off <= 90, "{off} half seconds");
+        assert_eq!(
+            until(&mut adaptive, Choice::Fec, sent, 0.0, bytes),
+            usize::MAX
+        );
+    }
+
+    #[test]
     fn loss_between_the_bounds_changes_nothing() {
         let mut adaptive = Adaptive::new();
         assert_eq!(

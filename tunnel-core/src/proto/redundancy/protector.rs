@@ -42,6 +42,13 @@ pub struct ProtectorSettings {
     pub bundles: usize,
 }
 
+impl ProtectorSettings {
+    /// How old a datagram is at least when its copy leaves.
+    pub fn copy_age_least(&self) -> Duration {
+        self.copy_delay.saturating_sub(TOGETHER)
+    }
+}
+
 impl Default for ProtectorSettings {
     fn default() -> Self {
         Self {

@@ -38,7 +38,7 @@ struct Bundle {
 }
 
 /// A sum of bundles' symbols with their factors that is known.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Equation {
     /// What is missing; the factor of the first is 1.
     unknown: Vec<(Bundle, u8)>,
@@ -121,6 +121,8 @@ impl Repairer {
 
     /// Takes a known bundle out of a sum. `None` if it is longer than the sum: then one of the two is not what it says.
     fn subtract(&self, sum: &mut [u8], bundle: Bundle, factor: u8) -> Option<()> {
+        #[cfg(test)]
+        steps::count();
         let mut at = 0;
         for number in bundle.numbers() {
             let datagram = self.datagram(number)?;
@@ -147,23 +149,52 @@ impl Repairer {
             })
         };
         self.equations.retain(is_recent);
-        let came = |(bundle, _): &(Bundle, u8)| self.is_known(*bundle);
-        if !self.equations.iter().any(|it| it.unknown.iter().any(came)) {
-            return;
-        }
-        for mut equation in std::mem::take(&mut self.equations) {
-            let mut sum = std::mem::take(&mut equation.sum);
-            let mut holds = true;
-            equation.unknown.retain(|(bundle, factor)| {
-                let known = self.is_known(*bundle);
-                holds &= !known || self.subtract(&mut sum, *bundle, *factor).is_some();
-                !known
-            });
-            if holds {
-                equation.sum = sum;
-                self.insert(equation);
+        let mut left = RENEW_MOST;
+        let mut at = 0;
+        while at < self.equations.len() {
+            if self.substitute(at, &mut left) {
+                at += 1;
+            } else {
+                self.equations.remove(at);
             }
         }
+        self.equations.retain(Equation::is_short);
+    }
+
+    /// Takes out of an equation what has come by itself. Returns whether it is of use still, and `left` takes the work.
+    fn substitute(&mut self, at: usize, left: &mut usize) -> bool {
+        let Some(place) = self.equations.get_mut(at) else {
+            return false;
+        };
+        let mut equation = std::mem::take(place);
+        let came = |(bundle, _): &(Bundle, u8)| self.is_known(*bundle);
+        let lost_first = equation.unknown.first().is_some_and(came);
+        let mut cost = equation.unknown.iter().filter(|it| came(it)).count();
+        if lost_first {
+            cost += EQUATIONS_MAX;
+        }
+        if cost > *left {
+            return false;
+        }
+        *left -= cost;
+        let mut holds = true;
+        let sum = &mut equation.sum;
+        equation.unknown.retain(|(bundle, factor)| {
+            let known = self.is_known(*bundle);
+            holds &= !known || self.subtract(sum, *bundle, *factor).is_some();
+            !known
+        });
+        if !holds || lost_first && !equation.normalize() {
+            return false;
+        }
+        if lost_first {
+            // The others lack its new first unknown from now on; theirs are not in it, so nothing follows from that.
+            for other in &mut self.equations {
+                other.eliminate(&equation);
+            }
+        }
+        self.equations[at] = equation;
+        true
     }
 
     /// Adds an equation so that no first unknown of one is in another.
@@ -171,7 +202,7 @@ impl Repairer {
         for other in &self.equations {
             equation.eliminate(other);
         }
-        if !equation.normalize() || equation.unknown.len() > UNKNOWN_MAX {
+        if !equation.normalize() || !equation.is_short() {
             return;
         }
         for other in &mut self.equations {
@@ -180,8 +211,7 @@ impl Repairer {
         if self.equations.len() >= EQUATIONS_MAX {
             self.equations.remove(0);
         }
-        self.equations
-            .retain(|other| other.unknown.len() <= UNKNOWN_MAX);
+        self.equations.retain(Equation::is_short);
         self.equations.push(equation);
     }
 
@@ -256,6 +286,8 @@ impl Equation {
         let Some(&(_, factor)) = at.and_then(|at| self.unknown.get(at)) else {
             return;
         };
+        #[cfg(test)]
+        steps::count();
         if self.sum.len() < other.sum.len() {
             self.sum.resize(other.sum.len(), 0);
         }
@@ -270,11 +302,17 @@ impl Equation {
         self.unknown.retain(|(_, factor)| *factor != 0);
     }
 
+    const fn is_short(&self) -> bool {
+        self.unknown.len() <= UNKNOWN_MAX
+    }
+
     /// Makes the first factor 1. Returns whether there is one.
     fn normalize(&mut self) -> bool {
         let Some(&(_, first)) = self.unknown.first() else {
             return false;
         };
+        #[cfg(test)]
+        steps::count();
         let by = inverse(first);
         scale(&mut self.sum, by);
         for (_, factor) in &mut self.unknown {
@@ -287,9 +325,32 @@ impl Equation {
 /// Datagrams that are kept: more than a repair's 16 bundles can hold.
 const HISTORY: usize = 256;
 
-/// Repairs that wait for others. 8: as many as a burst of eight packets needs, and what one more costs stays below
-/// 100 µs whatever they say.
+/// Repairs that wait for others. 8: as many as a burst of eight packets needs.
 const EQUATIONS_MAX: usize = 8;
+
+/// Steps, each over a sum of at most 1 KiB, that a repair may have taken to take out what came since the one before: four
+/// bundles with which an equation begins. Equations that need more are dropped. With the 31 of the repair itself a
+/// datagram costs less than 100 µs, whatever it says.
+const RENEW_MOST: usize = 40;
 
 /// Bundles that an equation may lack: two windows of them, of which hardly any came. The path is down, then.
 const UNKNOWN_MAX: usize = 2 * BUNDLES_MAX;
+
+/// Steps taken in this thread: what a repair costs, without a clock.
+#[cfg(test)]
+pub(super) mod steps {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    /// Steps since the last call.
+    pub(in super::super) fn take() -> usize {
+        STEPS.take()
+    }
+}

@@ -219,6 +219,57 @@ fn a_repair_of_what_never_was_gives_nothing() {
     }
 }
 
+/// A repair of bundles with these counts, and its steps.
+fn steps(repairer: &mut Repairer, number: u8, sequence: u16, counts: [u8; BUNDLES_MAX]) -> usize {
+    let head = RepairHead {
+        number,
+        bundle: 0,
+        counts,
+    };
+    repairer::steps::take();
+    repairer.handle_repair(sequence, &head, &[7; 200]);
+    assert_eq!(repairer.poll_repaired(), None);
+    repairer::steps::take()
+}
+
+#[test]
+fn equations_that_share_what_they_lack_cost_little_when_it_comes() {
+    let mut random = XorShift::new(4);
+    let mut repairer = Repairer::new();
+    let (mut most, mut all) = (0, 0);
+    for round in 0..2_000_u16 {
+        // From the end of each eight: what all lack comes before what each begins with.
+        repairer.handle_source(round ^ 7, &random.bytes(60));
+        let first = round + 8 + random.below(4) as u16;
+        let count = steps(&mut repairer, round as u8, first, [1; BUNDLES_MAX]);
+        most = most.max(count);
+        all += count;
+    }
+    assert!((15..=40 + 16 + 15).contains(&most), "{most}");
+    assert!(all < 2_000 * 24, "{all}");
+}
+
+#[test]
+fn a_datagram_with_which_every_equation_begins_costs_no_more_than_others() {
+    let mut repairer = Repairer::new();
+    for round in 1..500_u16 {
+        let last = round * 64;
+        for number in last - 7..last {
+            repairer.handle_source(number, &[1; 20]);
+        }
+        // Eight lies: bundles that begin elsewhere, and end with the same number.
+        for lie in 0..8 {
+            let mut counts = [1; BUNDLES_MAX];
+            counts[0] = 1 + lie;
+            steps(&mut repairer, lie, last - u16::from(lie), counts);
+        }
+        repairer.handle_source(last, &[1; 20]);
+        let count = steps(&mut repairer, 9, last + 1, [1; BUNDLES_MAX]);
+        // Without a bound each of the eight would be taken out of the seven others: 72 and more.
+        assert!((36..=40 + 16 + 15).contains(&count), "{count}");
+    }
+}
+
 #[test]
 fn repairs_keep_to_their_budget() {
     let settings = ProtectorSettings::default();

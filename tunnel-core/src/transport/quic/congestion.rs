@@ -37,14 +37,32 @@ use self::empty::{EmptyPath, Stubborn};
 use self::loss::{Loss, Verdict};
 use self::samples::{Batch, Carried, Recent, Round, Silence};
 
-/// Declares to a connection how many bytes of datagrams it sends each second, headers included. Holds for its present
-/// path: to be repeated.
-pub(crate) fn declare(connection: &quinn::Connection, bytes_per_second: u64) {
+/// Declares to a connection how many bytes of datagrams it sends each second, headers included, or that nobody
+/// knows. Holds for its present path: to be repeated.
+pub(crate) fn declare(connection: &quinn::Connection, bytes_per_second: Option<u64>) {
     // A copy of the controller, with the same settings.
     let controller = connection.congestion_state().into_any();
     if let Ok(level) = controller.downcast::<Level>() {
-        level.config.set_game_rate(bytes_per_second);
+        match bytes_per_second {
+            Some(rate) => level.config.set_game_rate(rate),
+            None => level.config.game_rate.store(UNDECLARED, Ordering::Relaxed),
+        }
     }
+}
+
+/// What is declared to a connection.
+#[cfg(test)]
+pub(crate) fn declared(connection: &quinn::Connection) -> Option<u64> {
+    let controller = connection.congestion_state().into_any();
+    controller.downcast::<Level>().unwrap().config.game_rate()
+}
+
+/// Shuts a connection's window, or lets it be as it is.
+#[cfg(test)]
+pub(crate) fn choke(connection: &quinn::Connection, is_choked: bool) {
+    let controller = connection.congestion_state().into_any();
+    let level = controller.downcast::<Level>().unwrap();
+    level.config.is_choked.store(is_choked, Ordering::Relaxed);
 }
 
 /// Makes a [`Level`] for each path of a connection, with settings of its own.
@@ -54,6 +72,9 @@ pub struct LevelConfig {
     game_rate: AtomicU64,
     /// Where [`Level::window`] gets the time from; virtual in tests.
     clock: fn() -> Instant,
+    /// Nothing may leave.
+    #[cfg(test)]
+    is_choked: std::sync::atomic::AtomicBool,
 }
 
 impl LevelConfig {
@@ -80,6 +101,8 @@ impl Default for LevelConfig {
         Self {
             game_rate: AtomicU64::new(UNDECLARED),
             clock: Instant::now,
+            #[cfg(test)]
+            is_choked: false.into(),
         }
     }
 }
@@ -90,6 +113,8 @@ impl ControllerFactory for LevelConfig {
         let own = Self {
             game_rate: AtomicU64::new(UNDECLARED),
             clock: self.clock,
+            #[cfg(test)]
+            is_choked: false.into(),
         };
         Box::new(Level::new(Arc::new(own), now, current_mtu))
     }
@@ -451,6 +476,10 @@ impl Controller for Level {
     }
 
     fn window(&self) -> u64 {
+        #[cfg(test)]
+        if self.config.is_choked.load(Ordering::Relaxed) {
+            return 0;
+        }
         self.window_at((self.config.clock)())
     }
 

@@ -109,7 +109,8 @@ fn identity(suite: Suite) -> ClientIdentity {
 
 const SECONDS_5: Duration = Duration::from_secs(5);
 
-async fn pair(suite: Suite) -> (quinn::Connection, Answer, Accepted, [Endpoint; 2]) {
+/// A client's connection, and the relay's end of it.
+pub(crate) async fn pair(suite: Suite) -> (quinn::Connection, Answer, Accepted, [Endpoint; 2]) {
     let relay = Relay::new(clients_with(PSK));
     let client = client();
     let accepting = relay.accept_one(SECONDS_5);

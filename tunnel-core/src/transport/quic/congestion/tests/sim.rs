@@ -360,6 +360,7 @@ impl Sender {
         let config = Arc::new(LevelConfig {
             game_rate: AtomicU64::new(UNDECLARED),
             clock: virtual_now,
+            is_choked: false.into(),
         });
         Self {
             level: Level::new(config.clone(), *EPOCH, MTU as u16),
