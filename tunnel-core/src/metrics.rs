@@ -180,6 +180,8 @@ counters! {
     stream_reset: Counter = "adit_streams_failed_total" ["reason=\"reset\""],
     /// Players refused because a limit of connections was reached.
     stream_limit: Counter = "adit_streams_failed_total" ["reason=\"limit\""],
+    /// Streams refused because their tunnel has TCP lanes alone, and all that it may have are in use.
+    stream_lanes: Counter = "adit_streams_failed_total" ["reason=\"lanes\""],
     /// Players refused because their address holds as many connections as one may.
     stream_address_cap: Counter = "adit_streams_failed_total" ["reason=\"address_cap\""],
     /// Players refused because the client's services hold as many connections as one client's may.

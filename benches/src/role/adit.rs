@@ -25,7 +25,6 @@ pub(super) async fn relay(bind: IpAddr) -> Result<()> {
     limits.streams = 1 << 16;
     limits.streams_per_client = 1 << 16;
     limits.streams_per_address = 1 << 16;
-    limits.lanes_per_tunnel = 1 << 16;
     let mut tries = 0;
     let relay = loop {
         let relay = Relay::builder(SecretKey::from(RELAY_KEY), authority.clone())

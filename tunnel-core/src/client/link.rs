@@ -66,6 +66,10 @@ pub(crate) struct Link {
     lanes_idle: AtomicUsize,
     /// Wakes the opener: an idle lane was taken.
     lane_taken: Notify,
+    /// The relay has ended an idle one: it takes no more.
+    lane_refused: AtomicBool,
+    /// A stream has used one since.
+    lane_used: AtomicBool,
     /// The last try to open one failed.
     lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
@@ -119,6 +123,8 @@ impl Link {
             lanes_most: u32::try_from(shared.limits.idle_lanes).unwrap_or(u32::MAX),
             lanes_idle: AtomicUsize::new(0),
             lane_taken: Notify::new(),
+            lane_refused: AtomicBool::new(false),
+            lane_used: AtomicBool::new(false),
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
             shaper: Arc::new(Shaper::new(metrics.clone())),
@@ -208,7 +214,18 @@ impl Link {
     ) {
         let mut wanted = self.lanes_wanted.subscribe();
         let mut backoff = Backoff::new(RETRY_LEAST, RETRY_MOST);
+        let mut refused = Backoff::new(REFUSED_LEAST, REFUSED_MOST);
         loop {
+            if self.lane_used.swap(false, Ordering::Relaxed) {
+                refused.reset();
+            }
+            if self.lane_refused.swap(false, Ordering::Relaxed) {
+                tokio::select! {
+                    () = tokio::time::sleep(refused.next(shared.random())) => {}
+                    () = self.broken.cancelled() => return,
+                    () = self.closed.cancelled() => return,
+                }
+            }
             let missing = usize::try_from(*wanted.borrow_and_update())
                 .unwrap_or(usize::MAX)
                 .saturating_sub(self.lanes_idle.load(Ordering::Relaxed));
@@ -315,7 +332,14 @@ impl Link {
                 Some(taken) => taken,
                 None => {
                     let used = tokio::select! {
-                        used = first_use(&mut lane) => used,
+                        used = first_use(&mut lane) => {
+                            let flag = match used {
+                                Some(_) => &self.lane_used,
+                                None => &self.lane_refused,
+                            };
+                            flag.store(true, Ordering::Relaxed);
+                            used
+                        }
                         _ = path.changed() => None,
                         () = self.broken.cancelled() => None,
                         () = self.closed.cancelled() => None,
@@ -504,6 +528,10 @@ const OPEN_AT_ONCE: usize = 8;
 const ADDRESS_LOOK: Duration = Duration::from_millis(500);
 /// How long opening a lane may take.
 const LANE_PATIENCE: Duration = Duration::from_secs(10);
+/// Pauses after the relay has taken no further lane, or each would be opened again at once: short, for players wait for
+/// lanes as soon as others end.
+const REFUSED_LEAST: Duration = Duration::from_millis(50);
+const REFUSED_MOST: Duration = Duration::from_secs(2);
 const RETRY_LEAST: Duration = Duration::from_millis(500);
 /// TCP may be blocked for good: then a try every half minute notices when it no longer is.
 const RETRY_MOST: Duration = Duration::from_secs(30);

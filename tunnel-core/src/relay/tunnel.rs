@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -77,6 +77,8 @@ pub(crate) struct RelayTunnel {
     /// Counts how often lanes have become useless: the client's address has changed, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     lanes_wanted: AtomicU16,
+    /// The last who waited for a lane got none: the client cannot open more.
+    lanes_dry: AtomicBool,
     /// How fast its lanes may send.
     pub(crate) shaper: Arc<dyn ShapesLanes>,
 }
@@ -148,6 +150,7 @@ impl RelayTunnel {
             successor: watch::Sender::new(None),
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
+            lanes_dry: AtomicBool::new(false),
             shaper: Arc::new(Shaper::new(parts.metrics.clone())),
         }
     }
@@ -171,7 +174,12 @@ impl RelayTunnel {
                 local: player.local,
             })
         };
-        let channel = self.open_channel(optimize, open, early).await?;
+        let patience = match self.quic {
+            None if self.is_full() => FULL_PATIENCE,
+            None => ONLY_LANE_PATIENCE,
+            Some(_) => self.patience_beside_quic(),
+        };
+        let channel = self.open_channel(optimize, patience, open, early).await?;
         Ok((stream, channel))
     }
 
@@ -184,7 +192,12 @@ impl RelayTunnel {
         optimize: Optimize,
     ) -> Result<(Channel, u64), AttachError> {
         let attach = Frame::Attach { stream, received };
-        let mut channel = self.open_channel(optimize, || attach, None).await?;
+        let patience = match self.quic {
+            // Of a broken lane the relay may know later than the client, and its place is free then.
+            None => ONLY_LANE_PATIENCE,
+            Some(_) => self.patience_beside_quic(),
+        };
+        let mut channel = (self.open_channel(optimize, patience, || attach, None)).await?;
         match channel.rx.read().await? {
             Item::Frame(Frame::Attach {
                 stream: continued,
@@ -228,15 +241,11 @@ impl RelayTunnel {
     async fn open_channel(
         &self,
         optimize: Optimize,
+        patience: Duration,
         mut first: impl FnMut() -> Frame,
         data: Option<Bytes>,
     ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
-            let patience = if self.quic.is_some() {
-                LANE_PATIENCE
-            } else {
-                ONLY_LANE_PATIENCE
-            };
             // A lane may have died unnoticed: the next one is tried.
             while let Some(lane) = self.take_lane(patience).await {
                 let mut channel = Channel::lane(*lane);
@@ -254,13 +263,30 @@ impl RelayTunnel {
     /// A QUIC stream of which the client does not know yet.
     pub(crate) async fn open_quic(&self) -> Result<Channel, ChannelError> {
         let Some(quic) = &self.quic else {
-            return Err(ChannelError::Ended);
+            return Err(if self.is_full() {
+                ChannelError::NoLane
+            } else {
+                ChannelError::Ended
+            });
         };
         let (send, recv) = quic
             .open_bi()
             .await
             .map_err(quinn::WriteError::ConnectionLost)?;
         Ok(Channel::opening(send, recv))
+    }
+
+    /// Whether it has as many lanes as it may.
+    fn is_full(&self) -> bool {
+        self.lane_permits.available_permits() == 0
+    }
+
+    fn patience_beside_quic(&self) -> Duration {
+        if self.is_full() || self.lanes_dry.load(Ordering::Relaxed) {
+            Duration::ZERO
+        } else {
+            LANE_PATIENCE
+        }
     }
 
     /// Asks the client for so many idle lanes, if that is more than before.
@@ -279,11 +305,17 @@ impl RelayTunnel {
 
     async fn take_lane(&self, patience: Duration) -> Option<Lane> {
         if let Some(lane) = self.lanes.take(Duration::ZERO).await {
+            self.lanes_dry.store(false, Ordering::Relaxed);
             return Some(lane);
         }
         // The pool was too small for this burst of players.
         self.want_lanes((self.lanes_wanted.load(Ordering::Relaxed) * 2).max(LANES_WARM));
-        self.lanes.take(patience).await
+        if patience.is_zero() {
+            return None;
+        }
+        let taken = self.lanes.take(patience).await;
+        self.lanes_dry.store(taken.is_none(), Ordering::Relaxed);
+        taken
     }
 }
 
@@ -300,3 +332,5 @@ const LANE_WAIT: Duration = Duration::from_secs(3600);
 const LANE_PATIENCE: Duration = Duration::from_millis(500);
 /// The same where there is no QUIC to fall back on.
 const ONLY_LANE_PATIENCE: Duration = Duration::from_secs(5);
+/// The same where no further lane will be opened: one whose stream has just ended may be on its way back to the pool.
+const FULL_PATIENCE: Duration = Duration::from_millis(50);

@@ -128,6 +128,8 @@ pub(crate) enum ChannelError {
     Frame(#[from] FrameError),
     #[error("it ended before the stream did")]
     Ended,
+    #[error("all lanes that the tunnel may have are in use, and it has nothing else")]
+    NoLane,
     #[error("the peer sent a frame of type {0:#04x} in the wrong place")]
     Unexpected(u8),
 }

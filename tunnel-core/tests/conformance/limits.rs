@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tunnel_core::{
     client::{Client, ClientEnd, ClientLimits},
     event::Event,
-    instance::PortSet,
+    instance::{PortSet, RawService},
     proto::message::Code,
     relay::RelayLimits,
 };
@@ -235,15 +235,48 @@ async fn lanes_in_use_count_as_lanes_of_the_tunnel() {
         players.push(player);
     }
     assert_eq!(lab.relay().metrics().lanes, 3);
-    let refused = lab.relay().metrics().lanes_refused;
-    // The fourth waits for a lane, and none may be added.
-    let _fourth = lab.tcp(lab.port).await;
-    until("a lane's being refused", || {
-        lab.relay().metrics().lanes_refused > refused
+    // None may be added, and nobody waits for what cannot come.
+    hang("what cannot be served", async {
+        for _ in 0..20 {
+            turned_away(&lab, lab.port).await;
+        }
     })
     .await;
-    assert_eq!(lab.relay().metrics().lanes, 3);
+    let counted = lab.relay().metrics();
+    assert_eq!((counted.lanes, counted.stream_lanes), (3, 20));
     tcp_echo(&mut players[0], b"undisturbed").await;
+    // A place that is free again serves the next.
+    drop(players.pop());
+    waited("a lane's being free", async || {
+        let mut player = TcpStream::connect(lab.at(lab.port)).await.ok()?;
+        served(&mut player).await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_when_all_lanes_are_in_use_is_on_quic_at_once() {
+    let lab = lab(Via::Quic, |limits| limits.lanes_per_tunnel = 3).await;
+    let server = Server::tcp(lab.ip).await;
+    let bulk = RawService {
+        optimize: Some("throughput".into()),
+        ..service("game", "tcp", lab.port, server.address())
+    };
+    let client = lab.client([instance("a", [bulk])]).await;
+    until("a lane", || client.metrics().lanes > 0).await;
+    let mut players = Vec::new();
+    hang("players beyond the lanes", async {
+        for _ in 0..200 {
+            let mut player = lab.tcp(lab.port).await;
+            tcp_echo(&mut player, b"hello").await;
+            players.push(player);
+        }
+    })
+    .await;
+    let counted = lab.relay().metrics();
+    assert_eq!(counted.streams, 200);
+    assert!(counted.streams_on_lanes <= 3, "{counted:?}");
+    assert_eq!(counted.stream_lanes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

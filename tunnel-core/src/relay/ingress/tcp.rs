@@ -20,7 +20,7 @@ use crate::{
     socket,
     transport::admission::Source,
     tunnel::{
-        channel::Channel,
+        channel::{Channel, ChannelError},
         fault,
         pump::{self, Direction},
         supervise,
@@ -191,7 +191,12 @@ async fn open<'a>(
         };
         let opened = tokio::select! {
             biased;
-            opened = tunnel.open_stream(player, optimize, early.clone()) => opened.ok(),
+            opened = tunnel.open_stream(player, optimize, early.clone()) => match opened {
+                Ok(opened) => Some(opened),
+                // Another tunnel is not to be waited for: this one works.
+                Err(ChannelError::NoLane) => return Err(&metrics.stream_lanes),
+                Err(_) => None,
+            },
             _ = routes.wait_for(is_elsewhere) => None,
             () = tokio::time::sleep_until(until) => None,
         };
