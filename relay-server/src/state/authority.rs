@@ -148,7 +148,11 @@ impl StateAuthority {
         }
         self.snapshot.store(Arc::new(snapshot));
         // Only now: had the rows not been read, the next poll would have to read them.
-        if version != std::mem::replace(&mut inner.seen.version, version) {
+        let before = std::mem::replace(&mut inner.seen.version, version);
+        if version != before {
+            if before != STALE {
+                tracing::info!("another process has changed the state file");
+            }
             self.changed.notify_one();
         }
         Ok(())

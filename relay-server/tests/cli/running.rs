@@ -26,6 +26,9 @@ use tunnel_core::{
 
 use crate::support::{PATIENCE, Relay, Running, closes, free_port, secret};
 
+/// What a relay says once it knows what another process has written.
+const STATE_TAKEN_OVER: &str = "another process has changed the state file";
+
 /// A relay on a free port of 127.0.0.1, with further lines in its `[relay]` section, not running yet.
 fn relay(more: &str) -> Relay {
     let port = free_port();
@@ -109,9 +112,9 @@ async fn bound(client: &Client) {
         .unwrap();
 }
 
-/// Waits until the client's tunnel is gone, at most `limit`.
-async fn loses_its_tunnel(client: &Client, limit: Duration) {
-    let end = Instant::now() + limit;
+/// Waits until the client's tunnel is gone.
+async fn loses_its_tunnel(client: &Client) {
+    let end = Instant::now() + PATIENCE;
     while client.status().await.transport.is_some() {
         assert!(Instant::now() < end, "the tunnel stands");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -214,13 +217,13 @@ fn a_reload_that_fails_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn invitations_and_revocations_take_effect_within_a_second() {
+async fn invitations_and_revocations_take_effect_while_the_relay_runs() {
     let relay = relay("");
     let before = relay.invite(&["before"]);
     let mut running = run(&relay);
     let one = enrol(&before).await;
     let join = relay.invite(&["after", "--ports", "2000-60000"]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.says(STATE_TAKEN_OVER);
     let two = enrol(&join).await;
     let used = client::enrol(&join, &SecretKey::generate().unwrap()).await;
     assert!(
@@ -249,14 +252,14 @@ async fn invitations_and_revocations_take_effect_within_a_second() {
     bound(&other).await;
     echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
     relay.run(&["clients", "revoke"], &["before"]).succeeds();
-    loses_its_tunnel(&client, Duration::from_secs(1)).await;
+    loses_its_tunnel(&client).await;
     closes("127.0.0.1", port);
     running.says("tunnel of before is down: the client was revoked");
     assert!(other.status().await.transport.is_some());
     assert_eq!(relay.list()[1]["state"], "revoked");
     // A revoked name is revived by an invitation, with a new key.
     let again = relay.invite(&["before"]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.says(STATE_TAKEN_OVER);
     let revived = Client::builder(enrol(&again).await).start().unwrap();
     bound(&revived).await;
     assert!(client.status().await.transport.is_none());
@@ -309,7 +312,7 @@ async fn a_reusable_join_string_gives_the_name_to_each_new_key() {
         .instances([instance])
         .start()
         .unwrap();
-    loses_its_tunnel(&old, Duration::from_secs(2)).await;
+    loses_its_tunnel(&old).await;
     bound(&new).await;
     echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
     assert_eq!(relay.list().len(), 1);
@@ -354,7 +357,7 @@ async fn a_client_of_the_file_comes_and_goes_by_reload() {
     echoes(&mut player);
     fs::write(relay.config(), without).unwrap();
     running.signal("-HUP");
-    loses_its_tunnel(&client, PATIENCE).await;
+    loses_its_tunnel(&client).await;
     closes("127.0.0.1", port);
 }
 
@@ -403,14 +406,14 @@ async fn root_invites_beside_a_relay_of_another_user() {
     for path in [".", "relay.toml", "relay.key"] {
         chown(relay.path(path), Some(65_534), Some(65_534)).unwrap();
     }
-    let running = Running::start(command(&relay, &[]).uid(65_534).gid(65_534)).ready();
+    let mut running = Running::start(command(&relay, &[]).uid(65_534).gid(65_534)).ready();
     let join = relay.invite(&["node-1"]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.says(STATE_TAKEN_OVER);
     // The relay writes the file that root has changed.
     let client = Client::builder(enrol(&join).await).start().unwrap();
     bound(&client).await;
     relay.run(&["clients", "revoke"], &["node-1"]).succeeds();
-    loses_its_tunnel(&client, Duration::from_secs(1)).await;
+    loses_its_tunnel(&client).await;
     let kept = fs::metadata(relay.path("state.db")).unwrap();
     assert_eq!((kept.uid(), kept.mode() & 0o777), (65_534, 0o600));
     running.signal("-TERM");
@@ -441,7 +444,7 @@ async fn a_privileged_port_without_the_right_is_refused_and_named() {
     }
     let mut running = Running::start(command(&relay, &[]).uid(65_534).gid(65_534)).ready();
     let join = relay.invite(&["node-1"]);
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.says(STATE_TAKEN_OVER);
     let (fits, port) = echo("fits");
     let raw = RawInstance {
         id: "web".into(),
@@ -526,9 +529,7 @@ async fn a_second_signal_ends_at_once() {
     running.signal("-TERM");
     running.says("a second signal ends at once");
     running.signal("-TERM");
-    let started = Instant::now();
     assert_eq!(running.ends().status, 1);
-    assert!(started.elapsed() < Duration::from_secs(3));
     let end = tokio::time::timeout(Duration::from_millis(100), client.finished()).await;
     assert!(
         end.is_err() || end == Ok(ClientEnd::Stopped),

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 use tunnel_core::{
-    client::Client,
+    client::{Client, ClientLimits},
     event::Event,
     key::{Psk, SecretKey},
     relay::RelayLimits,
@@ -38,21 +38,23 @@ on_transport!(
 );
 
 async fn a_flood_of_one_instance_drops_nothing_of_another_of_the_same_client(via: Via) {
+    // Not what a busy machine lets grow old is meant here, neither on the way there nor on the way back.
     let lab = Lab::with(via, |builder| {
         let mut limits = RelayLimits::default();
-        // Not what a busy machine lets grow old is meant here.
         limits.datagram_age = HANG;
         builder.limits(limits)
     })
     .await;
+    let mut limits = ClientLimits::default();
+    limits.datagram_age = HANG;
     let server = Server::udp(lab.ip).await;
     let silent = UdpSocket::bind((lab.ip, 0)).await.unwrap();
-    let client = lab
-        .client([
-            simple("neighbour", "udp", lab.port, server.address()),
-            simple("flooded", "udp", lab.port + 1, silent.local_addr().unwrap()),
-        ])
-        .await;
+    let instances = [
+        simple("neighbour", "udp", lab.port, server.address()),
+        simple("flooded", "udp", lab.port + 1, silent.local_addr().unwrap()),
+    ];
+    let client = lab.start_with(lab.identity(), instances, limits);
+    hang("the instances' being bound", client.bound()).await;
     // Datagrams of one flow may overtake each other as long as lanes are added.
     waited("the lanes", async || {
         (client.metrics().lanes == 3).then_some(())
