@@ -43,6 +43,8 @@ on_transport!(
     bulk_whose_lanes_break_goes_on_over_quic_and_moves_again,
     a_service_for_throughput_moves_when_lanes_come,
     a_finished_download_does_not_move_when_lanes_come,
+    what_is_cut_in_the_middle_of_a_move_to_a_lane_loses_nothing,
+    what_is_cut_in_the_middle_of_a_move_back_loses_nothing,
 );
 
 /// What a test sees of one stream: both of its ends, in halves.
@@ -438,4 +440,73 @@ async fn a_finished_download_does_not_move_when_lanes_come(via: Via) {
     // The next one does.
     burst_until(&mut ends, || moved(&lab) == 1).await;
     nothing_broke(&lab, &client);
+}
+
+/// Comes at the very moment, or near to it.
+async fn at_once(what: &str, holds: impl Fn() -> bool) {
+    hang(what, async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn what_is_cut_in_the_middle_of_a_move_to_a_lane_loses_nothing(via: Via) {
+    let lab = Lab::new(via).await;
+    let (client, ends) = ends(&lab).await;
+    ends.pour_during(true, true, async {
+        for round in 0..4 {
+            let resumed = lab.relay().metrics().streams_resumed;
+            at_once("the stream's agreed move", || match round % 2 {
+                0 => client.metrics().streams_on_lanes == 1,
+                _ => on_lanes(&lab) == 1,
+            })
+            .await;
+            lab.forwarder().cut();
+            until("the stream's going on", || {
+                lab.relay().metrics().streams_resumed > resumed
+            })
+            .await;
+            let so_far = bytes(&lab);
+            until("more", || bytes(&lab) > so_far + (1 << 20)).await;
+        }
+    })
+    .await;
+    assert_eq!(lab.relay().metrics().tunnels_opened, 1);
+    assert_eq!(lab.relay().metrics().stream_misbehaved, 0);
+    assert_eq!(client.metrics().stream_misbehaved, 0);
+}
+
+async fn what_is_cut_in_the_middle_of_a_move_back_loses_nothing(via: Via) {
+    for client_first in [true, false] {
+        let lab = Lab::new(via).await;
+        let (client, mut ends) = ends(&lab).await;
+        burst_until(&mut ends, || {
+            moved(&lab) == 1 && client.metrics().streams_moved == 1
+        })
+        .await;
+        let is_cut = AtomicBool::new(false);
+        let cut = async {
+            at_once("the stream's agreed move", || match client_first {
+                true => client.metrics().streams_on_lanes == 0,
+                false => on_lanes(&lab) == 0,
+            })
+            .await;
+            lab.forwarder().cut();
+            is_cut.store(true, Ordering::Relaxed);
+        };
+        let talk = talk_until(&mut ends, || is_cut.load(Ordering::Relaxed));
+        tokio::join!(talk, cut);
+        let Ends {
+            player: (mut player_rx, mut player_tx),
+            game: (mut game_rx, mut game_tx),
+        } = ends;
+        let (up, came_up) = tokio::join!(pour(&mut player_tx, 5, 1), drain(&mut game_rx));
+        assert_eq!(came_up, up);
+        let (down, came_down) = tokio::join!(pour(&mut game_tx, 6, 1), drain(&mut player_rx));
+        assert_eq!(came_down, down);
+        assert_eq!(lab.relay().metrics().stream_misbehaved, 0);
+        assert_eq!(client.metrics().stream_misbehaved, 0);
+    }
 }
