@@ -10,10 +10,12 @@ use criterion::{Criterion, Throughput};
 use tunnel_core::{
     bench_support::FairQueue,
     proto::{
-        datagram::{DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, Scheme},
+        datagram::{
+            DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, RepairHead, Scheme,
+        },
         fragment::{Reassembler, ReassemblyLimits, split},
         message::ServiceId,
-        redundancy::{Dedup, Protector, ProtectorSettings, Repairer},
+        redundancy::{BUNDLES_MAX, Dedup, Protector, ProtectorSettings, Repairer},
     },
 };
 
@@ -120,6 +122,26 @@ pub(crate) fn redundancy(criterion: &mut Criterion) {
                     repairer.handle_repair(sequence, &repair, &symbol);
                 }
             }
+            std::iter::from_fn(|| repairer.poll_repaired()).count()
+        });
+    });
+}
+
+/// A client that wants to be dear: each repair lacks what the seven before it lack, and each source is a part of all.
+pub(crate) fn dear_repairs(criterion: &mut Criterion) {
+    criterion.bench_function("redundancy/a source and a repair of lies", |bencher| {
+        let (mut repairer, mut round) = (Repairer::new(), 0_u16);
+        let small = [7; 60];
+        bencher.iter(|| {
+            round = round.wrapping_add(1);
+            // From the end of each eight: what all lack comes before what each begins with.
+            repairer.handle_source(round ^ 7, &small);
+            let head = RepairHead {
+                number: round as u8,
+                bundle: 0,
+                counts: [1; BUNDLES_MAX],
+            };
+            repairer.handle_repair(round.wrapping_add(8), &head, &small);
             std::iter::from_fn(|| repairer.poll_repaired()).count()
         });
     });

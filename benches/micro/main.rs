@@ -14,6 +14,7 @@ criterion_group!(
     datagrams::heads,
     datagrams::fragments,
     datagrams::redundancy,
+    datagrams::dear_repairs,
     datagrams::queue,
     tables::flows,
     tables::registry,
