@@ -1,7 +1,7 @@
 //! Who owns which public port. Pure: a change goes in, what is to be done comes out, nothing else happens.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,12 @@ pub(crate) struct Registry {
     lease: Duration,
     limits: OwnerLimits,
     instances: BTreeMap<InstanceId, Held>,
+    /// The services of all instances, by protocol: what another that wants a port is compared with.
+    taken: [Taken; 2],
+    /// Ports of the longest service ever held: so far before another one may begin and reach into it.
+    longest: u16,
+    /// What each owner holds, so that a change costs what it touches, however many others there are.
+    owned: HashMap<PublicKey, Owned>,
     /// What stood before a declaration that the supervisor has not carried out yet.
     before: HashMap<InstanceId, Option<Held>>,
     /// When what an owner has not declared since its tunnel was lost or replaced is released.
@@ -42,6 +48,16 @@ struct Held {
     is_confirmed: bool,
     revision: Revision,
     services: Vec<ServiceDeclaration>,
+}
+
+/// By first port: the last port and whose they are. No two overlap but while what stood before is put back.
+type Taken = BTreeMap<u16, Vec<(u16, InstanceId)>>;
+
+/// What one owner holds.
+#[derive(Debug, Default)]
+struct Owned {
+    instances: BTreeSet<InstanceId>,
+    sockets: usize,
 }
 
 /// What names a bound service: an instance's public ports with their protocol. Name, id and options may change
@@ -172,6 +188,9 @@ impl Registry {
             lease: lease.min(Duration::from_millis(u32::MAX.into())),
             limits,
             instances: BTreeMap::new(),
+            taken: Default::default(),
+            longest: 0,
+            owned: HashMap::new(),
             before: HashMap::new(),
             leases: HashMap::new(),
         }
@@ -214,8 +233,8 @@ impl Registry {
             Change::Undone { instance } => {
                 if let Some(before) = self.before.remove(&instance) {
                     match before {
-                        Some(held) => self.instances.insert(instance, held),
-                        None => self.instances.remove(&instance),
+                        Some(held) => self.enter(instance, held),
+                        None => self.leave(&instance),
                     };
                 }
                 Ok(Vec::new())
@@ -292,11 +311,7 @@ impl Registry {
             Some(held) if held.owner != *owner => return Err(Refusal::IdInUse(instance.clone())),
             Some(_) => {}
             None => {
-                let own = self
-                    .instances
-                    .values()
-                    .filter(|held| held.owner == *owner)
-                    .count();
+                let own = (self.owned.get(owner)).map_or(0, |owned| owned.instances.len());
                 if own >= self.limits.instances {
                     return Err(Refusal::TooMany(own));
                 }
@@ -316,14 +331,10 @@ impl Registry {
             if services[..i].iter().any(clash) {
                 return Err(Refusal::PortTwice(service.public));
             }
-            let taken = self
-                .instances
-                .iter()
-                .find(|(id, held)| *id != instance && held.services.iter().any(clash));
-            if let Some((id, _)) = taken {
+            if let Some(holder) = self.holder(instance, service) {
                 return Err(Refusal::PortInUse {
                     port: service.public,
-                    instance: id.clone(),
+                    instance: holder.clone(),
                 });
             }
         }
@@ -341,11 +352,9 @@ impl Registry {
         if wanted > most {
             return Err(Refusal::InstanceTooLarge { wanted, most });
         }
-        let others = self
-            .instances
-            .iter()
-            .filter(|(id, held)| held.owner == *owner && *id != instance);
-        let others: usize = others.map(|(_, held)| sockets(&held.services)).sum();
+        let all = self.owned.get(owner).map_or(0, |owned| owned.sockets);
+        let own = self.instances.get(instance);
+        let others = all - own.map_or(0, |held| sockets(&held.services));
         let (wanted, most) = (others + wanted, self.limits.ports);
         if wanted > most {
             return Err(Refusal::TooManyPorts { wanted, most });
@@ -389,22 +398,76 @@ impl Registry {
                 Action::Bind { binding, service }
             });
         }
-        let before = self.instances.insert(
-            instance.clone(),
-            Held {
-                owner,
-                is_confirmed: true,
-                revision,
-                services,
-            },
-        );
+        let held = Held {
+            owner,
+            is_confirmed: true,
+            revision,
+            services,
+        };
+        let before = self.enter(instance.clone(), held);
         self.before.insert(instance, before);
         actions
     }
 
+    /// Who else has a port that the service wants: of several the first by id.
+    fn holder(&self, instance: &InstanceId, service: &ServiceDeclaration) -> Option<&InstanceId> {
+        let (first, last) = (service.public.first(), service.public.last());
+        let protocols = [service.protocol.tcp(), service.protocol.udp()];
+        let tables = self.taken.iter().zip(protocols).filter(|(_, is)| *is);
+        let reach = first.saturating_sub(self.longest);
+        tables
+            .flat_map(|(taken, _)| taken.range(reach..=last))
+            .flat_map(|(_, holders)| holders)
+            .filter(|(end, id)| *end >= first && id != instance)
+            .map(|(_, id)| id)
+            .min()
+    }
+
+    /// The instance holds this from now on. Returns what it held.
+    fn enter(&mut self, instance: InstanceId, held: Held) -> Option<Held> {
+        let before = self.leave(&instance);
+        for service in &held.services {
+            let (first, last) = (service.public.first(), service.public.last());
+            self.longest = self.longest.max(service.public.count());
+            let protocols = [service.protocol.tcp(), service.protocol.udp()];
+            for (taken, _) in self.taken.iter_mut().zip(protocols).filter(|(_, is)| *is) {
+                let holders = taken.entry(first).or_default();
+                holders.push((last, instance.clone()));
+            }
+        }
+        let owned = self.owned.entry(held.owner).or_default();
+        owned.instances.insert(instance.clone());
+        owned.sockets += sockets(&held.services);
+        self.instances.insert(instance, held);
+        before
+    }
+
+    /// The instance holds nothing any more. Returns what it held.
+    fn leave(&mut self, instance: &InstanceId) -> Option<Held> {
+        let held = self.instances.remove(instance)?;
+        for service in &held.services {
+            for taken in &mut self.taken {
+                if let Some(holders) = taken.get_mut(&service.public.first()) {
+                    holders.retain(|(_, id)| id != instance);
+                    if holders.is_empty() {
+                        taken.remove(&service.public.first());
+                    }
+                }
+            }
+        }
+        if let Some(owned) = self.owned.get_mut(&held.owner) {
+            owned.instances.remove(instance);
+            owned.sockets -= sockets(&held.services);
+            if owned.instances.is_empty() {
+                self.owned.remove(&held.owner);
+            }
+        }
+        Some(held)
+    }
+
     fn remove(&mut self, instance: &InstanceId) -> Vec<Action> {
         self.before.remove(instance);
-        let Some(held) = self.instances.remove(instance) else {
+        let Some(held) = self.leave(instance) else {
             return Vec::new();
         };
         held.services
@@ -423,19 +486,18 @@ impl Registry {
     /// Holds what an owner has until then, or until it declares it again.
     fn hold(&mut self, owner: PublicKey, until: Instant) {
         self.leases.insert(owner, until);
-        for held in self.instances.values_mut() {
-            if held.owner == owner {
+        for id in self.owned.get(&owner).iter().flat_map(|it| &it.instances) {
+            if let Some(held) = self.instances.get_mut(id) {
                 held.is_confirmed = false;
             }
         }
     }
 
     fn remove_of(&mut self, owner: &PublicKey, which: impl Fn(&Held) -> bool) -> Vec<Action> {
-        let own: Vec<_> = self
-            .instances
-            .iter()
-            .filter(|(_, held)| held.owner == *owner && which(held))
-            .map(|(id, _)| id.clone())
+        let own = self.owned.get(owner).map(|owned| &owned.instances);
+        let own: Vec<_> = (own.into_iter().flatten())
+            .filter(|id| self.instances.get(*id).is_some_and(&which))
+            .cloned()
             .collect();
         own.iter().flat_map(|id| self.remove(id)).collect()
     }

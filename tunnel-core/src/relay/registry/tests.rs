@@ -416,3 +416,83 @@ fn two_services_on_one_port_are_refused_whatever_the_client_checked() {
     ];
     registry.apply(now, declare(1, "a", apart)).unwrap();
 }
+
+#[test]
+fn what_is_found_by_port_and_owner_is_what_is_held() {
+    let now = Instant::now();
+    let mut registry = registry();
+    let mut state = 1_u64;
+    let mut random = |below: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 33) % below
+    };
+    let (mut taken, mut accepted) = (0, 0);
+    for _ in 0..5_000 {
+        let by = random(3) as u8;
+        let id = format!("i{}", random(12));
+        let instance: InstanceId = id.parse().unwrap();
+        let wanted: Vec<_> = (0..=random(2))
+            .map(|n| {
+                let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Both][random(3) as usize];
+                let first = 2_000 + random(60);
+                let ports = format!("{first}-{}", first + random(6));
+                service(n as u32, &format!("s{n}"), protocol, &ports)
+            })
+            .collect();
+        // By looking at all of them.
+        let clashes = |service: &ServiceDeclaration| {
+            let all = registry.instances();
+            let mut others = all.filter(|(other, ..)| **other != instance);
+            others.any(|(_, _, held)| {
+                held.iter().any(|held| {
+                    held.protocol.overlaps(service.protocol) && held.public.overlaps(service.public)
+                })
+            })
+        };
+        let is_taken = wanted.iter().any(clashes);
+        match random(8) {
+            0 => {
+                let withdraw = Change::Withdraw {
+                    owner: owner(by),
+                    instance,
+                };
+                registry.apply(now, withdraw).unwrap();
+            }
+            1 => {
+                let change = Change::Released { owner: owner(by) };
+                registry.apply(now, change).unwrap();
+            }
+            next => match registry.apply(now, declare(by, &id, wanted)) {
+                Ok(_) => {
+                    assert!(!is_taken);
+                    accepted += 1;
+                    let instance = id.parse().unwrap();
+                    let change = if next == 2 {
+                        Change::Undone { instance }
+                    } else {
+                        Change::Done { instance }
+                    };
+                    registry.apply(now, change).unwrap();
+                }
+                Err(Refusal::PortInUse { .. }) => {
+                    assert!(is_taken);
+                    taken += 1;
+                }
+                Err(_) => {}
+            },
+        }
+        let held: usize = (registry.instances()).map(|it| sockets(it.2)).sum();
+        let owned: usize = registry.owned.values().map(|it| it.sockets).sum();
+        assert_eq!(held, owned);
+        let ids: usize = (registry.owned.values()).map(|it| it.instances.len()).sum();
+        assert_eq!(ids, registry.instances().count());
+    }
+    assert!(taken > 100 && accepted > 100, "{taken} {accepted}");
+    for n in 0..3 {
+        let change = Change::Released { owner: owner(n) };
+        registry.apply(now, change).unwrap();
+    }
+    assert!(registry.owned.is_empty() && registry.taken.iter().all(BTreeMap::is_empty));
+}
