@@ -48,14 +48,15 @@ fn a_tunnel_survives_udp_going_and_coming_back() {
         let server = udp_server(target);
         let player = udp_player(site.public(port));
         for _ in 0..2 {
-            converse(&player, &server, 100);
+            eventually("flows over QUIC", || try_converse(&player, &server, 100));
             block("udp", &site);
             eventually("flows over lanes", || try_converse(&player, &server, 100));
             eventually("streams over lanes", || {
                 reaches(site.public(port), target).then_some(())
             });
             clear_filter();
-            converse(&player, &server, 100);
+            // A datagram may grow too old on a busy machine.
+            eventually("flows", || try_converse(&player, &server, 100));
             assert!(reaches(site.public(port), target));
         }
     });

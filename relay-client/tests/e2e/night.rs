@@ -76,7 +76,11 @@ fn a_dead_clients_ports_are_held_for_its_lease_and_no_longer() {
     heir.wait_until_ready();
     let crowd = Crowd::new();
     crowd.echo(target);
-    assert!(asks_tcp(site.public(port)) && asks_udp(site.public(port)));
+    assert!(asks_tcp(site.public(port)));
+    // A datagram may grow too old on a busy machine.
+    eventually("an answer to a datagram", || {
+        asks_udp(site.public(port)).then_some(())
+    });
 }
 
 #[derive(Clone, Copy, Debug)]
