@@ -34,7 +34,7 @@ impl Dedup {
     /// Whether a datagram is to be handed on: its number has not come before.
     ///
     /// Numbers wrap around: up to half of them ahead is new, and behind is old. Old ones beyond the window are
-    /// refused, for nobody knows whether they came, unless [`OLD_MOST`] in a row go upwards with nothing else between:
+    /// refused, for nobody knows whether they came, unless eight in a row go upwards with nothing else between:
     /// then more than half was lost at once, and what comes now is the game's present.
     pub fn accept(&mut self, sequence: u16) -> bool {
         let newest = *self.newest.get_or_insert(sequence);
