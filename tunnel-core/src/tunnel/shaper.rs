@@ -271,10 +271,13 @@ mod linux {
             self.uses.clear();
             self.uses.extend(self.lanes.iter().map(uses));
             divide(rate as f64, &self.uses, &mut self.shares);
+            // Who has nothing to send may begin with an equal share: what it does not use costs nobody anything.
+            let equal = rate as f64 / self.lanes.len() as f64;
             for (lane, share) in self.lanes.iter_mut().zip(&self.shares) {
+                let least = if lane.is_hungry { 0.0 } else { equal };
                 // Setting it costs as much as asking: the others' turn comes, unless it matters now.
                 let part = if lane.looked == now { EXACT } else { ROUGH };
-                lane.set_pace(Some(*share as u64), part);
+                lane.set_pace(Some(share.max(least).max(lane.slowest()) as u64), part);
             }
         }
     }
@@ -296,6 +299,12 @@ mod linux {
             self.used += (rate - self.used) * weight;
             self.is_hungry = known.unsent > 0;
             bytes
+        }
+
+        /// What the kernel has made ready at one pace leaves at the next, and takes its time there: up to a millisecond's
+        /// worth, so a pace falls in steps.
+        fn slowest(&self) -> f64 {
+            self.pace.map_or(self.used, |pace| pace as f64) / STEP_DOWN
         }
 
         /// A change by less than this part is left out.
@@ -328,6 +337,8 @@ mod linux {
     const QUIET: Duration = Duration::from_secs(1);
     /// To ask one takes about a microsecond.
     const LANES_PER_LOOK: usize = 64;
+    /// To a quarter at most from one look to the next: a millisecond's worth takes four then.
+    const STEP_DOWN: f64 = 4.0;
     const EXACT: u64 = 200;
     const ROUGH: u64 = 16;
 

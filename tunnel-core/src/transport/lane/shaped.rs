@@ -41,6 +41,8 @@ impl Drop for Place {
 pub(super) struct Shaped {
     shaper: Arc<dyn ShapesLanes>,
     place: Option<Place>,
+    /// Whether it stays within this machine, where no line is narrow and segments are of 64 KiB; asked once.
+    is_local: Option<bool>,
 }
 
 impl Shaped {
@@ -48,6 +50,7 @@ impl Shaped {
         Self {
             shaper,
             place: None,
+            is_local: None,
         }
     }
 
@@ -55,8 +58,15 @@ impl Shaped {
     pub(super) fn handle_bulk(&mut self, io: &WriteHalf) {
         let has_place =
             (self.place.as_ref()).is_some_and(|place| place.is_kept.load(Ordering::Relaxed));
-        if !has_place && let Some(tcp) = io.tcp() {
+        if !has_place
+            && let Some(tcp) = io.tcp()
+            && !*self.is_local.get_or_insert_with(|| leads_to_loopback(tcp))
+        {
             self.place = self.shaper.clone().add(tcp);
         }
     }
+}
+
+fn leads_to_loopback(tcp: &OwnedWriteHalf) -> bool {
+    (tcp.peer_addr()).is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }
