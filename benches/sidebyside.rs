@@ -25,6 +25,8 @@ fn main() -> Result<()> {
         let role = arguments.next().unwrap_or_default();
         return serde_json::from_str::<Role>(&role)?.run();
     }
+    // Cargo runs a bench in its package's directory; what it writes belongs where `compare` puts it.
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))?;
     let mut arguments = Arguments::parse();
     arguments.compare.quick |= arguments.test;
     arguments.compare.loopback = true;
