@@ -2,7 +2,9 @@
 
 use std::{
     cell::Cell,
-    fs, thread,
+    fs,
+    net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -12,6 +14,7 @@ use crate::harness::{
     namespace::{clear_filter, filter, ip, isolated, own_hosts},
     players::{converse, try_converse, udp_player, udp_server},
     ports,
+    process::Process,
     programs::local_address,
     requires,
     site::{Service, Site, instance},
@@ -22,16 +25,7 @@ fn a_black_out_of_ten_seconds_breaks_no_stream_and_no_flow() {
     requires!("nft", "ip");
     isolated(|| {
         let site = Site::start();
-        let [latency, throughput, game] = [(); 3].map(|()| (ports::one(), local_address()));
-        let client = site.expose(&[
-            Service::tcp(latency.0, latency.1)
-                .named("latency")
-                .optimized_for("latency"),
-            Service::tcp(throughput.0, throughput.1)
-                .named("throughput")
-                .optimized_for("throughput"),
-            Service::udp(game.0, game.1).named("game"),
-        ]);
+        let (client, [latency, throughput, game]) = expose_each_kind(&site);
         let crowd = Crowd::new();
         let streams = [latency, throughput].map(|(port, target)| {
             crowd.echo(target);
@@ -59,6 +53,23 @@ fn a_black_out_of_ten_seconds_breaks_no_stream_and_no_flow() {
             stream.assert_undisturbed();
         }
     });
+}
+
+/// A service for each way through the tunnel: TCP for latency and for throughput, and a game. Of each its port and where
+/// its server is to listen.
+fn expose_each_kind(site: &Site) -> (Process, [(u16, SocketAddr); 3]) {
+    let places = [(); 3].map(|()| (ports::one(), local_address()));
+    let [latency, throughput, game] = places;
+    let client = site.expose(&[
+        Service::tcp(latency.0, latency.1)
+            .named("latency")
+            .optimized_for("latency"),
+        Service::tcp(throughput.0, throughput.1)
+            .named("throughput")
+            .optimized_for("throughput"),
+        Service::udp(game.0, game.1).named("game"),
+    ]);
+    (client, places)
 }
 
 #[test]
@@ -89,16 +100,7 @@ fn recovers_within_a_second(blocked: &str) {
             .filter(|it| *it == blocked)
             .collect();
         block(&lasting);
-        let [latency, throughput, game] = [(); 3].map(|()| (ports::one(), local_address()));
-        let client = site.expose(&[
-            Service::tcp(latency.0, latency.1)
-                .named("latency")
-                .optimized_for("latency"),
-            Service::tcp(throughput.0, throughput.1)
-                .named("throughput")
-                .optimized_for("throughput"),
-            Service::udp(game.0, game.1).named("game"),
-        ]);
+        let (client, [latency, throughput, game]) = expose_each_kind(&site);
         let crowd = Crowd::new();
         for (_, target) in [latency, throughput, game] {
             crowd.echo(target);
