@@ -3,22 +3,14 @@
 //! A counter is one row of the table below: its field, its name for Prometheus, and what it counts. The engine calls
 //! `Metrics`' event methods; whoever embeds it reads a [`Snapshot`].
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident = $name:literal $([$label:literal])?,)+) => {
-        /// Counters of one relay or client. All are cheap, none but `lane_queue` takes a lock.
+        /// Counters of one relay or client. All are cheap, and none takes a lock.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $($(#[doc = $doc])+ pub(crate) $field: Counter,)+
-            /// How many tunnels told each length of their queue, of which `lane_queue` is the greatest.
-            lane_queues: Mutex<BTreeMap<u64, usize>>,
         }
 
         /// The values of all counters at one moment.
@@ -90,12 +82,6 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
-    /// Lanes that carry bulk now.
-    lanes_shaped: Gauge = "adit_lanes_shaped",
-    /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.
-    lane_pace: Gauge = "adit_lane_pace_bytes",
-    /// How long packets wait at the bottleneck, in microseconds: the most of all tunnels whose lanes carry bulk.
-    lane_queue: Gauge = "adit_lane_queue_microseconds",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.
@@ -206,30 +192,7 @@ counters! {
     panics: Counter = "adit_panics_total",
 }
 
-impl Metrics {
-    /// The queue of a tunnel whose lanes carry bulk has become another one, in microseconds. `None`: no bulk.
-    pub(crate) fn lane_queue_changed(&self, from: Option<u64>, to: Option<u64>) {
-        if from == to {
-            return;
-        }
-        // It holds between any two steps.
-        let queues = self.lane_queues.lock();
-        let mut queues = queues.unwrap_or_else(PoisonError::into_inner);
-        if let Some(to) = to {
-            *queues.entry(to).or_default() += 1;
-        }
-        if let Some(from) = from
-            && let Some(tunnels) = queues.get_mut(&from)
-        {
-            *tunnels -= 1;
-            if *tunnels == 0 {
-                queues.remove(&from);
-            }
-        }
-        let greatest = queues.last_key_value().map_or(0, |(queue, _)| *queue);
-        self.lane_queue.set(greatest);
-    }
-}
+impl Metrics {}
 
 /// One number that many tasks count in.
 #[derive(Debug, Default)]
@@ -247,16 +210,6 @@ impl Counter {
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-
-    /// Moves a part of the sum from one value to another.
-    pub(crate) fn change(&self, from: u64, to: u64) {
-        // Wrapping: what was added before makes it right.
-        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
-    }
-
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
     }
 
     fn sub(&self, n: u64) {
@@ -325,23 +278,6 @@ mod tests {
             assert_eq!(rows.next(), Some(&*expected));
         }
         assert_eq!(rows.next(), None);
-    }
-
-    #[test]
-    fn the_longest_queue_of_all_tunnels_is_told() {
-        let metrics = Metrics::default();
-        let told = |from, to| {
-            metrics.lane_queue_changed(from, to);
-            metrics.snapshot().lane_queue
-        };
-        assert_eq!(told(None, Some(5)), 5);
-        assert_eq!(told(None, Some(9)), 9);
-        assert_eq!(told(None, Some(9)), 9);
-        assert_eq!(told(Some(9), Some(3)), 9, "another one has as much");
-        assert_eq!(told(Some(9), None), 5);
-        assert_eq!(told(Some(5), Some(2)), 3);
-        assert_eq!(told(Some(3), None), 2);
-        assert_eq!(told(Some(2), None), 0);
     }
 
     #[test]

@@ -9,7 +9,6 @@ pub mod message;
 pub mod record;
 pub mod redundancy;
 pub mod session;
-pub mod shape;
 pub mod stream;
 pub mod wire;
 

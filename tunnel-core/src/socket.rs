@@ -1,8 +1,5 @@
 //! Sockets: what the engine asks of the operating system beyond the standard library.
 
-#[cfg(target_os = "linux")]
-pub(crate) mod tcp;
-
 use std::{
     io::{self, Read},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
@@ -13,6 +10,17 @@ use std::{
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
+
+/// Processor time that this process has used so far. Nothing where the system does not tell.
+pub(crate) fn processor_time() -> Duration {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+    }
+    #[cfg(not(unix))]
+    Duration::ZERO
+}
 
 /// A UDP socket bound to an address, with large buffers. Not shared: a port that another process has is an error.
 pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {

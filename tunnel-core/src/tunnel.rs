@@ -11,7 +11,6 @@ mod meter;
 mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;
-pub(crate) mod shaper;
 pub(crate) mod supervise;
 pub(crate) mod turn;
 pub(crate) mod waiting;

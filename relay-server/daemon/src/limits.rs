@@ -56,7 +56,8 @@ pub fn millis(time: Duration) -> u64 {
 }
 
 /// The table of a type's bounds: `KEYS` to read them by, `ROWS` to show them. A row is
-/// `"key" field = unit(least..=most)`, the unit one of count, seconds, millis and mib.
+/// `"key" field = unit(least..=most)`, the unit one of count, seconds, millis, mib and mbit (per second, of
+/// bytes per second).
 #[macro_export]
 macro_rules! limits {
     ($type:ty; $($name:literal $field:ident = $unit:ident($bounds:expr),)+) => {
@@ -83,8 +84,10 @@ macro_rules! limits {
         std::time::Duration::from_millis($value.number($bounds)?)
     };
     (@read mib, $value:ident, $bounds:expr) => { $value.number::<u64>($bounds)? << 20 };
+    (@read mbit, $value:ident, $bounds:expr) => { $value.number::<u64>($bounds)? * 125_000 };
     (@show count, $amount:expr) => { $crate::limits::Count::number($amount) };
     (@show seconds, $amount:expr) => { $amount.as_secs() };
     (@show millis, $amount:expr) => { $crate::limits::millis($amount) };
     (@show mib, $amount:expr) => { $amount >> 20 };
+    (@show mbit, $amount:expr) => { $amount / 125_000 };
 }

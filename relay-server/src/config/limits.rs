@@ -30,4 +30,5 @@ adit_daemon::limits! {
     "datagram_queue" datagram_queue = count(1..=65_536),
     "lane_datagram_queue" lane_datagram_queue = count(1..=65_536),
     "tunnel_memory_mib" tunnel_memory = mib(1..=60),
+    "lane_rate_mbit" lane_rate = mbit(1..=1_000_000),
 }

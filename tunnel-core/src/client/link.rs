@@ -29,14 +29,13 @@ use crate::{
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     socket,
-    transport::lane::{self, LaneError, ShapesLanes},
+    transport::lane::{self, LaneError},
     tunnel::{
         budget::Budget,
         channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
-        shaper::Shaper,
         supervise,
     },
 };
@@ -73,8 +72,6 @@ pub(crate) struct Link {
     /// The last try to open one failed.
     lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
-    /// How fast its lanes may send.
-    shaper: Arc<dyn ShapesLanes>,
     queues: Arc<LaneQueues>,
 }
 
@@ -127,7 +124,6 @@ impl Link {
             lane_used: AtomicBool::new(false),
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
-            shaper: Arc::new(Shaper::new(metrics.clone())),
             queues,
         });
         let control = match transport {
@@ -326,7 +322,6 @@ impl Link {
     ) {
         let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
         let mut path = self.path.subscribe();
-        lane.writer.shape_by(&self.shaper);
         loop {
             let taken = match taken.take() {
                 Some(taken) => taken,

@@ -185,8 +185,11 @@ impl SendHalf {
         Ok(again)
     }
 
-    /// At the end of a round the window follows the bandwidth-delay product: twice rate × least round trip, so
-    /// that a faster path is found, and a little for what acknowledgements are late.
+    /// At the end of a round the window follows the bandwidth-delay product: twice rate × round trip, so
+    /// that a faster path is found, and a little for what acknowledgements are late. A round trip longer than [`REPAIR`]
+    /// of the least is its reader's, for whom no more is kept ready; a shorter one may be the path's, on which what was
+    /// lost is repaired one round trip later or two while everything behind it waits: of that the window must not be
+    /// the limit, or it would follow its own shadow down.
     fn end_round(&mut self, now: Instant) {
         let Some(end) = self.round.end else { return };
         if self.acked < end {
@@ -199,7 +202,8 @@ impl SendHalf {
         let min_rtt = self.round.min_rtt.map_or(rtt, |least| least.min(rtt));
         self.round.min_rtt = Some(min_rtt);
         let delivered = (self.acked - self.round.acked_at_start) as f64;
-        let product = delivered * min_rtt.as_secs_f64() / rtt.as_secs_f64();
+        let of_the_path = rtt.min(min_rtt * REPAIR);
+        let product = delivered * of_the_path.as_secs_f64() / rtt.as_secs_f64();
         self.window = ((2.0 * product) as u64 + WINDOW_MIN).clamp(WINDOW_MIN, WINDOW_MAX);
         // The next one begins with the next byte sent: only its own round trip is a round trip.
         self.round.end = None;
@@ -358,6 +362,9 @@ pub enum StreamMisbehaved {
 pub const WINDOW_MIN: u64 = 256 * 1024;
 /// Largest window: 16 MiB carries 1 Gbit/s at 130 ms.
 pub const WINDOW_MAX: u64 = 16 * 1024 * 1024;
+/// Least round trips that a round may take on the path's account: one to arrive, one for a repair, and one for the repair's repair
+/// or for a queue.
+const REPAIR: u32 = 3;
 /// All that the streams of one tunnel may hold: 60 MiB, with framing within the 64 MiB that QUIC's own window grants.
 pub const TUNNEL_BUDGET: u64 = 60 * 1024 * 1024;
 /// An acknowledgement is sent after so many bytes at the latest: a quarter of the smallest window.

@@ -480,7 +480,6 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
         moves: capabilities.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
-        metrics,
     };
     metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
@@ -634,8 +633,7 @@ impl Shared {
     }
 
     /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
-    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
-        lane.writer.shape_by(&tunnel.shaper);
+    pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
         let shared = self.clone();
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();

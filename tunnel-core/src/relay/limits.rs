@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    proto::stream::TUNNEL_BUDGET, transport::admission::AdmissionLimits, tunnel::QueueLimits,
+    proto::stream::{TUNNEL_BUDGET, moving::LANE_RATE},
+    transport::admission::AdmissionLimits,
+    tunnel::QueueLimits,
 };
 
 /// Bounds of a relay, each with the reason for its default. What bites is counted: see
@@ -73,6 +75,10 @@ pub struct RelayLimits {
     /// Bytes that the streams of one tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
     /// protocol allows at most.
     pub tunnel_memory: u64,
+    /// Bytes per second from which a stream of `optimize = "auto"` moves from QUIC to a lane; a fifth of it is enough where
+    /// this process is busy. 125,000,000 (1 Gbit/s): on slower lines QUIC is as fast, and its one congestion control keeps
+    /// the queue short for the games beside it.
+    pub lane_rate: u64,
 }
 
 impl Default for RelayLimits {
@@ -104,6 +110,7 @@ impl Default for RelayLimits {
             datagram_queue: queues.quic,
             lane_datagram_queue: queues.lane,
             tunnel_memory: TUNNEL_BUDGET,
+            lane_rate: LANE_RATE,
         }
     }
 }

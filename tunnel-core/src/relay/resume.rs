@@ -156,11 +156,12 @@ impl Resumption for RelayResumption {
         loop {
             let course = self.course();
             let is_on_lane = self.on_lane.is_some();
+            let rate = self.shared.config.limits.lane_rate;
             let is_due = async {
                 match course {
                     Some(Course::Lane(from)) => flowing.at_least(from).await,
                     // Few streams have this timer.
-                    Some(Course::Quic) => Box::pin(flowing.calmed()).await,
+                    Some(Course::Quic) => Box::pin(flowing.calmed(rate)).await,
                     None => std::future::pending().await,
                 }
             };
@@ -234,10 +235,11 @@ impl RelayResumption {
             }
         };
         let is_auto = self.optimize == Optimize::Auto;
+        let rate = self.shared.config.limits.lane_rate;
         let found = tokio::select! {
             found = lane => found?,
             // The lane came too late.
-            () = flowing.calmed(), if is_auto => return None,
+            () = flowing.calmed(rate), if is_auto => return None,
         };
         let mut channel = match found {
             Ok(lane) => Channel::lane(*lane),

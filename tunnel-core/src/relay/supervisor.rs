@@ -902,7 +902,6 @@ mod tests {
             resumes: true,
             moves: true,
             limits: &RelayLimits::default(),
-            metrics: &metrics,
         };
         Arc::new(RelayTunnel::new(parts))
     }

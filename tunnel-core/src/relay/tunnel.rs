@@ -25,13 +25,12 @@ use crate::{
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{RelayLimits, ingress::udp::Directory, permits},
-    transport::lane::{LaneError, PeerMisbehaved, ShapesLanes},
+    transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
         budget::Budget,
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
-        shaper::Shaper,
     },
 };
 
@@ -79,8 +78,6 @@ pub(crate) struct RelayTunnel {
     lanes_wanted: AtomicU16,
     /// The last who waited for a lane got none: the client cannot open more.
     lanes_dry: AtomicBool,
-    /// How fast its lanes may send.
-    pub(crate) shaper: Arc<dyn ShapesLanes>,
 }
 
 /// Who opens a stream, and to what.
@@ -119,7 +116,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) resumes: bool,
     pub(crate) moves: bool,
     pub(crate) limits: &'a RelayLimits,
-    pub(crate) metrics: &'a Arc<Metrics>,
 }
 
 impl RelayTunnel {
@@ -151,7 +147,6 @@ impl RelayTunnel {
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
             lanes_dry: AtomicBool::new(false),
-            shaper: Arc::new(Shaper::new(parts.metrics.clone())),
         }
     }
 
@@ -217,7 +212,6 @@ impl RelayTunnel {
                 break lane;
             }
         };
-        lane.writer.shape_by(&self.shaper);
         // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
         let answered = async {
             lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;

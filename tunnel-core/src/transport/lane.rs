@@ -16,7 +16,6 @@ mod conn;
 mod further;
 mod opening;
 mod reader;
-mod shaped;
 mod tune;
 mod window;
 mod writer;
@@ -31,7 +30,6 @@ pub(crate) use self::{
         hear,
     },
     reader::LaneReader,
-    shaped::{Place, ShapesLanes},
     tune::{LaneTuning, tune},
     window::{LaneWindow, NumberError},
     writer::LaneWriter,

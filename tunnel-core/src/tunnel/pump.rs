@@ -33,7 +33,7 @@ use crate::{
     proto::stream::{
         ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
         frame::{Frame, ResetCode},
-        moving::{Meter, Turn},
+        moving::{Look, Meter, Turn},
     },
     socket,
     tunnel::{
@@ -63,6 +63,8 @@ pub(crate) struct Kind {
     pub(crate) direction: Direction,
     /// Ends the stream with a reset on both sides: its service is gone.
     pub(crate) cancelled: CancellationToken,
+    /// Bytes per second from which it would do better on a lane.
+    pub(crate) lane_rate: u64,
 }
 
 /// A stream ends after so long without any channel, on both sides: as a tunnel.
@@ -322,7 +324,7 @@ impl<'a> Stream<'a> {
             waiting: Waiting::default(),
             ack_known: false,
             turn: Turn::default(),
-            meter: Meter::new(now, 0),
+            meter: Meter::new(look(), 0, kind.lane_rate),
         };
         Self {
             socket,
@@ -409,7 +411,7 @@ impl<'a> Stream<'a> {
             state.recv.handle_channel_lost();
             state.ack_known = false;
             state.turn = Turn::default();
-            state.meter = Meter::new(Instant::now(), state.through());
+            state.meter = Meter::new(look(), state.through(), self.kind.lane_rate);
             self.flowing.set(state.meter.pace());
             self.flowing.set_turning(false);
             state.recv.received()
@@ -772,7 +774,7 @@ impl<'a> Stream<'a> {
     fn measure(&self, state: &mut State) {
         let through = state.through();
         self.flowing.handle_progress(through);
-        if let Some(pace) = state.meter.handle_progress(through, Instant::now) {
+        if let Some(pace) = state.meter.handle_progress(through, look) {
             self.flowing.set(pace);
         }
     }
@@ -871,6 +873,13 @@ fn poll_fill(
         buffer.reserve(size);
     }
     pin!(socket.read_buf(&mut buffer.limit(most))).poll(cx)
+}
+
+fn look() -> Look {
+    Look {
+        now: Instant::now(),
+        processor: socket::processor_time(),
+    }
 }
 
 thread_local! {

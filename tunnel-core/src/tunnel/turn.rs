@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    proto::stream::moving::{BULK_WITHIN, Calm, Pace},
+    proto::stream::moving::{CALM_LOOK, Calm, Pace},
     tunnel::{
         channel::{Channel, ChannelRx, ChannelTx},
         datagrams::lock,
@@ -73,12 +73,12 @@ impl Flowing {
         }
     }
 
-    /// Comes when bulk has turned into talk, and is on one channel.
-    pub(crate) async fn calmed(&self) {
+    /// Comes when the stream is calm by the measure of `rate`, and on one channel.
+    pub(crate) async fn calmed(&self, rate: u64) {
         let through = || self.through.load(Ordering::Relaxed);
-        let mut calm = Calm::new(through());
+        let mut calm = Calm::new(through(), rate);
         loop {
-            sleep(BULK_WITHIN).await;
+            sleep(CALM_LOOK).await;
             if calm.handle_look(through()) && !self.is_turning() {
                 return self.set(Pace::Talk);
             }

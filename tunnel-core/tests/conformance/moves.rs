@@ -12,7 +12,9 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
 };
-use tunnel_core::{client::Client, instance::Instance, proto::stream::moving::BULK_WITHIN};
+use tunnel_core::{
+    client::Client, instance::Instance, proto::stream::moving::CALM_LOOK, relay::RelayLimits,
+};
 
 use crate::support::{
     Lab, Via, hang, instance,
@@ -51,6 +53,16 @@ on_transport!(
 struct Ends {
     player: (OwnedReadHalf, OwnedWriteHalf),
     game: (OwnedReadHalf, OwnedWriteHalf),
+}
+
+/// Bulk is what flows at 4 Mbit/s, which any machine reaches.
+async fn lab(via: Via) -> Lab {
+    Lab::with(via, |builder| {
+        let mut limits = RelayLimits::default();
+        limits.lane_rate = 500_000;
+        builder.limits(limits)
+    })
+    .await
 }
 
 /// A player of a service of the usual kind, and the game server's end.
@@ -127,7 +139,7 @@ fn nothing_broke(lab: &Lab, client: &Client) {
 
 async fn bulk_moves_to_a_lane_in_either_direction(via: Via) {
     for (goes_up, goes_down) in [(true, true), (true, false), (false, true)] {
-        let lab = Lab::new(via).await;
+        let lab = lab(via).await;
         let (client, ends) = ends(&lab).await;
         ends.pour_during(goes_up, goes_down, async {
             has_moved(&lab, &client).await;
@@ -191,7 +203,7 @@ async fn burst_until(ends: &mut Ends, holds: impl Fn() -> bool) {
 }
 
 async fn a_burst_goes_to_a_lane_and_the_talk_after_it_comes_back(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (client, mut ends) = ends(&lab).await;
     let both_at = |times: u64| {
         let (lab, client) = (&lab, &client);
@@ -218,7 +230,7 @@ async fn a_burst_goes_to_a_lane_and_the_talk_after_it_comes_back(via: Via) {
 }
 
 async fn bulk_stays_on_its_lane_and_comes_back_when_it_has_gone_quiet(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (client, mut first) = ends(&lab).await;
     // For longer than it takes to be calm, and not evenly.
     let start = tokio::time::Instant::now();
@@ -236,7 +248,7 @@ async fn bulk_stays_on_its_lane_and_comes_back_when_it_has_gone_quiet(via: Via) 
 }
 
 async fn talk_stays_on_quic_beside_bulk_that_moves(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let server = Server::tcp(lab.ip).await;
     let (listener, target) = listener(lab.ip).await;
     let talk = service("talk", "tcp", lab.port, server.address());
@@ -257,7 +269,7 @@ async fn talk_stays_on_quic_beside_bulk_that_moves(via: Via) {
 }
 
 async fn a_service_for_latency_keeps_its_bulk_on_quic(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (listener, target) = listener(lab.ip).await;
     let mut calm = service("calm", "tcp", lab.port, target);
     calm.optimize = Some("latency".into());
@@ -283,7 +295,7 @@ async fn a_service_for_latency_keeps_its_bulk_on_quic(via: Via) {
 }
 
 async fn a_stream_that_has_moved_ends_cleanly_and_leaves_its_lane_to_the_next(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (client, first) = ends(&lab).await;
     first
         .pour_during(true, true, has_moved(&lab, &client))
@@ -301,7 +313,7 @@ async fn a_stream_that_has_moved_ends_cleanly_and_leaves_its_lane_to_the_next(vi
 
 async fn ends_that_come_before_the_move_come_once(via: Via) {
     for player_first in [true, false] {
-        let lab = Lab::new(via).await;
+        let lab = lab(via).await;
         let (client, ends) = ends(&lab).await;
         let (first, last) = if player_first {
             (ends.player, ends.game)
@@ -321,7 +333,7 @@ async fn ends_that_come_before_the_move_come_once(via: Via) {
 }
 
 async fn when_the_relay_dies_the_game_server_sees_a_reset(via: Via) {
-    let mut lab = Lab::new(via).await;
+    let mut lab = lab(via).await;
     let (client, ends) = ends(&lab).await;
     let Ends { player, game } = ends;
     let (_player_rx, mut player_tx) = player;
@@ -344,7 +356,7 @@ async fn when_the_relay_dies_the_game_server_sees_a_reset(via: Via) {
 }
 
 async fn when_the_client_dies_the_player_sees_a_reset(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (listener, target) = listener(lab.ip).await;
     let identity = lab.identity();
     let wanted: Instance = simple("a", "tcp", lab.port, target);
@@ -367,7 +379,7 @@ async fn when_the_client_dies_the_player_sees_a_reset(via: Via) {
 }
 
 async fn bulk_stays_on_quic_while_tcp_is_blocked_and_moves_when_it_is_not(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     lab.forwarder().refuse(true);
     let (client, ends) = ends(&lab).await;
     ends.pour_during(true, true, async {
@@ -382,7 +394,7 @@ async fn bulk_stays_on_quic_while_tcp_is_blocked_and_moves_when_it_is_not(via: V
 }
 
 async fn bulk_whose_lanes_break_goes_on_over_quic_and_moves_again(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (client, ends) = ends(&lab).await;
     ends.pour_during(true, true, async {
         for round in 1..=3 {
@@ -404,7 +416,7 @@ async fn bulk_whose_lanes_break_goes_on_over_quic_and_moves_again(via: Via) {
 }
 
 async fn a_service_for_throughput_moves_when_lanes_come(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     lab.forwarder().refuse(true);
     let server = Server::tcp(lab.ip).await;
     let mut bulk = service("bulk", "tcp", lab.port, server.address());
@@ -421,7 +433,7 @@ async fn a_service_for_throughput_moves_when_lanes_come(via: Via) {
 }
 
 async fn a_finished_download_does_not_move_when_lanes_come(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     lab.forwarder().refuse(true);
     let (client, mut ends) = ends(&lab).await;
     let so_far = bytes(&lab);
@@ -429,13 +441,13 @@ async fn a_finished_download_does_not_move_when_lanes_come(via: Via) {
     // As long as it takes to tell that it is over.
     talk_until(&mut ends, {
         let start = tokio::time::Instant::now();
-        move || start.elapsed() > 4 * BULK_WITHIN
+        move || start.elapsed() > 4 * CALM_LOOK
     })
     .await;
     lab.forwarder().refuse(false);
     until("lanes", || lab.relay().metrics().lanes >= 4).await;
     let start = tokio::time::Instant::now();
-    talk_until(&mut ends, || start.elapsed() > BULK_WITHIN).await;
+    talk_until(&mut ends, || start.elapsed() > CALM_LOOK).await;
     assert_eq!(moved(&lab), 0);
     // The next one does.
     burst_until(&mut ends, || moved(&lab) == 1).await;
@@ -453,7 +465,7 @@ async fn at_once(what: &str, holds: impl Fn() -> bool) {
 }
 
 async fn what_is_cut_in_the_middle_of_a_move_to_a_lane_loses_nothing(via: Via) {
-    let lab = Lab::new(via).await;
+    let lab = lab(via).await;
     let (client, ends) = ends(&lab).await;
     ends.pour_during(true, true, async {
         for round in 0..4 {
@@ -480,7 +492,7 @@ async fn what_is_cut_in_the_middle_of_a_move_to_a_lane_loses_nothing(via: Via) {
 
 async fn what_is_cut_in_the_middle_of_a_move_back_loses_nothing(via: Via) {
     for client_first in [true, false] {
-        let lab = Lab::new(via).await;
+        let lab = lab(via).await;
         let (client, mut ends) = ends(&lab).await;
         burst_until(&mut ends, || {
             moved(&lab) == 1 && client.metrics().streams_moved == 1

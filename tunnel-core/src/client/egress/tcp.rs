@@ -115,6 +115,8 @@ pub(crate) async fn serve(
         metrics: metrics.clone(),
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),
+        // The relay decides.
+        lane_rate: u64::MAX,
     };
     match pump::run(
         socket,

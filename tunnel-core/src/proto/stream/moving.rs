@@ -1,5 +1,8 @@
 //! How a stream changes its channel while the old one works: which bytes travel where, and when it is worth it.
 //!
+//! It is worth it where the processor limits the stream: QUIC costs three times a lane's work for each byte. Where the path
+//! does, QUIC carries bulk as fast as a lane, under one controller that sees the games beside it.
+//!
 //! Each direction changes by itself. The sender says MOVE as its last word on the old channel and goes on with the next
 //! byte on the new one; the receiver reads the old one to that word and then the new one. So nothing is sent twice,
 //! nothing waits in between, and nothing has to be put in order.
@@ -83,27 +86,40 @@ impl Turn {
 pub enum Pace {
     /// Nothing has gone through yet.
     New,
-    /// Talk, or bulk that something else slows down.
+    /// Talk, or bulk that the path or its own ends slow down: QUIC carries it as fast as a lane would.
     Talk,
-    /// Bulk: a lane would carry it better.
+    /// Bulk that the processor slows down: a lane costs a third of its work.
     Bulk,
 }
 
-/// Tells bulk from talk by the bytes that have gone through, in both directions together. Reads the clock once for each
-/// [`BULK`].
+/// A look at the clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// The time.
+    pub now: Instant,
+    /// Processor time that this process has used so far.
+    pub processor: Duration,
+}
+
+/// Tells whether the processor is what limits a stream, by the bytes that have gone through in both directions together
+/// and by the processor time that passes meanwhile. It looks at the clocks once for each [`stretch`].
 #[derive(Debug)]
 pub struct Meter {
     pace: Pace,
-    since: Instant,
+    /// Bytes per second.
+    rate: u64,
+    since: Look,
     mark: u64,
 }
 
 impl Meter {
-    /// From now on, with `through` bytes gone through before.
-    pub const fn new(now: Instant, through: u64) -> Self {
+    /// From now on, with `through` bytes gone through before. At `rate` bytes per second QUIC is taken to be at the
+    /// processor's limit, whatever else is known.
+    pub const fn new(since: Look, through: u64, rate: u64) -> Self {
         Self {
             pace: if through == 0 { Pace::New } else { Pace::Talk },
-            since: now,
+            rate,
+            since,
             mark: through,
         }
     }
@@ -113,51 +129,82 @@ impl Meter {
         self.pace
     }
 
-    /// So many bytes have gone through now. Returns the pace when it is told anew.
-    pub fn handle_progress(&mut self, through: u64, now: impl FnOnce() -> Instant) -> Option<Pace> {
+    /// `through` bytes have gone through by now. Returns the pace when it is told anew.
+    pub fn handle_progress(&mut self, through: u64, look: impl FnOnce() -> Look) -> Option<Pace> {
         let is_first = self.pace == Pace::New && through > 0;
         if is_first {
             self.pace = Pace::Talk;
         }
-        if through - self.mark >= BULK {
-            let now = now();
-            let is_bulk = now.saturating_duration_since(self.since) <= BULK_WITHIN;
-            self.pace = if is_bulk { Pace::Bulk } else { Pace::Talk };
-            self.since = now;
+        let went = through - self.mark;
+        if went >= stretch(self.rate) {
+            let look = look();
+            self.pace = self.judge(went, look);
+            self.since = look;
             self.mark = through;
             return Some(self.pace);
         }
         is_first.then_some(self.pace)
     }
+
+    fn judge(&self, went: u64, look: Look) -> Pace {
+        let time = (look.now).saturating_duration_since(self.since.now);
+        let worked = look.processor.saturating_sub(self.since.processor);
+        let is_busy = worked >= time.mul_f64(BUSY);
+        let least = if is_busy { slow(self.rate) } else { self.rate };
+        let is_fast = went as f64 >= least as f64 * time.as_secs_f64();
+        if is_fast { Pace::Bulk } else { Pace::Talk }
+    }
 }
 
-/// Tells that bulk has turned into talk, by a look every [`BULK_WITHIN`]: when nothing flows any more, no byte tells.
+/// Tells that a stream no longer needs its lane, by a look every [`CALM_LOOK`]: when nothing flows any more, no byte tells.
 #[derive(Debug)]
 pub struct Calm {
+    /// Bytes of a look below which the stream is calm.
+    least: u64,
     through: u64,
     looks: u32,
 }
 
 impl Calm {
-    /// From now on, with `through` bytes gone through before.
-    pub const fn new(through: u64) -> Self {
-        Self { through, looks: 0 }
+    /// From now on, with `through` bytes gone through before, for a [`Meter`] of `rate`.
+    pub const fn new(through: u64, rate: u64) -> Self {
+        Self {
+            least: slow(rate).saturating_mul(CALM_LOOK.as_secs()),
+            through,
+            looks: 0,
+        }
     }
 
-    /// So many bytes have gone through at this look. Returns whether it has been talk for [`CALM_LOOKS`] now.
+    /// `through` bytes have gone through at this look. Returns whether it has been calm for [`CALM_LOOKS`] now.
     pub const fn handle_look(&mut self, through: u64) -> bool {
-        let is_talk = through.saturating_sub(self.through) < BULK;
-        self.looks = if is_talk { self.looks + 1 } else { 0 };
+        let is_calm = through.saturating_sub(self.through) < self.least;
+        self.looks = if is_calm { self.looks + 1 } else { 0 };
         self.through = through;
         self.looks >= CALM_LOOKS
     }
 }
 
-/// Bytes at a stretch that make bulk: 1 MiB, more than pages, chat and a game's ticks come to.
-pub const BULK: u64 = 1024 * 1024;
-/// Within this: 2 s, so from 4 Mbit/s on, where a lane's better use of the path is worth its slower recovery of a loss.
-pub const BULK_WITHIN: Duration = Duration::from_secs(2);
-/// Looks without bulk that make talk: 3, so 6 s; a download that stops to think is not worth two changes of channel.
+/// Bytes between two looks of a [`Meter`] of `rate`: an eighth of a second, so that one write into the buffers of sockets does
+/// not count as a rate, and 1 MiB at least, more than pages, chat and a game's ticks come to.
+pub const fn stretch(rate: u64) -> u64 {
+    let stretch = rate / 8;
+    if stretch > 1 << 20 { stretch } else { 1 << 20 }
+}
+
+/// Bytes per second from which a busy processor is taken to be what limits a stream, and below which a stream leaves its
+/// lane: a fifth of the rate for which no other sign is needed, so that no stream goes to and fro.
+const fn slow(rate: u64) -> u64 {
+    rate / 5
+}
+
+/// Bytes per second from which bulk moves to a lane unless told otherwise: 1 Gbit/s, where QUIC takes most of a small
+/// machine's core, and the path's queue is too short in time to be felt.
+pub const LANE_RATE: u64 = 1_000_000_000 / 8;
+/// Share of one core that makes a process busy. A QUIC connection runs on one core at a time.
+const BUSY: f64 = 0.9;
+/// Time between two looks of a [`Calm`].
+pub const CALM_LOOK: Duration = Duration::from_secs(2);
+/// Looks that make a stream calm: 3, so 6 s; a download that stops to think is not worth two changes of channel.
 pub const CALM_LOOKS: u32 = 3;
 
 #[cfg(test)]
@@ -225,45 +272,80 @@ mod tests {
         assert_eq!(twice, Err(StreamMisbehaved::MovedTwice));
     }
 
-    #[test]
-    fn bulk_is_told_from_talk_by_what_goes_through_within_a_while() {
-        let start = Instant::now();
-        let at = |millis| move || start + Duration::from_millis(millis);
-        let mut meter = Meter::new(start, 0);
-        assert_eq!(meter.handle_progress(0, at(0)), None);
-        assert_eq!(meter.handle_progress(1, at(0)), Some(Pace::Talk));
-        // 2 Mbit/s for long are none.
-        for second in 1..60 {
-            let through = second * 250_000;
-            let told = meter.handle_progress(through, at(second * 1000));
-            assert!(matches!(told, None | Some(Pace::Talk)), "{told:?}");
+    /// A second of bulk at `mbit`, with so much of a core at work.
+    fn told(mbit: u64, core: f64) -> Option<Pace> {
+        let start = Look {
+            now: Instant::now(),
+            processor: Duration::from_secs(7),
+        };
+        let mut meter = Meter::new(start, 0, LANE_RATE);
+        let mut told = None;
+        for millis in 0..=2_000 {
+            let time = Duration::from_millis(millis);
+            let look = || Look {
+                now: start.now + time,
+                processor: start.processor + time.mul_f64(core),
+            };
+            let pace = meter.handle_progress(mbit * 1_000_000 / 8 * millis / 1_000, look);
+            told = pace.or(told);
         }
-        let fast = 60 * 250_000 + BULK;
-        let turned = [fast, fast + BULK].map(|it| meter.handle_progress(it, at(60_500)));
-        assert!(turned.contains(&Some(Pace::Bulk)), "{turned:?}");
-        // And slows down again.
-        let slow = fast + 2 * BULK;
-        assert_eq!(meter.handle_progress(slow, at(90_000)), Some(Pace::Talk));
+        told
+    }
+
+    #[test]
+    fn what_the_processor_limits_is_bulk_and_what_the_path_limits_is_not() {
+        for (mbit, core, wanted) in [
+            (20, 0.1, Pace::Talk),
+            (20, 1.0, Pace::Talk),
+            (190, 2.0, Pace::Talk),
+            (210, 0.95, Pace::Bulk),
+            (210, 0.5, Pace::Talk),
+            (950, 0.5, Pace::Talk),
+            (1_050, 0.3, Pace::Bulk),
+            (4_000, 1.0, Pace::Bulk),
+        ] {
+            assert_eq!(told(mbit, core), Some(wanted), "{mbit} Mbit/s, {core}");
+        }
+        assert_eq!(told(0, 1.0), None);
     }
 
     #[test]
     fn bulk_is_told_each_time_for_it_may_have_been_taken_for_talk_meanwhile() {
-        let start = Instant::now();
-        let mut meter = Meter::new(start, 0);
-        for through in [BULK, 2 * BULK] {
+        let start = Look {
+            now: Instant::now(),
+            processor: Duration::ZERO,
+        };
+        let mut meter = Meter::new(start, 0, LANE_RATE);
+        for through in [stretch(LANE_RATE), 2 * stretch(LANE_RATE)] {
             let told = meter.handle_progress(through, || start);
             assert_eq!(told, Some(Pace::Bulk));
         }
+        let later = Look {
+            now: start.now + Duration::from_secs(9),
+            ..start
+        };
+        let told = meter.handle_progress(3 * stretch(LANE_RATE), || later);
+        assert_eq!(told, Some(Pace::Talk), "slower again");
     }
 
     #[test]
     fn calm_is_what_lasts_and_silence_is_calm() {
-        let mut calm = Calm::new(5);
+        // 25 MB/s, and twice as much in a look.
+        const LEAST: u64 = 50_000_000;
+        let mut calm = Calm::new(5, LANE_RATE);
         assert!(!calm.handle_look(5));
-        assert!(!calm.handle_look(5 + BULK - 1));
-        assert!(!calm.handle_look(5 + 2 * BULK), "bulk once more");
-        let through = 5 + 2 * BULK;
-        let looks = [through, through, through + BULK - 1].map(|it| calm.handle_look(it));
+        assert!(!calm.handle_look(5 + LEAST - 1));
+        assert!(!calm.handle_look(5 + 2 * LEAST), "bulk once more");
+        let through = 5 + 2 * LEAST;
+        let looks = [through, through, through + LEAST - 1].map(|it| calm.handle_look(it));
         assert_eq!(looks, [false, false, true]);
+    }
+
+    #[test]
+    fn no_rate_is_too_high_to_reckon_with() {
+        let mut calm = Calm::new(0, u64::MAX);
+        assert!(!calm.handle_look(u64::MAX / 2));
+        assert!(stretch(u64::MAX) > 1 << 60);
+        assert_eq!(stretch(0), 1 << 20);
     }
 }

@@ -115,6 +115,7 @@ async fn serve_player(
         metrics: shared.metrics.clone(),
         direction: Direction::FromPlayer,
         cancelled: service.cancelled.clone(),
+        lane_rate: shared.config.limits.lane_rate,
     };
     let carrier = resumption.carrier();
     match pump::run(socket, early, channel, carrier, &kind, &mut resumption).await {

@@ -2,14 +2,11 @@
 
 use std::{
     io,
-    net::Shutdown,
     pin::{Pin, pin},
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, Interest, ReadBuf},
     net::{TcpStream, tcp},
@@ -30,7 +27,7 @@ impl Io {
         match self {
             Self::Tcp(tcp) => {
                 let (read, write) = tcp.into_split();
-                (ReadHalf::Tcp(read), WriteHalf::Tcp(Arc::new(write)))
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
             }
             Self::Mem(mem) => {
                 let (read, write) = tokio::io::split(mem);
@@ -88,20 +85,10 @@ impl ReadHalf {
 /// The direction to the peer.
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
-    /// Of a TCP connection. Shared with whoever paces it; only the lane writes.
-    Tcp(Arc<tcp::OwnedWriteHalf>),
+    /// Of a TCP connection.
+    Tcp(tcp::OwnedWriteHalf),
     /// Of a pipe in memory.
     Mem(tokio::io::WriteHalf<DuplexStream>),
-}
-
-impl WriteHalf {
-    /// The TCP connection, if it is one.
-    pub(crate) fn tcp(&self) -> Option<&Arc<tcp::OwnedWriteHalf>> {
-        match self {
-            Self::Tcp(tcp) => Some(tcp),
-            Self::Mem(_) => None,
-        }
-    }
 }
 
 macro_rules! each {
@@ -148,7 +135,7 @@ impl AsyncWrite for WriteHalf {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => poll_write_tcp((**tcp).as_ref(), cx, buf),
+            Self::Tcp(tcp) => poll_write_tcp(tcp.as_ref(), cx, buf),
             Self::Mem(mem) => Pin::new(mem).poll_write(cx, buf),
         }
     }
@@ -162,16 +149,13 @@ impl AsyncWrite for WriteHalf {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => {
-                let tcp: &TcpStream = (**tcp).as_ref();
-                Poll::Ready(SockRef::from(tcp).shutdown(Shutdown::Write))
-            }
+            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Mem(mem) => Pin::new(mem).poll_shutdown(cx),
         }
     }
 }
 
-/// As tokio writes to a connection that is not shared.
+/// As tokio writes, but what the system took in part it will take more of only after a word of its own.
 fn poll_write_tcp(tcp: &TcpStream, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
     loop {
         ready!(tcp.poll_write_ready(cx))?;
@@ -212,19 +196,17 @@ mod tests {
         let sent: Vec<u8> = (0..16_u32 << 20).map(|n| (n >> 7) as u8).collect();
         let expected = sent.clone();
         let writer = tokio::spawn(async move {
-            let shared = write.tcp().cloned();
             for piece in sent.chunks(256 << 10) {
                 write.write_all(piece).await.unwrap();
             }
             write.shutdown().await.unwrap();
-            (write, shared)
+            write
         });
         let mut got = Vec::new();
         far.read_to_end(&mut got).await.unwrap();
         assert!(got == expected);
         drop(far);
-        let (mut write, shared) = writer.await.unwrap();
-        assert!(shared.is_some());
+        let mut write = writer.await.unwrap();
         let error = write.write(b"more").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }

@@ -1,15 +1,10 @@
 //! The sending half of a lane.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 
 use super::{LaneError, conn::WriteHalf};
-use crate::{
-    proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer},
-    transport::lane::shaped::{Shaped, ShapesLanes},
-};
+use crate::proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer};
 
 /// Writes records to a lane.
 ///
@@ -25,8 +20,6 @@ pub(crate) struct LaneWriter {
     written: usize,
     /// Small flushes in a row while the buffer is large.
     small: u8,
-    /// Boxed: most lanes never carry bulk.
-    shaped: Option<Box<Shaped>>,
 }
 
 impl LaneWriter {
@@ -38,14 +31,6 @@ impl LaneWriter {
             buffer: BytesMut::new(),
             written: 0,
             small: 0,
-            shaped: None,
-        }
-    }
-
-    /// From now on `shaper` says how fast bulk may go.
-    pub(crate) fn shape_by(&mut self, shaper: &Arc<dyn ShapesLanes>) {
-        if self.shaped.is_none() {
-            self.shaped = Some(Box::new(Shaped::new(shaper.clone())));
         }
     }
 
@@ -83,11 +68,6 @@ impl LaneWriter {
     ///
     /// Cancel-safe: what a dropped future did not write goes first with the next one.
     pub(crate) async fn flush(&mut self) -> Result<(), LaneError> {
-        if self.buffer.len() >= FULL
-            && let Some(shaped) = &mut self.shaped
-        {
-            shaped.handle_bulk(&self.io);
-        }
         while self.written < self.buffer.len() {
             match self.io.write(&self.buffer[self.written..]).await? {
                 0 => return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
