@@ -2,11 +2,13 @@
 //! quinn does. A simulation, not a network: what it leaves out is measured by
 //! `benches/src/bin/congestion.rs`.
 
+mod lines;
+mod rivals;
 mod sim;
 
 use std::time::Duration;
 
-use sim::{Load, Path, Sim};
+use sim::{Control, Load, Path, Sim};
 
 use super::*;
 
@@ -27,16 +29,19 @@ const BULK: Load = Load {
     packets_per_second: 0,
     size: 0,
     bulk: true,
+    control: Control::Level,
 };
 const GAME: Load = Load {
     packets_per_second: 400,
     size: 240,
     bulk: false,
+    control: Control::Level,
 };
 const BIG_GAME: Load = Load {
     packets_per_second: 4_000,
     size: 240,
     bulk: false,
+    control: Control::Level,
 };
 const BOTH: Load = Load { bulk: true, ..GAME };
 
@@ -132,6 +137,7 @@ fn game_alone_is_never_held_back() {
             packets_per_second: 10_000,
             size: 155,
             bulk: false,
+            control: Control::Level,
         },
     ] {
         for loss in [0.0, 0.01, 0.05] {
@@ -329,6 +335,7 @@ fn a_game_that_the_path_cannot_carry_makes_no_endless_queue() {
         packets_per_second: 30_000,
         size: 450,
         bulk: false,
+        control: Control::Level,
     };
     let deep = Path {
         queue: 2_500_000,

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::super::{Level, LevelConfig, UNDECLARED};
+use super::rivals::{Bbr, Controls, Cubic};
 
 /// Bytes of a full packet, and what quinn asks room for even when the packet is small.
 const MTU: u64 = 1452;
@@ -39,6 +40,11 @@ pub(super) struct Path {
     pub(super) burst: u32,
     /// Bits per second above which packets are dropped without queueing, after a bucket of 20 ms.
     pub(super) policer: Option<u64>,
+    /// Up to this much more delay, each way; drifting, or else drawn by each packet, which may overtake.
+    pub(super) jitter: Duration,
+    pub(super) reorders: bool,
+    /// Every so often nothing leaves for so long.
+    pub(super) pause: Option<(Duration, Duration)>,
 }
 
 impl Default for Path {
@@ -50,6 +56,9 @@ impl Default for Path {
             loss: 0.0,
             burst: 1,
             policer: None,
+            jitter: Duration::ZERO,
+            reorders: false,
+            pause: None,
         }
     }
 }
@@ -60,6 +69,15 @@ pub(super) struct Load {
     pub(super) packets_per_second: u32,
     pub(super) size: u64,
     pub(super) bulk: bool,
+    pub(super) control: Control,
+}
+
+/// Whose congestion control a sender has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Control {
+    Level,
+    Cubic,
+    Bbr,
 }
 
 /// What a receiver saw in a measurement.
@@ -67,6 +85,8 @@ pub(super) struct Load {
 pub(super) struct Seen {
     /// Everything received.
     pub(super) mbit: f64,
+    /// Between two packets received.
+    pub(super) standstill: Duration,
     /// Waiting in the bottleneck.
     pub(super) queue_p50: Duration,
     pub(super) queue_p99: Duration,
@@ -102,12 +122,15 @@ pub(super) struct Sim {
     dark_until: Duration,
     burst_left: u32,
     random: u64,
+    /// When the last packet arrives that keeps its place; forth and back.
+    last: [Duration; 2],
     senders: Vec<Sender>,
     measuring: Duration,
+    path_seed: u64,
 }
 
 struct Sender {
-    level: Level,
+    control: Box<dyn Controls>,
     config: Arc<LevelConfig>,
     load: Load,
     start: Duration,
@@ -134,6 +157,8 @@ struct Sender {
     game_sent: u64,
     game_lost: u64,
     game_first: Option<Duration>,
+    received: Duration,
+    standstill: Duration,
 }
 
 #[derive(Clone)]
@@ -160,8 +185,10 @@ impl Sim {
             dark_until: Duration::ZERO,
             burst_left: 0,
             random: 0x9e37_79b9_7f4a_7c15,
+            last: [Duration::ZERO; 2],
             senders,
             measuring: Duration::ZERO,
+            path_seed: 0,
         };
         for (id, load) in loads.iter().enumerate() {
             sim.at(Duration::ZERO, Event::Poll(id));
@@ -181,6 +208,12 @@ impl Sim {
         self.at(start, Event::Poll(id));
     }
 
+    pub(super) fn seed(mut self, seed: u64) -> Self {
+        self.random = self.random.wrapping_mul(2 * seed + 1);
+        self.path_seed = mix(seed);
+        self
+    }
+
     pub(super) fn set_rate(&mut self, rate: u64) {
         self.path.rate = rate;
     }
@@ -192,7 +225,7 @@ impl Sim {
     /// The network marks a packet of a sender.
     pub(super) fn mark(&mut self, id: usize) {
         let now = virtual_now();
-        self.senders[id].level.handle_loss(now, now, false, 0);
+        self.senders[id].control.handle_loss(now, now, false, 0);
     }
 
     /// Nothing passes for `time`.
@@ -220,7 +253,7 @@ impl Sim {
     pub(super) fn measure(&mut self, time: Duration) -> Vec<Seen> {
         self.measuring = self.now;
         for sender in &mut self.senders {
-            sender.forget();
+            sender.forget(self.measuring);
         }
         self.run(time);
         self.senders
@@ -277,7 +310,8 @@ impl Sim {
             return;
         }
         let numbers = std::mem::take(&mut self.senders[id].unacked);
-        self.at(self.now + self.path.delay, Event::Acked(id, numbers));
+        let arrival = self.travel(self.now, 1);
+        self.at(arrival, Event::Acked(id, numbers));
     }
 
     /// Sends what window and pacer allow.
@@ -314,6 +348,12 @@ impl Sim {
             }
             self.bucket -= size as f64;
         }
+        if let Some((period, pause)) = self.path.pause {
+            let since = Duration::from_nanos((self.free_at.max(self.now).as_nanos() % period.as_nanos()) as u64);
+            if since < pause {
+                self.free_at = self.free_at.max(self.now) + pause - since;
+            }
+        }
         let queued = self.free_at.saturating_sub(self.now);
         let bytes = queued.as_secs_f64() * self.path.rate as f64 / 8.0;
         if bytes as u64 + size > self.path.queue.max(size) {
@@ -324,7 +364,33 @@ impl Sim {
         if self.lose() {
             return None;
         }
-        Some((queued, self.free_at + self.path.delay))
+        let arrival = self.travel(self.free_at, 0);
+        Some((queued, arrival))
+    }
+
+    /// When a packet arrives that leaves the bottleneck then.
+    fn travel(&mut self, leaves: Duration, back: usize) -> Duration {
+        let due = leaves + self.path.delay;
+        if self.path.jitter.is_zero() {
+            return due;
+        }
+        if self.path.reorders {
+            return due + self.path.jitter.mul_f64(self.share());
+        }
+        // A line between points of chance, two of the longest delays apart.
+        let step = self.path.jitter.as_nanos() * 2;
+        let (before, along) = (leaves.as_nanos() / step, leaves.as_nanos() % step);
+        let seed = self.random_of_path(back as u64);
+        let point = |place: u128| share(mix(seed ^ (place as u64).wrapping_mul(GOLDEN)));
+        let along = along as f64 / step as f64;
+        let wander = point(before) * (1.0 - along) + point(before + 1) * along;
+        let due = (due + self.path.jitter.mul_f64(wander)).max(self.last[back]);
+        self.last[back] = due;
+        due
+    }
+
+    fn random_of_path(&self, back: u64) -> u64 {
+        self.path_seed ^ back
     }
 
     fn lose(&mut self) -> bool {
@@ -335,18 +401,17 @@ impl Sim {
             self.burst_left -= 1;
             return true;
         }
-        // SplitMix64.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        let lost =
-            ((z >> 11) as f64 / (1u64 << 53) as f64) < self.path.loss / f64::from(self.path.burst);
+        let lost = self.share() < self.path.loss / f64::from(self.path.burst);
         if lost {
             self.burst_left = self.path.burst - 1;
         }
         lost
+    }
+
+    /// From 0 to 1.
+    fn share(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(GOLDEN);
+        share(mix(self.random))
     }
 
     fn at(&mut self, at: Duration, event: Event) {
@@ -363,7 +428,11 @@ impl Sender {
             is_choked: false.into(),
         });
         Self {
-            level: Level::new(config.clone(), *EPOCH, MTU as u16),
+            control: match load.control {
+                Control::Level => Box::new(Level::new(config.clone(), *EPOCH, MTU as u16)),
+                Control::Cubic => Box::new(Cubic::default()),
+                Control::Bbr => Box::new(Bbr::default()),
+            },
             config,
             load,
             start: Duration::ZERO,
@@ -389,6 +458,8 @@ impl Sender {
             game_sent: 0,
             game_lost: 0,
             game_first: None,
+            received: Duration::ZERO,
+            standstill: Duration::ZERO,
         }
     }
 
@@ -403,7 +474,7 @@ impl Sender {
             self.app_limited = true;
             return None;
         }
-        let window = self.level.window_at(virtual_now());
+        let window = self.control.window_at(virtual_now());
         if self.probes > 0 {
             self.probes -= 1;
         } else if self.in_flight + MTU >= window || self.pacer_delay(now, window).is_some() {
@@ -431,13 +502,13 @@ impl Sender {
         self.tokens = (self.tokens - packet.size as f64).max(0.0);
         self.in_flight += packet.size;
         self.last_sent = now;
-        self.level.handle_sent(virtual_now(), packet.size);
+        self.control.handle_sent(virtual_now(), packet.size);
         Some(packet)
     }
 
     /// quinn's `Pacer`.
     fn pacer_delay(&mut self, now: Duration, window: u64) -> Option<Duration> {
-        let rate = window as f64 / self.smoothed.as_secs_f64();
+        let rate = (self.control.pace()).map_or(window as f64 / self.smoothed.as_secs_f64(), |pace| pace / 1.25);
         let capacity = (rate * 0.002).clamp(10.0 * MTU as f64, 256.0 * MTU as f64);
         self.tokens = self.tokens.min(capacity);
         if self.tokens >= MTU as f64 {
@@ -458,7 +529,7 @@ impl Sender {
         }
         let probe =
             (!self.sent.is_empty()).then(|| self.probe_at().max(now + Duration::from_micros(1)));
-        let window = self.level.window_at(virtual_now());
+        let window = self.control.window_at(virtual_now());
         let paced = (!self.app_limited && self.in_flight + MTU < window)
             .then(|| self.pacer_delay(now, window))
             .flatten();
@@ -479,11 +550,11 @@ impl Sender {
             };
             self.in_flight -= packet.size;
             newest = newest.max(Some((*number, packet.at)));
-            self.level
+            self.control
                 .handle_ack(instant, *EPOCH + packet.at, packet.size, self.app_limited);
         }
         let Some((number, at)) = newest else { return };
-        self.level.handle_acks_end(instant, self.in_flight);
+        self.control.handle_acks_end(instant, self.in_flight);
         self.probe_count = 0;
         let rtt = now - at;
         if self.largest.is_none() {
@@ -498,11 +569,11 @@ impl Sender {
 
     fn detect_losses(&mut self, now: Duration, rtt: Duration) {
         let largest = self.largest.unwrap_or(0);
-        let late = self.smoothed.max(rtt) * 9 / 8;
+        let late = self.smoothed.max(rtt) * 5 / 4;
         let lost: Vec<u64> = self
             .sent
             .range(..largest)
-            .filter(|(number, packet)| **number + 3 <= largest || packet.at + late <= now)
+            .filter(|(_, packet)| packet.at + late <= now)
             .map(|(number, _)| *number)
             .collect();
         let mut bytes = 0;
@@ -520,7 +591,7 @@ impl Sender {
             self.in_flight -= bytes;
             let period = (self.smoothed + self.variance * 4 + Duration::from_millis(25)) * 3;
             let persistent = last - first > period;
-            self.level
+            self.control
                 .handle_loss(virtual_now(), *EPOCH + last, persistent, bytes);
         }
     }
@@ -531,6 +602,8 @@ impl Sender {
             return;
         };
         self.bytes += packet.size;
+        self.standstill = self.standstill.max(now.saturating_sub(self.received));
+        self.received = now;
         self.queued.push(packet.queued);
         for made in &packet.games {
             self.game.push(now - *made);
@@ -540,7 +613,9 @@ impl Sender {
         }
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, now: Duration) {
+        self.standstill = Duration::ZERO;
+        self.received = now.max(self.start);
         self.bytes = 0;
         self.queued.clear();
         self.game.clear();
@@ -566,7 +641,21 @@ impl Sender {
             game_loss: self.game_lost as f64 / self.game_sent.max(1) as f64,
             held_p50: of(&mut self.held, 0.5),
             held_p99: of(&mut self.held, 0.99),
-            window: self.level.window,
+            window: self.control.window_at(virtual_now()),
+            standstill: self.standstill,
         }
     }
 }
+
+/// SplitMix64.
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn share(drawn: u64) -> f64 {
+    (drawn >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
