@@ -20,21 +20,23 @@
 //! quinn has no separate pacing rate: it paces at 1.25 windows per smoothed round trip, from a
 //! bucket of 2 ms worth (10 packets at least, 256 at most). The window is the only lever.
 
-mod empty;
 mod loss;
+mod path;
+mod rival;
 mod samples;
 
 use std::any::Any;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn_proto::RttEstimator;
 use quinn_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
-use self::empty::{EmptyPath, Stubborn};
-use self::loss::{Loss, Verdict};
+use self::loss::Loss;
+use self::path::{EmptyPath, Full, Jitter, Rates};
+use self::rival::Rival;
 use self::samples::{Batch, Carried, Recent, Round, Silence};
 
 /// Declares to a connection how many bytes of datagrams it sends each second, headers included, or that nobody
@@ -70,6 +72,8 @@ pub(crate) fn choke(connection: &quinn::Connection, is_choked: bool) {
 pub struct LevelConfig {
     /// Bytes per second of datagrams, [`UNDECLARED`] until the tunnel says.
     game_rate: AtomicU64,
+    /// Somebody would feel a queue.
+    is_felt: AtomicBool,
     /// Where [`Level::window`] gets the time from; virtual in tests.
     clock: fn() -> Instant,
     /// Nothing may leave.
@@ -89,6 +93,13 @@ impl LevelConfig {
         self.game_rate.store(rate, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    fn epoch(&self) -> Instant { tests::epoch() }
+
+    fn is_felt(&self) -> bool {
+        self.is_felt.load(Ordering::Relaxed)
+    }
+
     /// The declared rate, in bytes per second.
     fn game_rate(&self) -> Option<u64> {
         let rate = self.game_rate.load(Ordering::Relaxed);
@@ -100,6 +111,7 @@ impl Default for LevelConfig {
     fn default() -> Self {
         Self {
             game_rate: AtomicU64::new(UNDECLARED),
+            is_felt: true.into(),
             clock: Instant::now,
             #[cfg(test)]
             is_choked: false.into(),
@@ -112,6 +124,7 @@ impl ControllerFactory for LevelConfig {
         // The declared rate belongs to the datagrams of one connection.
         let own = Self {
             game_rate: AtomicU64::new(UNDECLARED),
+            is_felt: true.into(),
             clock: self.clock,
             #[cfg(test)]
             is_choked: false.into(),
@@ -128,24 +141,33 @@ pub struct Level {
     mtu: u64,
     /// Bytes that may be in flight, before the floor and the credit of a black-out.
     window: u64,
+    /// Where the window goes, by what is acknowledged.
+    goal: u64,
     phase: Phase,
-    /// The window before it was last shrunk: well above it is new ground.
-    mark: u64,
-    /// Packets added to the window after the next round with a short queue.
-    step: u64,
     empty: EmptyPath,
+    jitter: Jitter,
+    rates: Rates,
     /// Average round trip, queue included.
     smoothed: Duration,
+    /// The same of whole rounds, for paths with jitter.
+    standing: Duration,
     round: Round,
+    /// How long the round before took: what arrives in a round was sent in the one before.
+    sending: Duration,
     batch: Batch,
     /// Lowest round trip of the last few batches, so that a search ends before its round does.
     recent: Recent,
-    /// The queue that shrinking has not yet removed.
-    stubborn: Option<Stubborn>,
-    /// Whether the window is halved, past the floor, to see if the queue goes with it.
-    testing: bool,
-    next_test: Option<Instant>,
     loss: Loss,
+    full: Full,
+    /// Rounds in a row with a queue far above the target, and with none.
+    long: u8,
+    had: f64,
+    best: f64,
+    flat: u8,
+    short: u8,
+    /// When the queue last ran dry by intent.
+    drained: Instant,
+    rival: Option<Rival>,
     carried: Carried,
     silence: Silence,
 }
@@ -153,15 +175,12 @@ pub struct Level {
 /// What the window does with the next acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Grows by half each round trip.
+    /// Doubles each round trip.
     Search,
-    /// Moves once a round.
+    /// Goes where the model says.
     Cruise,
-    /// Falls by part of what is acknowledged until it has reached `to`. It falls gradually because
-    /// a window that drops below what is in flight would stop the game along with the bulk.
-    Drain { to: u64 },
-    /// The round after a drain: its samples are of packets sent before it ended.
-    Settle,
+    /// Falls to below the empty path for a round, so that the queue runs dry and shows the path's delay.
+    Drain,
 }
 
 impl Level {
@@ -171,18 +190,26 @@ impl Level {
             config,
             mtu: mtu.into(),
             window: INITIAL_WINDOW,
+            goal: INITIAL_WINDOW,
             phase: Phase::Search,
-            mark: INITIAL_WINDOW,
-            step: 1,
-            empty: EmptyPath::default(),
+            empty: EmptyPath::new(now),
+            jitter: Jitter::default(),
+            rates: Rates::default(),
             smoothed: Duration::ZERO,
+            standing: Duration::ZERO,
             round: Round::new(now),
+            sending: Duration::ZERO,
             batch: Batch::default(),
             recent: Recent::default(),
-            stubborn: None,
-            testing: false,
-            next_test: None,
             loss: Loss::default(),
+            full: Full::default(),
+            long: 0,
+            had: 0.0,
+            best: 0.0,
+            flat: 0,
+            short: 0,
+            drained: now,
+            rival: None,
             carried: Carried::new(now),
             silence: Silence::new(now),
         }
@@ -209,7 +236,8 @@ impl Level {
         let batch = mem::take(&mut self.batch);
         let Some(newest) = batch.newest else { return };
         self.silence.handle_ack(now);
-        self.empty.handle_sample(batch.rtt);
+        self.empty.handle_sample(now, batch.rtt);
+        self.full.handle_sample(now, batch.rtt.saturating_sub(self.empty.rtt()));
         self.smoothed = match self.smoothed {
             Duration::ZERO => batch.rtt,
             smoothed => (smoothed * 7 + batch.rtt) / 8,
@@ -220,8 +248,7 @@ impl Level {
         self.carried.handle_ack(now, batch.acked);
         match self.phase {
             Phase::Search => self.search(now, &batch, peak),
-            Phase::Drain { to } => return self.drain(now, to, batch.acked),
-            Phase::Cruise | Phase::Settle => {}
+            Phase::Cruise | Phase::Drain => self.follow(batch.acked),
         }
         if newest >= self.round.start && self.round.acked > 0 {
             self.end_round(now);
@@ -232,24 +259,32 @@ impl Level {
     fn handle_loss(&mut self, now: Instant, sent: Instant, persistent: bool, bytes: u64) {
         if persistent {
             // A black-out says nothing about the rate. The path behind it may be another one, so
-            // half the window and a search, which needs two round trips to be back.
+            // half the window and a search, which needs a round trip or two to be back.
             self.window /= 2;
             self.phase = Phase::Search;
             self.start_round(now);
             self.loss.restart();
-            self.stubborn = None;
-            self.testing = false;
+            self.rival = None;
         } else if bytes == 0 {
             self.handle_mark(now);
         } else {
             self.loss.handle_loss(sent, bytes);
+            let queue = self.smoothed.saturating_sub(self.empty.rtt());
+            if let Some(rival) = &mut self.rival
+                && self.full.is_near(queue)
+            {
+                rival.handle_loss(now, sent, self.window);
+            }
         }
     }
 
     /// The network marked a packet instead of dropping it: congestion by its own word.
     fn handle_mark(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Search | Phase::Cruise) {
-            self.start_drain(now, self.window * MARK_DRAIN.0 / MARK_DRAIN.1);
+        if self.phase != Phase::Drain {
+            self.phase = Phase::Drain;
+            self.goal = (self.window * MARK_DRAIN.0 / MARK_DRAIN.1).max(self.floor());
+            self.drained = now;
+            self.start_round(now);
         }
     }
 
@@ -259,38 +294,44 @@ impl Level {
         if !limited || self.window > peak * 2 {
             return;
         }
-        if !self.loss.suspicious() {
-            self.window += batch.acked / 2;
-        }
-        if let Some(rtt) = self.recent.handle_sample(batch.rtt)
-            && rtt > self.empty.rtt + self.target()
-        {
-            self.shorten_queue(now, rtt);
-        }
-    }
-
-    /// Lets the window follow what arrives down to `to`.
-    fn drain(&mut self, now: Instant, to: u64, acked: u64) {
-        self.window = self
-            .window
-            .saturating_sub(acked * DRAIN.0 / DRAIN.1)
-            .max(to);
-        if self.window == to || self.round.app_limited() {
-            self.window = to;
-            self.phase = Phase::Settle;
-            self.start_round(now);
-        }
-    }
-
-    fn start_drain(&mut self, now: Instant, to: u64) {
-        let to = to.max(self.window / MAX_SHRINK).max(self.floor());
-        self.mark = self.window;
-        self.step = 1;
-        self.phase = Phase::Drain {
-            to: to.min(self.window),
+        // Somebody who feels the queue feels the search's last step too.
+        self.window += match self.config.is_felt() {
+            true => batch.acked / 2,
+            false => batch.acked,
         };
-        self.loss.restart_at(now);
+        if let Some(rtt) = self.recent.handle_sample(batch.rtt)
+            && rtt > self.empty.rtt() + self.target()
+        {
+            self.end_search(now, batch.acked);
+        }
+    }
+
+    /// A queue has formed: what arrived meanwhile is what the path carries.
+    fn end_search(&mut self, now: Instant, _acked: u64) {
+        let rate = self.round.rate(now, self.sending);
+        if self.round.acked > 4 * self.mtu {
+            self.rates.handle_round(rate);
+        }
+        self.drain(now);
+    }
+
+    fn drain(&mut self, now: Instant) {
+        (self.best, self.flat) = (0.0, 0);
+        self.phase = Phase::Drain;
+        self.drained = now;
+        let product = self.product(self.empty.rtt() + self.allowance());
+        self.goal = (product / 10 * 9).max(self.window / MAX_SHRINK).max(self.floor());
         self.start_round(now);
+    }
+
+    /// The window goes to its goal: up by no more than arrives, so that it at most doubles in a round, and down by a part of
+    /// it, for a window that drops below what is in flight would stop the game along with the bulk.
+    fn follow(&mut self, acked: u64) {
+        self.window = if self.window > self.goal {
+            (self.window).saturating_sub(acked * DRAIN.0 / DRAIN.1).max(self.goal)
+        } else {
+            (self.window + acked).min(self.goal)
+        };
     }
 
     fn start_round(&mut self, now: Instant) {
@@ -301,99 +342,144 @@ impl Level {
     /// Decides once per round trip.
     fn end_round(&mut self, now: Instant) {
         let round = mem::replace(&mut self.round, Round::new(now));
-        self.empty.forget_adopted(now);
-        let queue = round.rtt.saturating_sub(self.empty.rtt);
-        if self.phase == Phase::Settle {
-            self.phase = Phase::Cruise;
-            self.loss.restart_at(round.start);
-        } else if round.app_limited() || round.peak * 2 < self.window {
+        let rate = round.rate(now, self.sending);
+        self.sending = now.saturating_duration_since(round.start);
+        let is_idle = round.app_limited() || round.peak * 2 < self.window;
+        if !is_idle || rate > self.rates.most() {
+            self.rates.handle_round(rate);
+        }
+        self.jitter.handle_round(&round);
+        let queue = self.queue(&round);
+        #[cfg(test)]
+        if std::env::var_os("TRACE").is_some() {
+            eprintln!("TR {:?} q {queue:?} {:?} w {} goal {} rtt {:?} empty {:?} target {:?} allow {:?} bw {:.2} rate {:.2} idle {is_idle} long {} rival {:?} loss {:?}", now - self.config.epoch(), self.phase, self.window, self.goal, round.rtt, self.empty.rtt(), self.target(), self.allowance(), self.rates.most()*8e-6, rate*8e-6, self.long, self.rival, self.loss);
+        }
+        if let Some(share) = self.loss.judge(self.mtu) {
+            let overflows = self.full.handle_loss(now, share, queue);
+            if overflows && let Some(rival) = &mut self.rival {
+                rival.handle_loss(now, round.start, self.window);
+            }
+            if overflows && self.phase == Phase::Search {
+                self.drain(now);
+                return;
+            }
+        }
+        if is_idle {
             // The path had nothing to say about the window, and a game that idles between its
             // packets cannot fill a queue: it may have its rate at whatever the round trip is.
             let game = bytes_in(FLOOR_RATE, round.rtt.min(MAX_GAME_RTT));
-            self.window = self.window.max(game);
-        } else if queue > self.target() {
-            self.shorten_queue(now, round.rtt);
-        } else {
-            self.stubborn = None;
-            self.testing = false;
-            if !self.heed_loss(now) {
-                self.grow(now, &round, queue);
-            }
+            self.window = self.window.max(game).max(self.floor());
+            self.goal = self.goal.max(self.window);
+            return;
         }
-        self.window = self.window.max(self.floor());
-    }
-
-    /// The queue is longer than it may be: drains it, or learns that it is not ours to drain.
-    fn shorten_queue(&mut self, now: Instant, rtt: Duration) {
-        let window = self.window;
-        let tested = mem::take(&mut self.testing);
-        let stubborn = self.stubborn.get_or_insert_default();
-        if tested && stubborn.is_foreign(self.empty.rtt, window, rtt) {
-            self.empty.adopt(now, rtt);
-            self.stubborn = None;
+        let target = self.target();
+        if self.phase == Phase::Drain && self.window <= self.goal {
+            self.jitter.handle_drained(round.mean().saturating_sub(self.empty.rtt()));
+            self.standing = self.empty.rtt() + self.allowance();
+            self.phase = Phase::Cruise;
+            self.long = if queue > target * 2 { self.long.saturating_add(1) } else { 0 };
+            match &mut self.rival {
+                Some(_) if queue <= target => self.rival = None,
+                Some(rival) => rival.handle_drained(queue),
+                None => {}
+            }
+        } else if self.phase == Phase::Cruise {
+            self.long = if queue > target * 2 { self.long.saturating_add(1) } else { 0 };
+            self.short = if queue < target / 4 { self.short.saturating_add(1) } else { 0 };
+        }
+        if self.long == 1 {
+            self.had = self.rates.most();
+        }
+        if self.long == 2 {
+            // What the path carried before the queue came may be more than it carries now.
+            self.rates.forget_but(2);
+        }
+        if self.long >= FOREIGN && self.rival.is_none() {
+            self.rival = Some(Rival::new(now, queue));
+            // Yielding was wrong.
+            self.rates.handle_round(self.had);
+        }
+        if self.phase == Phase::Search {
+            if rate > self.best * 1.25 {
+                self.best = rate;
+                self.flat = 0;
+            } else {
+                self.flat += 1;
+            }
+            if self.flat >= 3 {
+                self.drain(now);
+            }
+            return;
+        }
+        if self.short >= SHORT && self.rates.is_growing() {
+            self.short = 0;
             self.phase = Phase::Search;
             self.start_round(now);
             return;
         }
-        stubborn.handle_drain(window, rtt);
-        let goal = if stubborn.drains > STUBBORN && self.next_test.is_none_or(|at| now >= at) {
-            self.testing = true;
-            self.next_test = Some(now + TEST_GAP);
-            window / 2
-        } else {
-            // A little below the empty path, so that the queue runs dry and shows the path's delay.
-            // On a path shorter than the target that would throw away most of the window.
-            let wanted = (self.empty.rtt / 20 * 19).max(self.target() / 4);
-            // The samples are a round trip old, and a search has grown by half since.
-            let then = if self.phase == Phase::Search {
-                window / 3 * 2
-            } else {
-                window
-            };
-            (then as f64 * wanted.as_secs_f64() / rtt.as_secs_f64()) as u64
-        };
-        self.start_drain(now, goal);
-    }
-
-    /// Shrinks or searches if the losses say so; true if the window must not grow now.
-    fn heed_loss(&mut self, now: Instant) -> bool {
-        match self.loss.judge(now, self.mtu) {
-            Some(Verdict::TooFull(rate)) => {
-                // A little less than what arrived.
-                let fits = (self.window as f64 * (1.0 - rate) * 0.95) as u64;
-                self.start_drain(now, fits);
-                self.loss.handle_shrunk(now, fits.max(self.floor()), rate);
-                true
-            }
-            Some(Verdict::Borne) => {
-                self.phase = Phase::Search;
-                true
-            }
-            Some(Verdict::Bearable) | None => self.loss.suspicious(),
-        }
-    }
-
-    /// One step up, and a search once the window is well above where it was last too large.
-    fn grow(&mut self, now: Instant, round: &Round, queue: Duration) {
-        let cap = self.loss.cap(now).unwrap_or(u64::MAX);
-        if self.phase == Phase::Search || self.window > round.peak * 2 || self.window >= cap {
+        let every = if self.rival.is_some() { RIVAL_LOOK } else { DRY_EVERY };
+        if self.phase == Phase::Cruise && now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10) {
+            self.drain(now);
             return;
         }
-        let short = queue <= self.target() / 2;
-        self.step = if short { self.step * 2 } else { 1 };
-        // No step takes more than half of the room that is left.
-        let room = (self.target() - queue).as_secs_f64() / round.rtt.as_secs_f64() / 2.0;
-        let most = (self.window as f64 * room.min(MAX_STEP)) as u64 / self.mtu;
-        self.step = self.step.min(most.max(1));
-        self.window = (self.window + self.step * self.mtu).min(cap);
-        if short && self.window > self.mark / 4 * 5 {
-            self.phase = Phase::Search;
+        if self.phase == Phase::Cruise {
+            self.goal = self.model(now);
         }
     }
 
-    /// The queueing delay above which the window shrinks.
+    /// The window that carries what the path can, with the queue that it may have.
+    fn model(&mut self, now: Instant) -> u64 {
+        let empty = self.empty.rtt() + self.allowance();
+        let mut window = self.product(empty + self.target());
+        let own = self.target();
+        let rate = self.rates.most();
+        if let Some(rival) = &mut self.rival {
+            let both = match rival.window(now, self.smoothed, self.mtu) {
+                Some(window) => window,
+                None => (rate * (empty + rival.queue.mul_f64(0.8) + own).as_secs_f64()) as u64,
+            };
+            window = window.max(both);
+        }
+        // More than that in flight brings no more.
+        let most = self.product(self.smoothed * 2);
+        window.min(most).max(self.floor())
+    }
+
+    /// What the path carries in `time`.
+    fn product(&self, time: Duration) -> u64 {
+        (self.rates.most() * time.as_secs_f64()) as u64
+    }
+
+    /// The queue that a round has shown.
+    fn queue(&mut self, round: &Round) -> Duration {
+        let allowance = self.allowance();
+        if allowance < STEADY {
+            self.standing = round.mean();
+            return round.rtt.saturating_sub(self.empty.rtt());
+        }
+        let weight = MIN_TARGET.as_secs_f64() / (MIN_TARGET + allowance).as_secs_f64();
+        self.standing = self.standing.mul_f64(1.0 - weight) + round.mean().mul_f64(weight);
+        self.standing.saturating_sub(self.empty.rtt() + allowance)
+    }
+
+    /// How much longer than the lowest round trips are on average for jitter alone.
+    fn allowance(&self) -> Duration {
+        self.jitter.allowance()
+    }
+
+    /// The queueing delay that the window aims at.
     fn target(&self) -> Duration {
-        MIN_TARGET.max(self.empty.rtt / TARGET_SHARE)
+        let target = if self.config.is_felt() {
+            MIN_TARGET.max(self.empty.rtt() / TARGET_SHARE)
+        } else {
+            BULK_TARGET.max(self.empty.rtt() / 4 * 3)
+        };
+        self.full.bound(target.mul_f64(self.fair()))
+    }
+
+    fn fair(&self) -> f64 {
+        let rate = self.rates.most().max(1.0);
+        (FAIR_RATE / rate).sqrt().sqrt().clamp(0.4, 2.4)
     }
 
     /// The window that a game needs whatever the path seems to say.
@@ -405,19 +491,12 @@ impl Level {
                 let small = bytes_in(small / 2 * 3, self.smoothed.min(MAX_GAME_RTT));
                 // Of a larger one only what fits, and through a pause of the processes at either end alone.
                 let large = rate.min(self.carried.rate());
-                let empty = self.empty.lowest().min(MAX_GAME_RTT);
+                let empty = self.empty.rtt().min(MAX_GAME_RTT);
                 let paused = self.smoothed.clamp(empty + MIN_TARGET, empty + MAX_PAUSE);
                 small.max(bytes_in(large / 2 * 3, paused))
             }
             // At the empty path's: a window that grew with the queue would grow the queue.
-            None => {
-                let rate = if self.testing {
-                    FLOOR_RATE / 2
-                } else {
-                    FLOOR_RATE
-                };
-                bytes_in(rate, self.empty.lowest().min(MAX_GAME_RTT) + MIN_TARGET)
-            }
+            None => bytes_in(FLOOR_RATE, self.empty.rtt().min(MAX_GAME_RTT) + MIN_TARGET),
         };
         wanted.max(MIN_WINDOW * self.mtu)
     }
@@ -543,13 +622,28 @@ const MIN_TARGET: Duration = Duration::from_millis(5);
 /// fastest climb adds.
 const TARGET_SHARE: u32 = 16;
 
-/// A climb adds at most this share of the window each round, the target's share of a long path's
-/// round trip, so that it overshoots by no more than the target.
-const MAX_STEP: f64 = 1.0 / 16.0;
+/// Declared rate at which the target is neither longer nor shorter, in bytes per second: 20 Mbit/s. Who has less of a line bears a
+/// longer queue (by the fourth root), and so gets more of it from who has more, until all have the same.
+const FAIR_RATE: f64 = 20e6 / 8.0;
 
-/// Drains that a queue may outlive before the window is halved to see whether it is ours: two, for
-/// after a fall of the path's rate the first one drains too little, its samples being too old.
-const STUBBORN: u8 = 2;
+/// Queueing delay aimed at while nobody would feel it, on paths up to 40 ms: what radio links and Wi-Fi keep packets for.
+const BULK_TARGET: Duration = Duration::from_millis(30);
+
+/// Jitter below which the lowest round trip of a round tells of the queue.
+const STEADY: Duration = Duration::from_millis(2);
+
+/// Rounds with a queue of twice the target that make it somebody else's: in the second the window follows what arrives now,
+/// in the third and fourth that has an effect, if the queue is ours.
+const FOREIGN: u8 = 5;
+
+/// Rounds without a queue that start a search, if each brought more than the one before.
+const SHORT: u8 = 4;
+
+/// How often the queue runs dry, to see what the path's delay is.
+const DRY_EVERY: Duration = Duration::from_secs(3);
+
+/// The same beside somebody else's queue, to see whether it has gone.
+const RIVAL_LOOK: Duration = Duration::from_secs(5);
 
 /// A drain takes the window down by 3/4 of what arrives: the rest keeps a game's packets leaving,
 /// and a queue of 10 ms is gone in 13.
@@ -561,9 +655,6 @@ const MAX_SHRINK: u64 = 4;
 
 /// A marked packet (ECN) costs 15 %, about what a full queue of the target costs at 40 ms.
 const MARK_DRAIN: (u64, u64) = (17, 20);
-
-/// Time between such tests: they hold back a game of more than half the floor for a round trip.
-const TEST_GAP: Duration = Duration::from_secs(30);
 
 /// Least silence that counts as a black-out: a delayed acknowledgement takes 25 ms, a stalled
 /// radio link up to 100.

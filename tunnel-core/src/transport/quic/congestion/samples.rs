@@ -10,6 +10,8 @@ pub(super) struct Round {
     pub(super) start: Instant,
     /// Lowest round trip: the standing queue, without bursts.
     pub(super) rtt: Duration,
+    /// Sum of the round trips, and how many there were.
+    sum: (Duration, u32),
     pub(super) acked: u64,
     /// Bytes acknowledged while the window or the pacer held data back.
     pub(super) limited: u64,
@@ -22,6 +24,7 @@ impl Round {
         Self {
             start,
             rtt: Duration::MAX,
+            sum: (Duration::ZERO, 0),
             acked: 0,
             limited: 0,
             peak: 0,
@@ -30,9 +33,27 @@ impl Round {
 
     pub(super) fn handle_batch(&mut self, batch: &Batch, peak: u64) {
         self.rtt = self.rtt.min(batch.rtt);
+        self.sum = (self.sum.0 + batch.rtt, self.sum.1 + 1);
         self.acked += batch.acked;
         self.limited += batch.limited;
         self.peak = self.peak.max(peak);
+    }
+
+    /// Bytes per second that arrived, if what arrived was sent within `sending`: acknowledgements that come in a bunch tell of no
+    /// faster path.
+    pub(super) fn rate(&self, now: Instant, sending: Duration) -> f64 {
+        let time = now.saturating_duration_since(self.start).max(sending);
+        self.acked as f64 / time.as_secs_f64().max(1e-6)
+    }
+
+    /// How far its round trips lie above the lowest of them, on average.
+    pub(super) fn spread(&self) -> Option<Duration> {
+        (self.sum.1 >= SPREAD_LEAST).then(|| self.mean().saturating_sub(self.rtt))
+    }
+
+    /// The average round trip.
+    pub(super) fn mean(&self) -> Duration {
+        self.sum.0 / self.sum.1.max(1)
     }
 
     pub(super) fn app_limited(&self) -> bool {
@@ -156,6 +177,9 @@ impl Silence {
 /// Batches that a search looks at: enough to pass over a stray sample, few enough to see the queue
 /// of a quick doubling within its round (HyStart++, RFC 9406, uses the same number).
 const RECENT: u8 = 8;
+
+/// Batches of a round that has a spread.
+const SPREAD_LEAST: u32 = 4;
 
 /// As often as the tunnel looks at what its datagrams come to (`tunnel/meter`).
 const CARRIED_LOOK: Duration = Duration::from_millis(250);

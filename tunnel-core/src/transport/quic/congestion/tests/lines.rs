@@ -41,14 +41,14 @@ fn bulk(control: Control) -> Load {
 #[test]
 fn explore() {
     let only = std::env::var("LINE").unwrap_or_default();
-    let n: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(10);
+    let n: u64 = std::env::var("SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
     for (name, path) in lines() {
         if !name.contains(&only) { continue; }
         let of = |load: Load, game: Option<u64>| {
             let mut all: Vec<_> = (0..n).map(|seed| {
                 let mut sim = Sim::new(path.clone(), &[load]).seed(seed);
                 if let Some(rate) = game { sim.config(0).set_game_rate(rate); }
-                else { sim.config(0).set_game_rate(0); }
+                else if load.control == Control::Level { sim.config(0).set_game_rate(0); sim.config(0).is_felt.store(false, Ordering::Relaxed); }
                 sim.measure(10_000 * MS).remove(0)
             }).collect();
             all.sort_by(|a, b| a.mbit.total_cmp(&b.mbit));
@@ -84,8 +84,8 @@ fn explore_share() {
                 let mut out = String::new();
                 for first in [0, 1] {
                     let mut sim = Sim::new(path.clone(), &[us, bulk(other)]);
-                    sim.config(0).set_game_rate(game);
-                    if other == Control::Level { sim.config(1).set_game_rate(0); }
+                    sim.config(0).set_game_rate(game); sim.config(0).is_felt.store(game>0, Ordering::Relaxed);
+                    if other == Control::Level { sim.config(1).set_game_rate(0); sim.config(1).is_felt.store(false, Ordering::Relaxed); }
                     sim.delay_start(first, 3_000 * MS);
                     sim.run(10_000 * MS);
                     let seen = sim.measure(30_000 * MS);
@@ -94,5 +94,40 @@ fn explore_share() {
                 println!("{name:14} against {other:?} game {}: {out}", game > 0);
             }
         }
+    }
+}
+
+#[test]
+fn trace() {
+    let only = std::env::var("LINE").unwrap_or_default();
+    for (name, path) in lines() {
+        if !name.contains(&only) { continue; }
+        let felt = std::env::var_os("FELT").is_some();
+        let mut sim = Sim::new(path.clone(), &[if felt { BOTH } else { BULK }]).seed(0);
+        sim.config(0).set_game_rate(if felt { 400 * 300 } else { 0 });
+        sim.config(0).is_felt.store(felt, Ordering::Relaxed);
+        let seen = sim.measure(5_000 * MS).remove(0);
+        eprintln!("{name} {seen:?}");
+    }
+}
+
+#[test]
+fn trace_share() {
+    let n = |name: &str, or: f64| std::env::var(name).ok().and_then(|s| s.parse().ok()).unwrap_or(or);
+    let path = Path {
+        rate: (n("MBIT", 100.0) * 1e6) as u64,
+        delay: Duration::from_secs_f64(n("RTT", 10.0) / 2e3),
+        queue: n("PACKETS", 50.0) as u64 * 1_500,
+        ..Path::default()
+    };
+    let other = match n("OTHER", 0.0) as u8 { 0 => Control::Cubic, 1 => Control::Bbr, _ => Control::Level };
+    let felt = n("FELT", 0.0) > 0.0;
+    let mut sim = Sim::new(path, &[if felt { BOTH } else { BULK }, bulk(other)]);
+    sim.config(0).set_game_rate(if felt { 120_000 } else { 0 });
+    sim.config(0).is_felt.store(felt, Ordering::Relaxed);
+    sim.delay_start(n("FIRST", 0.0) as usize, 3_000 * MS);
+    for _ in 0..n("FOR", 20.0) as u32 {
+        let seen = sim.measure(1_000 * MS);
+        eprintln!("SEC {:.1} : {:.1} q {:?} window {} {}", seen[0].mbit, seen[1].mbit, seen[0].queue_p50, seen[0].window, seen[1].window);
     }
 }

@@ -21,6 +21,10 @@ thread_local! {
     static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
+pub(super) fn epoch() -> Instant {
+    *EPOCH
+}
+
 fn virtual_now() -> Instant {
     *EPOCH + NOW.get()
 }
@@ -424,6 +428,7 @@ impl Sender {
     fn new(load: Load) -> Self {
         let config = Arc::new(LevelConfig {
             game_rate: AtomicU64::new(UNDECLARED),
+            is_felt: true.into(),
             clock: virtual_now,
             is_choked: false.into(),
         });

@@ -1,0 +1,185 @@
+//! What the path is: its delay, its jitter, what it carries, and how much waits in it at most.
+
+use std::time::{Duration, Instant};
+
+use super::samples::Round;
+
+/// The path's round trip without a queue: the lowest of the last [`EMPTY_FOR`] or twice that.
+#[derive(Debug, Clone)]
+pub(super) struct EmptyPath {
+    now: Duration,
+    before: Duration,
+    since: Instant,
+}
+
+impl EmptyPath {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            now: Duration::MAX,
+            before: Duration::MAX,
+            since: now,
+        }
+    }
+
+    pub(super) fn handle_sample(&mut self, now: Instant, rtt: Duration) {
+        if now.saturating_duration_since(self.since) >= EMPTY_FOR {
+            self.before = self.now;
+            self.now = Duration::MAX;
+            self.since = now;
+        }
+        self.now = self.now.min(rtt);
+    }
+
+    /// Zero before the first sample.
+    pub(super) fn rtt(&self) -> Duration {
+        match self.now.min(self.before) {
+            Duration::MAX => Duration::ZERO,
+            rtt => rtt,
+        }
+    }
+}
+
+/// What the path carried in each of the last rounds, in bytes per second.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rates {
+    rounds: [f64; RATE_ROUNDS],
+    next: usize,
+}
+
+impl Rates {
+    pub(super) fn handle_round(&mut self, rate: f64) {
+        self.rounds[self.next % RATE_ROUNDS] = rate;
+        self.next = self.next.wrapping_add(1);
+    }
+
+    /// The most of the last rounds: a short one or a gap in the acknowledgements shows less than there is.
+    pub(super) fn most(&self) -> f64 {
+        self.rounds.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// Each of the last rounds carried more than what was carried before them.
+    pub(super) fn is_growing(&self) -> bool {
+        let of = |back: usize| self.rounds[self.next.wrapping_sub(back) % RATE_ROUNDS];
+        of(1) > of(4) * 1.1
+    }
+
+    /// Forgets all but the last `rounds`.
+    pub(super) fn forget_but(&mut self, rounds: usize) {
+        for back in rounds + 1..=RATE_ROUNDS {
+            self.rounds[self.next.wrapping_sub(back) % RATE_ROUNDS] = 0.0;
+        }
+    }
+}
+
+/// How much round trips differ although no queue does: what drifts, and what radio links do to every packet.
+#[derive(Debug, Clone)]
+pub(super) struct Jitter {
+    spreads: [Duration; JITTER_ROUNDS],
+    /// How far round trips lay above the lowest while the queue was dry.
+    drained: Option<Duration>,
+    next: usize,
+}
+
+impl Default for Jitter {
+    fn default() -> Self {
+        Self {
+            spreads: [Duration::ZERO; JITTER_ROUNDS],
+            drained: None,
+            next: 0,
+        }
+    }
+}
+
+impl Jitter {
+    pub(super) fn handle_round(&mut self, round: &Round) {
+        if let Some(spread) = round.spread() {
+            self.spreads[self.next % JITTER_ROUNDS] = spread;
+            self.next = self.next.wrapping_add(1);
+        }
+    }
+
+    pub(super) fn handle_drained(&mut self, above: Duration) {
+        self.drained = match self.drained {
+            Some(drained) => Some((drained * 3 + above) / 4),
+            None => Some(above),
+        };
+    }
+
+    /// How much longer than the lowest round trips are on average for jitter alone: as seen while the queue was dry, if it is
+    /// jitter.
+    pub(super) fn allowance(&self) -> Duration {
+        let most = self.steady() * 5 / 2;
+        self.drained.map_or(most, |drained| drained.min(most))
+    }
+
+    /// What three quarters of the last rounds exceeded: queues come and go, jitter stays.
+    fn steady(&self) -> Duration {
+        let mut spreads = self.spreads;
+        spreads.sort_unstable();
+        spreads[JITTER_ROUNDS / 4]
+    }
+}
+
+/// How long the queue gets before it overflows.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Full {
+    /// The longest queue of late.
+    tallest: Duration,
+    since: Option<Instant>,
+    /// Share of packets that is lost although the queue has room.
+    base: f64,
+    /// The queue that overflowed, and until when that is believed.
+    bound: Option<(Duration, Instant)>,
+}
+
+impl Full {
+    pub(super) fn handle_sample(&mut self, now: Instant, queue: Duration) {
+        let is_old = self.since.is_none_or(|since| now.saturating_duration_since(since) > TALLEST_FOR);
+        if is_old {
+            self.tallest = self.tallest / 2;
+            self.since = Some(now);
+        }
+        self.tallest = self.tallest.max(queue);
+    }
+
+    /// Whether a queue is as long as queues get here.
+    pub(super) fn is_near(&self, queue: Duration) -> bool {
+        queue > self.tallest / 10 * 6
+    }
+
+    /// `share` of what was sent in a while was lost, while the queue was so long. Returns whether it overflowed.
+    pub(super) fn handle_loss(&mut self, now: Instant, share: f64, queue: Duration) -> bool {
+        self.bound = self.bound.filter(|&(_, until)| now < until);
+        if share > self.base + OVERFLOW && share > self.base * 2.0 && self.is_near(queue) {
+            let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
+            self.bound = Some((bound / 4 * 3, now + BOUND_FOR));
+            // In time it is the path's own.
+            self.base += (share - self.base) / 16.0;
+            true
+        } else {
+            self.base += (share - self.base) / 4.0;
+            false
+        }
+    }
+
+    /// A target that does not overflow.
+    pub(super) fn bound(&self, target: Duration) -> Duration {
+        self.bound.map_or(target, |(bound, _)| target.min(bound))
+    }
+}
+
+/// How long a lowest round trip is believed, at least: the queue runs dry several times meanwhile.
+const EMPTY_FOR: Duration = Duration::from_secs(10);
+
+/// Rounds of which the most is what the path carries.
+const RATE_ROUNDS: usize = 8;
+
+/// Rounds of which a quarter may have less of a spread than the path's own.
+const JITTER_ROUNDS: usize = 16;
+
+const TALLEST_FOR: Duration = Duration::from_secs(5);
+
+/// Share lost beyond the path's own that tells of an overflow.
+const OVERFLOW: f64 = 0.02;
+
+const BOUND_FOR: Duration = Duration::from_secs(5);

@@ -1,0 +1,68 @@
+//! Beside somebody else's queue: who yields to it starves.
+
+use std::time::{Duration, Instant};
+
+/// Competes as CUBIC (RFC 9438) does, once the queue has overflowed; until then, as BBR, the model's window is doubled.
+#[derive(Debug, Clone)]
+pub(super) struct Rival {
+    since: Instant,
+    /// What waits though we hardly send.
+    pub(super) queue: Duration,
+    /// From the first overflow on: the window, and what CUBIC grows it from.
+    cubic: Option<Cubic>,
+    /// Losses of packets sent before have been answered.
+    answered: Instant,
+}
+
+#[derive(Debug, Clone)]
+struct Cubic {
+    start: Instant,
+    /// Before the loss.
+    most: f64,
+    /// What Reno would have.
+    reno: f64,
+}
+
+impl Rival {
+    pub(super) const fn new(now: Instant, queue: Duration) -> Self {
+        Self {
+            since: now,
+            queue,
+            cubic: None,
+            answered: now,
+        }
+    }
+
+    pub(super) fn handle_drained(&mut self, queue: Duration) {
+        self.queue = (self.queue + queue) / 2;
+    }
+
+    /// A packet was lost while the queue was about to overflow.
+    pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, window: u64) {
+        if sent < self.answered {
+            return;
+        }
+        self.answered = now;
+        self.cubic = Some(Cubic {
+            start: now,
+            most: window as f64,
+            reno: window as f64 * BETA,
+        });
+    }
+
+    /// The window, to be asked for once a round; `None` as long as nothing has overflowed.
+    pub(super) fn window(&mut self, now: Instant, rtt: Duration, mtu: u64) -> Option<u64> {
+        let cubic = self.cubic.as_mut()?;
+        let mtu = mtu as f64;
+        cubic.reno += mtu * 3.0 * (1.0 - BETA) / (1.0 + BETA);
+        let most = cubic.most / mtu;
+        let time = (now.saturating_duration_since(cubic.start) + rtt).as_secs_f64();
+        let inflection = (most * (1.0 - BETA) / C).cbrt();
+        let wanted = C * (time - inflection).powi(3) + most;
+        Some((wanted * mtu).max(cubic.reno) as u64)
+    }
+}
+
+/// RFC 9438.
+const BETA: f64 = 0.7;
+const C: f64 = 0.4;
