@@ -273,7 +273,7 @@ impl Level {
             if let Some(rival) = &mut self.rival
                 && self.full.is_near(queue)
             {
-                rival.handle_loss(now, sent, self.window);
+                rival.handle_loss(now, sent, self.window, self.smoothed);
             }
         }
     }
@@ -355,9 +355,14 @@ impl Level {
             eprintln!("TR {:?} q {queue:?} {:?} w {} goal {} rtt {:?} empty {:?} target {:?} allow {:?} bw {:.2} rate {:.2} idle {is_idle} long {} rival {:?} loss {:?}", now - self.config.epoch(), self.phase, self.window, self.goal, round.rtt, self.empty.rtt(), self.target(), self.allowance(), self.rates.most()*8e-6, rate*8e-6, self.long, self.rival, self.loss);
         }
         if let Some(share) = self.loss.judge(self.mtu) {
+            let was_bound = self.full.is_bound(now);
             let overflows = self.full.handle_loss(now, share, queue);
+            if overflows && was_bound && self.rival.is_none() && self.phase != Phase::Search {
+                // We left room: it was filled by somebody else.
+                self.rival = Some(Rival::new(now, queue, self.rates.most()));
+            }
             if overflows && let Some(rival) = &mut self.rival {
-                rival.handle_loss(now, round.start, self.window);
+                rival.handle_loss(now, round.start, self.window, self.smoothed);
             }
             if overflows && self.phase == Phase::Search {
                 self.drain(now);
@@ -379,7 +384,7 @@ impl Level {
             self.phase = Phase::Cruise;
             self.long = if queue > target * 2 { self.long.saturating_add(1) } else { 0 };
             match &mut self.rival {
-                Some(_) if queue <= target => self.rival = None,
+                Some(rival) if queue <= target && rival.is_quiet(now) => self.rival = None,
                 Some(rival) => rival.handle_drained(queue),
                 None => {}
             }
@@ -395,7 +400,7 @@ impl Level {
             self.rates.forget_but(2);
         }
         if self.long >= FOREIGN && self.rival.is_none() {
-            self.rival = Some(Rival::new(now, queue));
+            self.rival = Some(Rival::new(now, queue, self.had));
             // Yielding was wrong.
             self.rates.handle_round(self.had);
         }

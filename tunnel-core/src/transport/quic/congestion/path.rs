@@ -162,6 +162,11 @@ impl Full {
         }
     }
 
+    /// Whether the target leaves room.
+    pub(super) fn is_bound(&self, now: Instant) -> bool {
+        self.bound.is_some_and(|(_, until)| now < until)
+    }
+
     /// A target that does not overflow.
     pub(super) fn bound(&self, target: Duration) -> Duration {
         self.bound.map_or(target, |(bound, _)| target.min(bound))

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 /// Competes as CUBIC (RFC 9438) does, once the queue has overflowed; until then, as BBR, the model's window is doubled.
 #[derive(Debug, Clone)]
 pub(super) struct Rival {
-    since: Instant,
+    /// Half of what we had before, in bytes per second.
+    fair: f64,
     /// What waits though we hardly send.
     pub(super) queue: Duration,
     /// From the first overflow on: the window, and what CUBIC grows it from.
@@ -24,10 +25,10 @@ struct Cubic {
 }
 
 impl Rival {
-    pub(super) const fn new(now: Instant, queue: Duration) -> Self {
+    pub(super) const fn new(now: Instant, queue: Duration, had: f64) -> Self {
         Self {
-            since: now,
             queue,
+            fair: had / 2.0,
             cubic: None,
             answered: now,
         }
@@ -38,16 +39,25 @@ impl Rival {
     }
 
     /// A packet was lost while the queue was about to overflow.
-    pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, window: u64) {
+    pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, window: u64, rtt: Duration) {
         if sent < self.answered {
             return;
         }
         self.answered = now;
+        let window = match &self.cubic {
+            Some(_) => window,
+            None => window.max((self.fair * rtt.as_secs_f64()) as u64),
+        };
         self.cubic = Some(Cubic {
             start: now,
             most: window as f64,
             reno: window as f64 * BETA,
         });
+    }
+
+    /// Whether nothing has overflowed for long.
+    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.answered) >= QUIET
     }
 
     /// The window, to be asked for once a round; `None` as long as nothing has overflowed.
@@ -62,6 +72,9 @@ impl Rival {
         Some((wanted * mtu).max(cubic.reno) as u64)
     }
 }
+
+/// Some of CUBIC's turns on a line of 100 Mbit/s.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// RFC 9438.
 const BETA: f64 = 0.7;
