@@ -161,7 +161,10 @@ pub struct Level {
     full: Full,
     /// Rounds in a row with a queue far above the target, and with none.
     long: u8,
+    /// Rounds in which the window does not grow.
+    hold: u8,
     had: f64,
+    was: Duration,
     best: f64,
     flat: u8,
     short: u8,
@@ -179,8 +182,10 @@ enum Phase {
     Search,
     /// Goes where the model says.
     Cruise,
-    /// Falls to below the empty path for a round, so that the queue runs dry and shows the path's delay.
+    /// Falls to below the empty path, so that the queue runs dry.
     Drain,
+    /// The round after that, which shows the path's delay: the samples of a drain are of packets sent before it ended.
+    Settle,
 }
 
 impl Level {
@@ -204,7 +209,9 @@ impl Level {
             loss: Loss::default(),
             full: Full::default(),
             long: 0,
+            hold: 0,
             had: 0.0,
+            was: Duration::ZERO,
             best: 0.0,
             flat: 0,
             short: 0,
@@ -237,7 +244,7 @@ impl Level {
         let Some(newest) = batch.newest else { return };
         self.silence.handle_ack(now);
         self.empty.handle_sample(now, batch.rtt);
-        self.full.handle_sample(now, batch.rtt.saturating_sub(self.empty.rtt()));
+        self.full.handle_sample(now, batch.rtt);
         self.smoothed = match self.smoothed {
             Duration::ZERO => batch.rtt,
             smoothed => (smoothed * 7 + batch.rtt) / 8,
@@ -248,7 +255,7 @@ impl Level {
         self.carried.handle_ack(now, batch.acked);
         match self.phase {
             Phase::Search => self.search(now, &batch, peak),
-            Phase::Cruise | Phase::Drain => self.follow(batch.acked),
+            Phase::Cruise | Phase::Drain | Phase::Settle => self.follow(batch.acked),
         }
         if newest >= self.round.start && self.round.acked > 0 {
             self.end_round(now);
@@ -269,9 +276,8 @@ impl Level {
             self.handle_mark(now);
         } else {
             self.loss.handle_loss(sent, bytes);
-            let queue = self.smoothed.saturating_sub(self.empty.rtt());
             if let Some(rival) = &mut self.rival
-                && self.full.is_near(queue)
+                && self.full.is_near(self.smoothed, self.empty.rtt())
             {
                 rival.handle_loss(now, sent, self.window, self.smoothed);
             }
@@ -280,9 +286,12 @@ impl Level {
 
     /// The network marked a packet instead of dropping it: congestion by its own word.
     fn handle_mark(&mut self, now: Instant) {
-        if self.phase != Phase::Drain {
+        if matches!(self.phase, Phase::Search | Phase::Cruise) {
             self.phase = Phase::Drain;
-            self.goal = (self.window * MARK_DRAIN.0 / MARK_DRAIN.1).max(self.floor());
+            self.goal = (self.window as f64 * MARKED) as u64;
+            self.goal = self.goal.max(self.floor());
+            self.rates.scale(MARKED);
+            self.hold = HOLD;
             self.drained = now;
             self.start_round(now);
         }
@@ -356,7 +365,8 @@ impl Level {
         }
         if let Some(share) = self.loss.judge(self.mtu) {
             let was_bound = self.full.is_bound(now);
-            let overflows = self.full.handle_loss(now, share, queue);
+            let near = self.full.is_near(round.mean(), self.empty.rtt());
+            let overflows = self.full.handle_loss(now, share, queue, near);
             if overflows && was_bound && self.rival.is_none() && self.phase != Phase::Search {
                 // We left room: it was filled by somebody else.
                 self.rival = Some(Rival::new(now, queue, self.rates.most()));
@@ -373,12 +383,24 @@ impl Level {
             // The path had nothing to say about the window, and a game that idles between its
             // packets cannot fill a queue: it may have its rate at whatever the round trip is.
             let game = bytes_in(FLOOR_RATE, round.rtt.min(MAX_GAME_RTT));
-            self.window = self.window.max(game).max(self.floor());
+            if self.config.is_felt() && self.config.game_rate().is_some() {
+                // Of what the path carried when it was full, if that is known; else a search begins where TCP's does.
+                let known = self.product(self.empty.rtt()).max(IDLE_WINDOW);
+                self.window = self.window.min(known.max(round.peak * 2)).max(self.floor());
+            } else {
+                self.window = self.window.max(game).max(self.floor());
+            }
             self.goal = self.goal.max(self.window);
             return;
         }
         let target = self.target();
-        if self.phase == Phase::Drain && self.window <= self.goal {
+        if self.phase == Phase::Drain {
+            if self.window <= self.goal {
+                self.phase = Phase::Settle;
+            }
+            return;
+        }
+        if self.phase == Phase::Settle {
             self.jitter.handle_drained(round.mean().saturating_sub(self.empty.rtt()));
             self.standing = self.empty.rtt() + self.allowance();
             self.phase = Phase::Cruise;
@@ -395,14 +417,19 @@ impl Level {
         if self.long == 1 {
             self.had = self.rates.most();
         }
-        if self.long == 2 {
+        let has_fallen = self.long == 1 && rate < self.had / 2.0;
+        if has_fallen || self.long == 2 {
             // What the path carried before the queue came may be more than it carries now.
-            self.rates.forget_but(2);
+            self.rates.forget_but(self.long.into());
         }
-        if self.long >= FOREIGN && self.rival.is_none() {
+        if self.long == FOREIGN - 2 {
+            self.was = queue;
+        }
+        let stays = queue > self.was / 4 * 3;
+        if self.long >= FOREIGN && stays && self.rival.is_none() && self.window > self.floor() {
             self.rival = Some(Rival::new(now, queue, self.had));
             // Yielding was wrong.
-            self.rates.handle_round(self.had);
+            self.rates.handle_round(self.had.min(rate * 2.0));
         }
         if self.phase == Phase::Search {
             if rate > self.best * 1.25 {
@@ -428,7 +455,9 @@ impl Level {
             return;
         }
         if self.phase == Phase::Cruise {
-            self.goal = self.model(now);
+            let goal = self.model(now);
+            self.goal = if self.hold > 0 { goal.min(self.goal) } else { goal };
+            self.hold = self.hold.saturating_sub(1);
         }
     }
 
@@ -441,7 +470,7 @@ impl Level {
         if let Some(rival) = &mut self.rival {
             let both = match rival.window(now, self.smoothed, self.mtu) {
                 Some(window) => window,
-                None => (rate * (empty + rival.queue.mul_f64(0.8) + own).as_secs_f64()) as u64,
+                None => (rate * (empty + rival.accepted(self.empty.rtt()) + own).as_secs_f64()) as u64,
             };
             window = window.max(both);
         }
@@ -452,7 +481,8 @@ impl Level {
 
     /// What the path carries in `time`.
     fn product(&self, time: Duration) -> u64 {
-        (self.rates.most() * time.as_secs_f64()) as u64
+        // What is lost on the way has to be in flight too.
+        (self.rates.most() * time.as_secs_f64() / (1.0 - self.full.base())) as u64
     }
 
     /// The queue that a round has shown.
@@ -612,6 +642,9 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// are already 93 ms.
 const MIN_WINDOW: u64 = 8;
 
+/// What bulk begins with beside a game, on a path of which nothing is known: ten packets, as TCP, and the game's own.
+const IDLE_WINDOW: u64 = 20_000;
+
 /// Before the first round trip is known: the floor of a path of 100 ms.
 const INITIAL_WINDOW: u64 = FLOOR_RATE / 10;
 
@@ -659,7 +692,10 @@ const DRAIN: (u64, u64) = (3, 4);
 const MAX_SHRINK: u64 = 4;
 
 /// A marked packet (ECN) costs 15 %, about what a full queue of the target costs at 40 ms.
-const MARK_DRAIN: (u64, u64) = (17, 20);
+const MARKED: f64 = 0.85;
+
+/// Rounds that a mark holds the window down.
+const HOLD: u8 = 4;
 
 /// Least silence that counts as a black-out: a delayed acknowledgement takes 25 ms, a stalled
 /// radio link up to 100.

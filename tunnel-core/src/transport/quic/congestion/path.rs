@@ -60,7 +60,14 @@ impl Rates {
     /// Each of the last rounds carried more than what was carried before them.
     pub(super) fn is_growing(&self) -> bool {
         let of = |back: usize| self.rounds[self.next.wrapping_sub(back) % RATE_ROUNDS];
-        of(1) > of(4) * 1.1
+        of(1) > of(4) * GROWTH && (1..4).all(|back| of(back) >= of(back + 1))
+    }
+
+    /// The network asks for less.
+    pub(super) fn scale(&mut self, factor: f64) {
+        for rate in &mut self.rounds {
+            *rate *= factor;
+        }
     }
 
     /// Forgets all but the last `rounds`.
@@ -108,8 +115,9 @@ impl Jitter {
     /// How much longer than the lowest round trips are on average for jitter alone: as seen while the queue was dry, if it is
     /// jitter.
     pub(super) fn allowance(&self) -> Duration {
-        let most = self.steady() * 5 / 2;
-        self.drained.map_or(most, |drained| drained.min(most))
+        let steady = self.steady();
+        let (least, most) = (steady * 3 / 2, steady * 3);
+        (self.drained).map_or(least, |drained| drained.clamp(least, most))
     }
 
     /// What three quarters of the last rounds exceeded: queues come and go, jitter stays.
@@ -123,8 +131,9 @@ impl Jitter {
 /// How long the queue gets before it overflows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Full {
-    /// The longest queue of late.
+    /// The longest round trip of late.
     tallest: Duration,
+    recent: Duration,
     since: Option<Instant>,
     /// Share of packets that is lost although the queue has room.
     base: f64,
@@ -133,24 +142,26 @@ pub(super) struct Full {
 }
 
 impl Full {
-    pub(super) fn handle_sample(&mut self, now: Instant, queue: Duration) {
+    pub(super) fn handle_sample(&mut self, now: Instant, rtt: Duration) {
         let is_old = self.since.is_none_or(|since| now.saturating_duration_since(since) > TALLEST_FOR);
         if is_old {
-            self.tallest = self.tallest / 2;
+            self.tallest = self.recent;
+            self.recent = Duration::ZERO;
             self.since = Some(now);
         }
-        self.tallest = self.tallest.max(queue);
+        self.recent = self.recent.max(rtt);
+        self.tallest = self.tallest.max(rtt);
     }
 
-    /// Whether a queue is as long as queues get here.
-    pub(super) fn is_near(&self, queue: Duration) -> bool {
-        queue > self.tallest / 10 * 6
+    /// Whether a round trip is nearly as long as it gets here.
+    pub(super) fn is_near(&self, rtt: Duration, empty: Duration) -> bool {
+        rtt > empty + self.tallest.saturating_sub(empty) / 10 * 6
     }
 
     /// `share` of what was sent in a while was lost, while the queue was so long. Returns whether it overflowed.
-    pub(super) fn handle_loss(&mut self, now: Instant, share: f64, queue: Duration) -> bool {
+    pub(super) fn handle_loss(&mut self, now: Instant, share: f64, queue: Duration, is_near: bool) -> bool {
         self.bound = self.bound.filter(|&(_, until)| now < until);
-        if share > self.base + OVERFLOW && share > self.base * 2.0 && self.is_near(queue) {
+        if share > self.base + OVERFLOW && share > self.base * 2.0 && is_near {
             let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
             self.bound = Some((bound / 4 * 3, now + BOUND_FOR));
             // In time it is the path's own.
@@ -160,6 +171,11 @@ impl Full {
             self.base += (share - self.base) / 4.0;
             false
         }
+    }
+
+    /// Share of packets that is lost although the queue has room, a half at most.
+    pub(super) const fn base(&self) -> f64 {
+        self.base.min(0.5)
     }
 
     /// Whether the target leaves room.
@@ -174,7 +190,10 @@ impl Full {
 }
 
 /// How long a lowest round trip is believed, at least: the queue runs dry several times meanwhile.
-const EMPTY_FOR: Duration = Duration::from_secs(10);
+const EMPTY_FOR: Duration = Duration::from_secs(5);
+
+/// Three rounds of the slowest growth that the target allows on a path with room.
+const GROWTH: f64 = 1.15;
 
 /// Rounds of which the most is what the path carries.
 const RATE_ROUNDS: usize = 8;

@@ -38,6 +38,13 @@ impl Rival {
         self.queue = (self.queue + queue) / 2;
     }
 
+    /// What of it is taken as given: all of a queue as other controllers keep it, and less of a longer one, or two that each
+    /// take the other's for granted would go on for ever.
+    pub(super) fn accepted(&self, empty: Duration) -> Duration {
+        let usual = self.queue.min(empty);
+        usual + (self.queue - usual) / 5 * 4
+    }
+
     /// A packet was lost while the queue was about to overflow.
     pub(super) fn handle_loss(&mut self, now: Instant, sent: Instant, window: u64, rtt: Duration) {
         if sent < self.answered {
@@ -57,7 +64,7 @@ impl Rival {
 
     /// Whether nothing has overflowed for long.
     pub(super) fn is_quiet(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.answered) >= QUIET
+        self.cubic.is_none() || now.saturating_duration_since(self.answered) >= QUIET
     }
 
     /// The window, to be asked for once a round; `None` as long as nothing has overflowed.
@@ -73,8 +80,8 @@ impl Rival {
     }
 }
 
-/// Some of CUBIC's turns on a line of 100 Mbit/s.
-const QUIET: Duration = Duration::from_secs(10);
+/// Two of CUBIC's turns on a line of 100 Mbit/s.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// RFC 9438.
 const BETA: f64 = 0.7;

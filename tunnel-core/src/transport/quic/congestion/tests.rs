@@ -239,7 +239,7 @@ fn longer_route_becomes_the_new_empty_path() {
     let seen = sim.measure(5 * 1000 * MS);
     assert!(seen[0].mbit > 44.0, "{seen:?}");
     sim.set_delay(20 * MS);
-    sim.run(2 * 1000 * MS);
+    sim.run(6 * 1000 * MS);
     let seen = sim.measure(5 * 1000 * MS);
     assert!(
         seen[0].mbit > 44.0 && seen[0].queue_p99 < 15 * MS,
