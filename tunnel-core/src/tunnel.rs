@@ -7,7 +7,7 @@ pub(crate) mod datagrams;
 pub(crate) mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
-mod meter;
+pub(crate) mod meter;
 mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;

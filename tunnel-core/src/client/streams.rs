@@ -265,6 +265,7 @@ impl Link {
     pub(crate) fn carrier(&self) -> Carrier {
         Carrier {
             budget: self.budget.clone(),
+            meter: self.sender.meter(),
             closed: self.closed.clone(),
         }
     }

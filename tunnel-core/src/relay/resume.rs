@@ -81,6 +81,7 @@ impl RelayResumption {
     pub(crate) fn carrier(&self) -> Carrier {
         Carrier {
             budget: self.tunnel.budget.clone(),
+            meter: self.tunnel.datagrams.meter(),
             closed: self.tunnel.closed.clone(),
         }
     }

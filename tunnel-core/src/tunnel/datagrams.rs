@@ -68,6 +68,14 @@ impl DatagramSender {
         }
     }
 
+    /// What is told of those who would feel a queue, where QUIC's congestion control can do something about it.
+    pub(crate) fn meter(&self) -> Option<Arc<Meter>> {
+        match &self.way {
+            Way::Quic(queue) => Some(queue.meter.clone()),
+            Way::Lanes(_) => None,
+        }
+    }
+
     /// Datagrams go over lanes, which are added as they open.
     pub(crate) fn lanes(lanes: Arc<LaneQueues>, metrics: Arc<Metrics>) -> Self {
         Self {

@@ -1,4 +1,5 @@
-//! How much a game sends, so that the congestion control never holds it back, nor keeps room for more than there is.
+//! How much a game sends, so that the congestion control never holds it back, nor keeps room for more than there is; and
+//! whether anybody is there who would feel a queue.
 
 use std::{
     sync::{
@@ -17,6 +18,8 @@ use crate::transport::quic::congestion;
 pub(crate) struct Meter {
     /// Bytes, with what each costs on the wire.
     sent: AtomicU64,
+    /// A player's stream has talked.
+    has_talked: AtomicBool,
     /// Some had to be dropped: there is less room than the game wants.
     is_short: AtomicBool,
     /// Nobody looks until something is sent.
@@ -29,6 +32,18 @@ impl Meter {
         // Relaxed: a look that misses the last datagram sees it with the next.
         self.sent
             .fetch_add((bytes + OVERHEAD) as u64, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// A stream sends little after a pause, as players and their games do, not as transfers.
+    pub(crate) fn handle_talk(&self) {
+        if !self.has_talked.load(Ordering::Relaxed) {
+            self.has_talked.store(true, Ordering::Relaxed);
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
         if self.is_asleep.load(Ordering::Relaxed) && self.is_asleep.swap(false, Ordering::Relaxed) {
             self.woken.notify_one();
         }
@@ -45,9 +60,11 @@ impl Meter {
     }
 }
 
-/// Tells the connection's congestion control the game's rate, for as long as the connection lasts.
+/// Tells the connection's congestion control the game's rate, and whether anybody plays, for as long as the connection lasts.
 pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
     let mut rate = Rate::default();
+    // Looks for which talk counts from now on.
+    let mut talk = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -55,15 +72,21 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         }
         let sent = meter.sent.swap(0, Ordering::Relaxed);
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
-        congestion::declare(&connection, Some(rate.handle_look(sent, is_short)));
-        if rate.is_idle() {
+        let declared = rate.handle_look(sent, is_short);
+        talk = match meter.has_talked.swap(false, Ordering::Relaxed) {
+            true => LOOKS,
+            false => talk.saturating_sub(1),
+        };
+        let is_felt = talk > 0 || !rate.is_idle();
+        congestion::declare(&connection, Some(declared), is_felt);
+        if !is_felt {
             meter.is_asleep.store(true, Ordering::Relaxed);
             tokio::select! {
                 () = meter.woken.notified() => {}
                 _ = connection.closed() => return,
             }
             // Nobody knows how large the game becomes, and the first look at it is yet to come.
-            congestion::declare(&connection, None);
+            congestion::declare(&connection, None, true);
         }
     }
 }

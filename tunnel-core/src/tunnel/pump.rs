@@ -40,7 +40,7 @@ use crate::{
         budget::Budget,
         channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
-        fault,
+        fault, meter,
         rare::rare,
         turn::{Flowing, Next, Onward},
         waiting::Waiting,
@@ -51,6 +51,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Carrier {
     pub(crate) budget: Arc<Budget>,
+    /// Is told when a player talks, if the tunnel has a QUIC connection.
+    pub(crate) meter: Option<Arc<meter::Meter>>,
     /// Ends the stream with a reset on both sides: its tunnel has ended for good.
     pub(crate) closed: CancellationToken,
 }
@@ -669,6 +671,12 @@ impl<'a> Stream<'a> {
             *read_size = (size * 2).min(READ_MAX);
         } else if data.len() < size / 4 {
             *read_size = (size / 2).max(READ_MIN);
+        }
+        if is_talk
+            && data.len() <= TALK_MAX
+            && let Some(meter) = &self.carrier.meter
+        {
+            meter.handle_talk();
         }
         self.sent(data.clone());
         let ack = lock(&self.state).recv.poll_ack();

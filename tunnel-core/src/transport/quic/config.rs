@@ -75,6 +75,8 @@ fn common_transport() -> TransportConfig {
         .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .crypto_buffer_size(CRYPTO_BUFFER)
         .mtu_discovery_config(Some(mtu))
+        .packet_threshold(PACKET_THRESHOLD)
+        .time_threshold(TIME_THRESHOLD)
         // The spin bit would show every observer the round trip, and helps nobody here.
         .allow_spin(false)
         // Ours: random loss does not shrink it, and bulk does not drown a game (docs/congestion.md).
@@ -109,6 +111,14 @@ const DATAGRAM_RECEIVE_BUFFER: usize = 1 << 20;
 /// which they came and drops the oldest beyond that without a word, so the queue that counts, ages, drops on purpose and
 /// gives each player a turn is ours, and this one only has to keep the connection busy.
 const DATAGRAM_SEND_BUFFER: usize = 32 << 10;
+
+/// Packets that may overtake one before it counts as lost: any number, for only time tells. Wi-Fi and mobile networks reorder by
+/// milliseconds, which is many packets of bulk, and each one taken for lost is sent twice.
+const PACKET_THRESHOLD: u32 = u32::MAX;
+
+/// Round trips after which a packet that others have overtaken is lost: a quarter more than one, as RFC 8985 (RACK) allows for
+/// reordering.
+const TIME_THRESHOLD: f32 = 1.25;
 
 /// CRYPTO bytes that may wait out of order: the longest message is 2,050 with its length, twice.
 const CRYPTO_BUFFER: usize = 4_100;

@@ -40,11 +40,16 @@ use self::rival::Rival;
 use self::samples::{Batch, Carried, Recent, Round, Silence};
 
 /// Declares to a connection how many bytes of datagrams it sends each second, headers included, or that nobody
-/// knows. Holds for its present path: to be repeated.
-pub(crate) fn declare(connection: &quinn::Connection, bytes_per_second: Option<u64>) {
+/// knows, and whether anybody would feel a queue. Holds for its present path: to be repeated.
+pub(crate) fn declare(
+    connection: &quinn::Connection,
+    bytes_per_second: Option<u64>,
+    is_felt: bool,
+) {
     // A copy of the controller, with the same settings.
     let controller = connection.congestion_state().into_any();
     if let Ok(level) = controller.downcast::<Level>() {
+        level.config.set_felt(is_felt);
         match bytes_per_second {
             Some(rate) => level.config.set_game_rate(rate),
             None => level.config.game_rate.store(UNDECLARED, Ordering::Relaxed),
@@ -78,7 +83,7 @@ pub struct LevelConfig {
     clock: fn() -> Instant,
     /// Nothing may leave.
     #[cfg(test)]
-    is_choked: std::sync::atomic::AtomicBool,
+    is_choked: AtomicBool,
 }
 
 impl LevelConfig {
@@ -93,8 +98,11 @@ impl LevelConfig {
         self.game_rate.store(rate, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
-    fn epoch(&self) -> Instant { tests::epoch() }
+    /// Declares whether somebody would feel a queue: a game's datagrams or a player's talk. Without them bulk may keep a queue as
+    /// other controllers do.
+    pub fn set_felt(&self, is_felt: bool) {
+        self.is_felt.store(is_felt, Ordering::Relaxed);
+    }
 
     fn is_felt(&self) -> bool {
         self.is_felt.load(Ordering::Relaxed)
@@ -329,7 +337,9 @@ impl Level {
         self.phase = Phase::Drain;
         self.drained = now;
         let product = self.product(self.empty.rtt() + self.allowance());
-        self.goal = (product / 10 * 9).max(self.window / MAX_SHRINK).max(self.floor());
+        self.goal = (product / 10 * 9)
+            .max(self.window / MAX_SHRINK)
+            .max(self.floor());
         self.start_round(now);
     }
 
@@ -337,7 +347,9 @@ impl Level {
     /// it, for a window that drops below what is in flight would stop the game along with the bulk.
     fn follow(&mut self, acked: u64) {
         self.window = if self.window > self.goal {
-            (self.window).saturating_sub(acked * DRAIN.0 / DRAIN.1).max(self.goal)
+            (self.window)
+                .saturating_sub(acked * DRAIN.0 / DRAIN.1)
+                .max(self.goal)
         } else {
             (self.window + acked).min(self.goal)
         };
@@ -359,10 +371,6 @@ impl Level {
         }
         self.jitter.handle_round(&round);
         let queue = self.queue(&round);
-        #[cfg(test)]
-        if std::env::var_os("TRACE").is_some() {
-            eprintln!("TR {:?} q {queue:?} {:?} w {} goal {} rtt {:?} empty {:?} target {:?} allow {:?} bw {:.2} rate {:.2} idle {is_idle} long {} rival {:?} loss {:?}", now - self.config.epoch(), self.phase, self.window, self.goal, round.rtt, self.empty.rtt(), self.target(), self.allowance(), self.rates.most()*8e-6, rate*8e-6, self.long, self.rival, self.loss);
-        }
         if let Some(share) = self.loss.judge(self.mtu) {
             let was_bound = self.full.is_bound(now);
             let near = self.full.is_near(round.mean(), self.empty.rtt());
@@ -401,18 +409,31 @@ impl Level {
             return;
         }
         if self.phase == Phase::Settle {
-            self.jitter.handle_drained(round.mean().saturating_sub(self.empty.rtt()));
+            self.jitter
+                .handle_drained(round.mean().saturating_sub(self.empty.rtt()));
             self.standing = self.empty.rtt() + self.allowance();
             self.phase = Phase::Cruise;
-            self.long = if queue > target * 2 { self.long.saturating_add(1) } else { 0 };
+            self.long = if queue > target * 2 {
+                self.long.saturating_add(1)
+            } else {
+                0
+            };
             match &mut self.rival {
                 Some(rival) if queue <= target && rival.is_quiet(now) => self.rival = None,
                 Some(rival) => rival.handle_drained(queue),
                 None => {}
             }
         } else if self.phase == Phase::Cruise {
-            self.long = if queue > target * 2 { self.long.saturating_add(1) } else { 0 };
-            self.short = if queue < target / 4 { self.short.saturating_add(1) } else { 0 };
+            self.long = if queue > target * 2 {
+                self.long.saturating_add(1)
+            } else {
+                0
+            };
+            self.short = if queue < target / 4 {
+                self.short.saturating_add(1)
+            } else {
+                0
+            };
         }
         if self.long == 1 {
             self.had = self.rates.most();
@@ -449,14 +470,24 @@ impl Level {
             self.start_round(now);
             return;
         }
-        let every = if self.rival.is_some() { RIVAL_LOOK } else { DRY_EVERY };
-        if self.phase == Phase::Cruise && now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10) {
+        let every = if self.rival.is_some() {
+            RIVAL_LOOK
+        } else {
+            DRY_EVERY
+        };
+        if self.phase == Phase::Cruise
+            && now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10)
+        {
             self.drain(now);
             return;
         }
         if self.phase == Phase::Cruise {
             let goal = self.model(now);
-            self.goal = if self.hold > 0 { goal.min(self.goal) } else { goal };
+            self.goal = if self.hold > 0 {
+                goal.min(self.goal)
+            } else {
+                goal
+            };
             self.hold = self.hold.saturating_sub(1);
         }
     }
@@ -470,7 +501,9 @@ impl Level {
         if let Some(rival) = &mut self.rival {
             let both = match rival.window(now, self.smoothed, self.mtu) {
                 Some(window) => window,
-                None => (rate * (empty + rival.accepted(self.empty.rtt()) + own).as_secs_f64()) as u64,
+                None => {
+                    (rate * (empty + rival.accepted(self.empty.rtt()) + own).as_secs_f64()) as u64
+                }
             };
             window = window.max(both);
         }

@@ -143,7 +143,9 @@ pub(super) struct Full {
 
 impl Full {
     pub(super) fn handle_sample(&mut self, now: Instant, rtt: Duration) {
-        let is_old = self.since.is_none_or(|since| now.saturating_duration_since(since) > TALLEST_FOR);
+        let is_old = self
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) > TALLEST_FOR);
         if is_old {
             self.tallest = self.recent;
             self.recent = Duration::ZERO;
@@ -159,7 +161,13 @@ impl Full {
     }
 
     /// `share` of what was sent in a while was lost, while the queue was so long. Returns whether it overflowed.
-    pub(super) fn handle_loss(&mut self, now: Instant, share: f64, queue: Duration, is_near: bool) -> bool {
+    pub(super) fn handle_loss(
+        &mut self,
+        now: Instant,
+        share: f64,
+        queue: Duration,
+        is_near: bool,
+    ) -> bool {
         self.bound = self.bound.filter(|&(_, until)| now < until);
         if share > self.base + OVERFLOW && share > self.base * 2.0 && is_near {
             let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));

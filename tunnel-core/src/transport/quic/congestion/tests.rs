@@ -12,10 +12,6 @@ use sim::{Control, Load, Path, Sim};
 
 use super::*;
 
-pub(super) fn epoch() -> Instant {
-    sim::epoch()
-}
-
 const MS: Duration = Duration::from_millis(1);
 const MBIT: u64 = 1_000_000;
 

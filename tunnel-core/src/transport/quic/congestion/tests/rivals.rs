@@ -135,7 +135,9 @@ impl Bbr {
     }
 
     fn product(&self) -> f64 {
-        let least = self.least.map_or(Duration::from_millis(100), |(least, _)| least);
+        let least = self
+            .least
+            .map_or(Duration::from_millis(100), |(least, _)| least);
         self.rate() * least.as_secs_f64()
     }
 }
@@ -158,7 +160,10 @@ impl Controls for Bbr {
                 Some((least, _)) if rtt > least => {}
                 _ => self.least = Some((rtt, now)),
             }
-            if self.least.is_some_and(|(_, at)| now - at > Duration::from_secs(10)) {
+            if self
+                .least
+                .is_some_and(|(_, at)| now - at > Duration::from_secs(10))
+            {
                 self.probing = Some((now + Duration::from_millis(200).max(rtt), Duration::MAX));
             }
         }
@@ -175,7 +180,11 @@ impl Controls for Bbr {
             }
             if !self.started {
                 let (best, times) = self.full.unwrap_or((0.0, 0));
-                self.full = Some(if rate > best * 1.25 { (rate, 0) } else { (best, times + 1) });
+                self.full = Some(if rate > best * 1.25 {
+                    (rate, 0)
+                } else {
+                    (best, times + 1)
+                });
                 self.started = times >= 3;
             }
         }

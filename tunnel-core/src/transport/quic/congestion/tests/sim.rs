@@ -21,10 +21,6 @@ thread_local! {
     static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-pub(super) fn epoch() -> Instant {
-    *EPOCH
-}
-
 fn virtual_now() -> Instant {
     *EPOCH + NOW.get()
 }
@@ -353,7 +349,9 @@ impl Sim {
             self.bucket -= size as f64;
         }
         if let Some((period, pause)) = self.path.pause {
-            let since = Duration::from_nanos((self.free_at.max(self.now).as_nanos() % period.as_nanos()) as u64);
+            let since = Duration::from_nanos(
+                (self.free_at.max(self.now).as_nanos() % period.as_nanos()) as u64,
+            );
             if since < pause {
                 self.free_at = self.free_at.max(self.now) + pause - since;
             }
@@ -513,7 +511,10 @@ impl Sender {
 
     /// quinn's `Pacer`.
     fn pacer_delay(&mut self, now: Duration, window: u64) -> Option<Duration> {
-        let rate = (self.control.pace()).map_or(window as f64 / self.smoothed.as_secs_f64(), |pace| pace / 1.25);
+        let rate = (self.control.pace())
+            .map_or(window as f64 / self.smoothed.as_secs_f64(), |pace| {
+                pace / 1.25
+            });
         let capacity = (rate * 0.002).clamp(10.0 * MTU as f64, 256.0 * MTU as f64);
         self.tokens = self.tokens.min(capacity);
         if self.tokens >= MTU as f64 {
