@@ -12,14 +12,19 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 mod check;
+mod flags;
 mod namespace;
 mod schedule;
 mod shape;
@@ -27,13 +32,13 @@ mod wire;
 
 pub use self::{
     check::Check,
-    shape::{Bottleneck, Jitter, LinkConfig, Loss, Reorder, Shape},
+    flags::LinkFlags,
+    shape::{Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable},
     wire::Counts,
 };
 use self::{
     namespace::Namespace,
-    schedule::Schedule,
-    wire::{Control, MTU, Wire},
+    wire::{Control, MTU, Restart, Wire},
 };
 use crate::place::{Place, Side};
 
@@ -60,7 +65,7 @@ pub struct Lab {
     home: Namespace,
     /// The last byte of home's address.
     host: Mutex<u8>,
-    seed: u64,
+    seed: AtomicU64,
 }
 
 impl Lab {
@@ -79,7 +84,7 @@ impl Lab {
             outside,
             home,
             host: Mutex::new(FIRST_HOME),
-            seed: config.seed,
+            seed: AtomicU64::new(config.seed),
         })
     }
 
@@ -103,13 +108,24 @@ impl Lab {
         LinkConfig {
             up: self.link.up.shape(),
             down: self.link.down.shape(),
-            seed: self.seed,
+            seed: self.seed.load(Ordering::Relaxed),
         }
     }
 
     /// Holds for what is sent from now on; what is on its way keeps its time.
     pub fn set(&self, direction: Direction, shape: Shape) {
         self.link.control(direction).set(shape);
+    }
+
+    /// Lets chance begin again from this seed, and the clock of timetables, pauses and drifting jitter from this moment of
+    /// theirs: the same packets meet the same fate as after the same restart. What is on its way keeps its own.
+    pub fn restart(&self, seed: u64, clock: Duration) {
+        self.seed.store(seed, Ordering::Relaxed);
+        let at = Instant::now();
+        for (direction, seed) in [(Direction::Up, seed), (Direction::Down, down_seed(seed))] {
+            let restart = Restart { seed, at, clock };
+            self.link.control(direction).restart(restart);
+        }
     }
 
     /// Swallows everything that is sent from now on, both ways, or no longer.
@@ -186,24 +202,17 @@ impl Link {
         config: &LinkConfig,
     ) -> Result<Self> {
         let mut link = Self {
-            up: Arc::new(Control::new(config.up)?),
-            down: Arc::new(Control::new(config.down)?),
+            up: Arc::new(Control::new(config.up.clone())?),
+            down: Arc::new(Control::new(config.down.clone())?),
             threads: Vec::new(),
         };
+        let down_seed = down_seed(config.seed);
         let ways = [
-            ("link-up", home, outside, &link.up, config.up, config.seed),
-            (
-                "link-down",
-                outside,
-                home,
-                &link.down,
-                config.down,
-                !config.seed,
-            ),
+            ("link-up", home, outside, &link.up, config.seed),
+            ("link-down", outside, home, &link.down, down_seed),
         ];
-        for (name, from, to, control, shape, seed) in ways {
-            let schedule = Schedule::new(shape, seed);
-            let wire = Wire::new(from.clone(), to.clone(), control.clone(), schedule);
+        for (name, from, to, control, seed) in ways {
+            let wire = Wire::new(from.clone(), to.clone(), control.clone(), seed);
             let run = move || {
                 if let Err(error) = wire.run() {
                     report(name, &error);
@@ -265,6 +274,11 @@ fn device(side: &Namespace, address: Ipv4Addr) -> Result<SyncDevice> {
          link set dev {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
     ))?;
     Ok(device)
+}
+
+/// Each way has chances of its own.
+const fn down_seed(seed: u64) -> u64 {
+    !seed
 }
 
 fn home_address(host: u8) -> Ipv4Addr {

@@ -301,7 +301,7 @@ mod tests {
             let shapes: Vec<Shape> = paths
                 .iter()
                 .filter(|path| path.congestion_control == control)
-                .map(|path| path.link.up)
+                .map(|path| path.link.up.clone())
                 .collect();
             let any = |holds: &dyn Fn(&Shape) -> bool| shapes.iter().any(holds);
             for delay in [10, 20, 75] {
