@@ -12,7 +12,7 @@ use std::{
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::target::{BLOCK, ECHO, FLOOD, SINK, SOURCE, TALK};
+pub(crate) use self::target::{ECHO, FLOOD, TALK};
 use crate::load::Job;
 
 /// What a process is. Each says one line of JSON when it is ready, and ends with its standard input.

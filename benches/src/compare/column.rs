@@ -67,7 +67,7 @@ impl Column {
             // `optimize` is about TCP alone.
             adit("adit-latency", true, false, service("latency", true)),
             adit("adit-throughput", true, false, service("throughput", true)),
-            adit("adit-auto", true, true, service("auto", true)),
+            adit(AUTO, true, true, service("auto", true)),
             // As if UDP were blocked.
             adit("adit-lanes", true, true, service("auto", false)),
             // `redundancy` is about UDP alone; the default is that of adit-auto.
@@ -196,6 +196,8 @@ fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -
 
 /// The column that ratios are taken to.
 pub const DIRECT: &str = "direct";
+/// Adit as it is by default.
+pub const AUTO: &str = "adit-auto";
 /// The peer that ratios are taken to.
 pub const RATHOLE: &str = "rathole";
 

@@ -249,7 +249,7 @@ fn tables(section: &Section) -> String {
             escape(&scenario.title),
             escape(&scenario.name)
         );
-        for (number, line) in table::lines(scenario).iter().enumerate() {
+        for (number, line) in table::rows(scenario).iter().enumerate() {
             text += if number == 0 { "<thead><tr>" } else { "<tr>" };
             for (place, cell) in line.iter().enumerate() {
                 text += &match (number, place) {

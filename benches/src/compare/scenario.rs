@@ -5,11 +5,11 @@ use std::{thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    column::Running,
+    column::{Column, Running},
     data::{Figures, Metric},
 };
 use crate::{
-    load::{Begins, Flood, Game, Job, Latencies, Load, Seen},
+    load::{Begins, Bulk, Flood, Game, Job, Latencies, Load, Seen},
     place::{Place, Side},
     process::Process,
     role::Role,
@@ -24,8 +24,12 @@ pub struct Scenario {
     pub title: String,
     /// What players do.
     pub load: Load,
+    /// Its part in the verdict on a line; empty where it has none.
+    pub part: &'static str,
+    /// Where it is, `--only` must name at least so much of it; empty where any part of its name will do.
+    pub family: &'static str,
     /// What others do meanwhile.
-    pub beside: Option<Beside>,
+    pub beside: Vec<Beside>,
     /// How many times as long as others.
     pub longer: f64,
     /// Whether it takes `--all`.
@@ -43,8 +47,17 @@ pub struct Scenario {
 pub struct Beside {
     /// What it is.
     pub load: Load,
-    /// Whether it goes past the tunnel, straight to the game server.
-    pub foreign: bool,
+    /// Which way it goes.
+    pub via: Via,
+}
+
+/// Which way a load goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// Through the tunnel that is measured.
+    Tunnel,
+    /// Past the tunnel, straight to the game server.
+    Foreign,
 }
 
 /// What one scenario gave on one column in one round.
@@ -56,6 +69,8 @@ pub struct Outcome {
     pub latencies: Option<Latencies>,
     /// Bytes or events over time.
     pub series: Vec<u64>,
+    /// When it began, on the clock that all processes share.
+    pub started: Option<Duration>,
 }
 
 impl Scenario {
@@ -65,7 +80,9 @@ impl Scenario {
             name: name.into(),
             title: title.into(),
             load,
-            beside: None,
+            part: "",
+            family: "",
+            beside: Vec::new(),
             longer: 1.0,
             extra: false,
             fresh: false,
@@ -76,8 +93,15 @@ impl Scenario {
 
     /// Those on loopback.
     pub fn loopback() -> Vec<Self> {
-        let bulk =
-            |name, title, streams, reverse| Self::new(name, title, Load::Bulk { streams, reverse });
+        let bulk = |name, title, streams, reverse| {
+            let control = None;
+            let bulk = Bulk {
+                streams,
+                reverse,
+                control,
+            };
+            Self::new(name, title, Load::Bulk(bulk))
+        };
         let trips = |name, title, players| Self::new(name, title, Load::Trips { players });
         let connections =
             |name, title, players| Self::new(name, title, Load::Connections { players });
@@ -145,15 +169,21 @@ impl Scenario {
 
     /// While others do this, through the same tunnel.
     pub fn beside(mut self, load: Load) -> Self {
-        let foreign = false;
-        self.beside = Some(Beside { load, foreign });
+        let via = Via::Tunnel;
+        self.beside.push(Beside { load, via });
         self
     }
 
     /// While others do this, past the tunnel.
     pub fn beside_foreign(mut self, load: Load) -> Self {
-        let foreign = true;
-        self.beside = Some(Beside { load, foreign });
+        let via = Via::Foreign;
+        self.beside.push(Beside { load, via });
+        self
+    }
+
+    /// As a part of the verdict on a line.
+    pub fn part(mut self, family: &'static str, part: &'static str) -> Self {
+        (self.family, self.part) = (family, part);
         self
     }
 
@@ -190,6 +220,15 @@ impl Scenario {
         )
     }
 
+    /// Whether a column has anything to say about it.
+    pub fn is_for(&self, column: &Column) -> bool {
+        if self.is_tcp() {
+            column.tcp
+        } else {
+            column.udp
+        }
+    }
+
     /// Packets a second that it asks for.
     pub fn offered(&self) -> Option<f64> {
         match &self.load {
@@ -202,7 +241,12 @@ impl Scenario {
     pub fn shown(&self) -> Vec<Metric> {
         use Metric as M;
         let mut shown = match self.load {
-            Load::Bulk { .. } => vec![M::GbitPerSecond, M::CpuPerGbRelay, M::CpuPerGbClient],
+            Load::Bulk(_) => vec![
+                M::GbitPerSecond,
+                M::Standstill,
+                M::CpuPerGbRelay,
+                M::CpuPerGbClient,
+            ],
             Load::Trips { .. } | Load::Connections { .. } => vec![
                 M::PerSecond,
                 M::P50,
@@ -227,10 +271,10 @@ impl Scenario {
             }
             Load::Probe { .. } | Load::Flood(_) => Vec::new(),
         };
-        if let Some(beside) = &self.beside {
+        if let Some(beside) = self.beside.first() {
             shown.retain(|metric| !matches!(metric, M::CpuPerPacketRelay | M::CpuPerPacketClient));
             shown.push(match beside.load {
-                Load::Bulk { .. } => M::BesideGbitPerSecond,
+                Load::Bulk(_) => M::BesideGbitPerSecond,
                 _ => M::BesidePerSecond,
             });
             shown.extend([M::CpuRelay, M::CpuClient]);
@@ -263,18 +307,17 @@ impl Scenario {
             })
         };
         let patience = Duration::from_secs_f64(seconds) + PATIENCE;
-        let mut beside = None;
-        if let Some(other) = &self.beside {
-            let to = if other.foreign {
-                target
-            } else {
-                running.address
+        let mut beside = Vec::new();
+        for other in &self.beside {
+            let to = match other.via {
+                Via::Tunnel => running.address,
+                Via::Foreign => target,
             };
             // It goes on until the measurement is over, which is a little longer than it measures.
             let role = job(&other.load, to, seconds + BESIDE_LONGER);
             let mut process = Process::role(place, Side::Outside, &role)?;
             process.says::<Begins>(patience)?;
-            beside = Some(process);
+            beside.push(process);
         }
         for process in running.processes().into_iter().flatten() {
             process.forget_peak();
@@ -297,19 +340,18 @@ impl Scenario {
         begun.spent(&after, &self.load, &seen, &mut figures);
         before.grown(&after, &self.load, &seen, &mut figures);
         drop(players);
-        if let Some(mut beside) = beside {
-            let seen: Seen = beside.says(patience).context("what goes on beside")?;
-            figures.insert(
-                Metric::BesideGbitPerSecond,
-                seen.bytes as f64 * 8e-9 / seen.seconds,
-            );
-            let count = seen.events.max(seen.sent) as f64;
-            figures.insert(Metric::BesidePerSecond, count / seen.seconds);
+        for mut process in beside {
+            let other: Seen = process.says(patience).context("what goes on beside")?;
+            let rate = other.bytes_a_second_beside(&seen);
+            *figures.entry(Metric::BesideGbitPerSecond).or_default() += rate * 8e-9;
+            let count = other.events.max(other.sent) as f64;
+            *figures.entry(Metric::BesidePerSecond).or_default() += count / other.seconds;
         }
         Ok(Outcome {
             figures,
             latencies: seen.latencies,
             series: seen.series,
+            started: (seen.started > 0).then(|| Duration::from_nanos(seen.started)),
         })
     }
 
@@ -324,6 +366,12 @@ impl Scenario {
                     figures.insert(metric, amount / seen.seconds);
                 }
             }
+        }
+        if matches!(self.load, Load::Bulk(_)) {
+            // Nothing at all is a rate too.
+            figures.entry(Metric::GbitPerSecond).or_insert(0.0);
+            figures.insert(Metric::Standstill, seen.standstill.lasted * 1e3);
+            figures.insert(Metric::StandstillAt, seen.standstill.at);
         }
         if matches!(self.load, Load::Game(_)) && seen.sent > 0 {
             let lost = 1.0 - seen.received as f64 / seen.sent as f64;
@@ -374,7 +422,7 @@ impl Cost {
         let gigabytes = seen.bytes as f64 / 1e9;
         // Seconds per GB, seconds per million, microseconds each.
         let per = match load {
-            Load::Bulk { .. } => Some((CPU_PER_GB, gigabytes)),
+            Load::Bulk(_) => Some((CPU_PER_GB, gigabytes)),
             Load::Game(_) | Load::Packets { .. } => Some((CPU_PER_PACKET, packets / 1e6)),
             Load::Trips { .. } | Load::Connections { .. } => {
                 Some((CPU_PER_EVENT, seen.events as f64 / 1e6))

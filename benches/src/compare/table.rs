@@ -8,6 +8,7 @@
 use super::{
     column::{Column, DIRECT, RATHOLE},
     data::{Cell, Measured, Metric, Report, Spread},
+    lines,
     scenario::Scenario,
     targets,
 };
@@ -67,7 +68,8 @@ pub fn write(report: &Report, markdown: bool) -> String {
     text += &format!("{}\n", versions.join(", "));
     text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
     text += &judgements(report, markdown);
-    for section in &report.sections {
+    text += &lines::print::all(report, markdown);
+    for section in report.sections.iter().filter(|one| one.line.is_none()) {
         for scenario in &section.scenarios {
             let title = format!("{}: {}", section.name, scenario.title);
             text += &if markdown {
@@ -75,7 +77,7 @@ pub fn write(report: &Report, markdown: bool) -> String {
             } else {
                 format!("\n{title} ({})\n", scenario.name)
             };
-            text += &layout(&lines(scenario), markdown);
+            text += &layout(&rows(scenario), markdown);
             for cell in &scenario.cells {
                 for error in cell.distinct_errors() {
                     text += &format!("{}: {error}\n", cell.column);
@@ -96,6 +98,11 @@ fn judgements(report: &Report, markdown: bool) -> String {
             .map(str::to_owned)
             .to_vec(),
     ];
+    // Who has asked for lines alone has asked for none of these.
+    let asked = report.sections.iter().any(|section| section.line.is_none());
+    if !asked {
+        return String::new();
+    }
     for judgement in targets::judge(report) {
         for (place, part) in judgement.parts.iter().enumerate() {
             let what = if place == 0 { judgement.what } else { "" };
@@ -111,7 +118,7 @@ fn judgements(report: &Report, markdown: bool) -> String {
 }
 
 /// A head and a line for each column.
-pub(super) fn lines(scenario: &Measured) -> Vec<Vec<String>> {
+pub(super) fn rows(scenario: &Measured) -> Vec<Vec<String>> {
     let shown: Vec<Metric> = scenario
         .shown
         .iter()
@@ -157,7 +164,7 @@ fn spread(cell: &Cell, metric: Metric) -> String {
     format!("{median} ({}–{})", metric.write(low), metric.write(high))
 }
 
-fn layout(lines: &[Vec<String>], markdown: bool) -> String {
+pub(super) fn layout(lines: &[Vec<String>], markdown: bool) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..count)
         .map(|place| {

@@ -243,6 +243,11 @@ impl Chance {
     }
 }
 
+/// A share, from 0 to 1, that a seed stands for.
+pub(super) fn share_of(seed: u64) -> f64 {
+    Chance(seed).share()
+}
+
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 pub(super) fn nanos(duration: Duration) -> Nanos {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::schedule::share_of;
+
 /// What one direction does to packets. The default passes everything on at once.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Shape {
@@ -164,6 +166,17 @@ impl LinkConfig {
             down: shape,
             seed,
         }
+    }
+
+    /// Where the clock of timetable and pauses begins for a seed: anywhere between two pauses, and within the first tenth of
+    /// a timetable, so that its steps come at other moments of a transfer, and all of them do.
+    pub fn offset(&self, seed: u64) -> Duration {
+        let ways = [&self.up, &self.down];
+        let pauses = ways.iter().filter_map(|shape| shape.pause);
+        let tables = ways.iter().filter_map(|shape| shape.timetable.as_ref());
+        let between = pauses.map(|pause| pause.every);
+        let range = between.chain(tables.map(|table| table.cycle() / 10)).max();
+        range.map_or(Duration::ZERO, |range| range.mul_f64(share_of(seed)))
     }
 
     /// Both delays, and in the middle of the jitter's range.

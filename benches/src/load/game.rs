@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use self::engine::{Engine, Packet};
-use super::{Begins, Job, Seen, Series, histogram::Counter};
+use super::{Begins, Job, Seen, Series, arrivals, histogram::Counter};
 use crate::role::{FLOOD, say};
 
 /// A game. Every player has a phase and sizes of their own, the same in every run.
@@ -68,7 +68,8 @@ pub(super) fn play(job: &Job, game: &Game) -> Result<Seen> {
     let mut tally = Tally::new(game, periods, job.length())?;
     say(&Begins)?;
     let start = Instant::now();
-    tally.series.start = start;
+    let started = arrivals::now();
+    tally.series.start = started;
     let mut number = 0;
     loop {
         let mut next = due(number);
@@ -100,7 +101,10 @@ pub(super) fn play(job: &Job, game: &Game) -> Result<Seen> {
             tally.handle(game, start, player, packet, length);
         })?;
     }
-    Ok(tally.finish(job.seconds))
+    Ok(Seen {
+        started: started.as_nanos() as u64,
+        ..tally.finish(job.seconds)
+    })
 }
 
 /// What came back of a game.
@@ -133,7 +137,7 @@ impl Tally {
             known: vec![vec![0; periods.div_ceil(64)]; game.players],
             latencies: Counter::new()?,
             lateness: Counter::new()?,
-            series: Series::new(Instant::now(), length),
+            series: Series::new(arrivals::now(), length),
         })
     }
 
@@ -174,7 +178,7 @@ impl Tally {
         let heard = self.heard.replace(now).unwrap_or(now);
         self.silence = self.silence.max(now - heard);
         self.latencies.add((now - start).saturating_sub(packet.due));
-        self.series.add(now, 1);
+        self.series.add(arrivals::now(), 1);
     }
 
     fn finish(self, seconds: f64) -> Seen {
@@ -190,6 +194,7 @@ impl Tally {
             latencies: self.latencies.finish(),
             lateness: self.lateness.finish(),
             series: self.series.steps,
+            ..Seen::default()
         }
     }
 }
@@ -200,7 +205,7 @@ pub(super) fn packets(job: &Job, players: usize, window: usize) -> Result<Seen> 
     engine.open_flows(|_| FLAT_OUT)?;
     say(&Begins)?;
     let (start, length) = (Instant::now(), job.length());
-    let mut series = Series::new(start, length);
+    let mut series = Series::new(arrivals::now(), length);
     let mut on_the_way = vec![0_usize; players];
     let mut heard = vec![start; players];
     let (mut sent, mut received) = (0_u64, 0_u64);
@@ -228,7 +233,7 @@ pub(super) fn packets(job: &Job, players: usize, window: usize) -> Result<Seen> 
                 on_the_way[player] = on_the_way[player].saturating_sub(1);
                 let now = Instant::now();
                 heard[player] = now;
-                series.add(now, 1);
+                series.add(arrivals::now(), 1);
             }
         })?;
     }
