@@ -6,6 +6,7 @@
 
 mod chart;
 pub mod column;
+mod cost;
 pub mod data;
 pub mod html;
 pub mod lines;
@@ -301,3 +302,18 @@ Examples:
 
 Peers (rathole, frps and frpc, chisel, bore) are found on PATH, or where ADIT_BENCH_RATHOLE,
 ADIT_BENCH_FRPS, ADIT_BENCH_FRPC, ADIT_BENCH_CHISEL and ADIT_BENCH_BORE say.";
+
+#[cfg(test)]
+impl Arguments {
+    /// As of a command line with these flags.
+    fn of(flags: &[&str]) -> Self {
+        use clap::Parser;
+
+        #[derive(Debug, Parser)]
+        struct Cli {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        Cli::parse_from(["compare"].iter().chain(flags)).arguments
+    }
+}

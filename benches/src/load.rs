@@ -28,6 +28,8 @@ use crate::role::say;
 pub struct Job {
     /// Where the game server seems to be.
     pub to: SocketAddr,
+    /// Other ways to it, which a game's players take in turn with the first.
+    pub also: Vec<SocketAddr>,
     /// How long, in seconds.
     pub seconds: f64,
     /// Whether each player comes from an address of their own in 127.0.0.0/8.
@@ -147,6 +149,13 @@ impl Job {
             Load::Flood(flood) => game::flood(self, flood)?,
         };
         say(&seen)
+    }
+
+    /// Where a player of a game sends.
+    fn to_of(&self, player: usize) -> SocketAddr {
+        let turn = player % (self.also.len() + 1);
+        turn.checked_sub(1)
+            .map_or(self.to, |other| self.also[other])
     }
 
     fn length(&self) -> Duration {

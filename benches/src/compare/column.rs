@@ -156,6 +156,7 @@ impl Running {
             self.check()?;
             let probe = Role::Load(Job {
                 to: self.address,
+                also: Vec::new(),
                 seconds: 1.0,
                 spread: false,
                 load: Load::Probe { tcp: true, udp },

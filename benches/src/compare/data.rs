@@ -92,6 +92,12 @@ pub enum Family {
     /// Bulk at the line's rate, always.
     #[default]
     Bulk,
+    /// A game that bulk beside it does not disturb, and bulk that the game costs little.
+    Game,
+    /// A fair share beside others.
+    Share,
+    /// No datagram lost, from the first on.
+    Loss,
 }
 
 /// One scenario on all columns.
@@ -170,6 +176,8 @@ pub enum Metric {
     StandstillAt,
     Seed,
     Offset,
+    Sent,
+    Lost,
 }
 
 impl Metric {
@@ -210,6 +218,8 @@ impl Metric {
             Self::StandstillAt => "which began at, s",
             Self::Seed => "seed",
             Self::Offset => "offset, ms",
+            Self::Sent => "datagrams sent",
+            Self::Lost => "datagrams lost",
         }
     }
 
@@ -268,6 +278,11 @@ impl Spread {
 }
 
 impl Report {
+    /// Whether anything was measured that targets are about.
+    pub fn has_targets(&self) -> bool {
+        self.sections.iter().any(|section| section.line.is_none())
+    }
+
     /// Where the section of this name is, if it is there.
     pub fn place(&self, section: &str) -> Option<usize> {
         self.sections.iter().position(|one| one.name == section)

@@ -1,22 +1,26 @@
-//! Lines as people have them, and what is asked of each: bulk at the line's rate, always.
+//! Lines as people have them, and what is asked of each. Every family of scenarios has a file with what is measured and how
+//! it is judged.
 
+mod bulk;
+mod game;
+mod loss;
 pub mod print;
+mod share;
 mod table;
-pub mod verdict;
 
 use clap::ValueEnum;
 
 use super::{
     Arguments,
     column::{AUTO, Column, DIRECT},
-    data::{Family, LineFacts},
+    data::{Cell, Family, LineFacts, Metric, Report, Section},
     path::Path,
     rounds::Pace,
     scenario::Scenario,
 };
 use crate::{
     link::{LinkConfig, Shape},
-    load::{Bulk, CongestionControl, Load},
+    load::{Bulk, CongestionControl},
 };
 
 /// Which way bulk goes.
@@ -41,6 +45,44 @@ impl Way {
 
     const fn bulk(self) -> Bulk {
         Bulk::one(matches!(self, Self::Up))
+    }
+
+    /// For people.
+    const fn load(self) -> &'static str {
+        match self {
+            Self::Up => "upload",
+            Self::Down => "download",
+        }
+    }
+
+    /// Mbit/s that the line has this way.
+    const fn rate(self, line: &LineFacts) -> f64 {
+        match self {
+            Self::Up => line.up,
+            Self::Down => line.down,
+        }
+    }
+}
+
+impl Family {
+    const ALL: [Self; 4] = [Self::Bulk, Self::Game, Self::Share, Self::Loss];
+
+    /// What the names of its scenarios begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Bulk => "lines",
+            Self::Game => "lines-game",
+            Self::Share => "lines-share",
+            Self::Loss => "lines-loss",
+        }
+    }
+
+    /// How often each is measured: the slowest of ten tells of what happens to one in ten.
+    const fn rounds(self) -> usize {
+        match self {
+            Self::Bulk => 10,
+            Self::Game | Self::Share | Self::Loss => 3,
+        }
     }
 }
 
@@ -81,63 +123,84 @@ impl Line {
     }
 }
 
-/// All lines under each of the kernel's congestion controls, one behind the other, as far as they are asked for.
+/// All lines for each family, under each of the kernel's congestion controls, as far as they are asked for.
 pub(super) fn all(arguments: &Arguments) -> Vec<Path> {
     let mut paths = Vec::new();
-    for line in table::all(arguments.seconds_on_lines()) {
-        for control in arguments.controls() {
-            paths.push(bulk(&line, control, arguments));
+    for family in Family::ALL {
+        for line in table::all(arguments.seconds_on_lines()) {
+            for control in arguments.controls(family) {
+                let scenarios = match family {
+                    Family::Bulk => bulk::scenarios(arguments),
+                    Family::Game => game::scenarios(&line, arguments),
+                    Family::Share => share::scenarios(&line, arguments),
+                    Family::Loss => loss::scenarios(&line),
+                };
+                paths.push(path(&line, control, family, scenarios, arguments.keep));
+            }
         }
     }
     paths
 }
 
-fn bulk(line: &Line, control: CongestionControl, arguments: &Arguments) -> Path {
-    let scenario = |way: Way| {
-        let name = format!("{}-{}-{}-{}", LINES, line.name, way.name(), control.name());
-        let title = match way {
-            Way::Up => "TCP, 1 stream from the server (up)",
-            Way::Down => "TCP, 1 stream to the server (down)",
-        };
-        let scenario = Scenario::new(name, title, Load::Bulk(way.bulk())).part(LINES, way.name());
-        if arguments.keep {
-            scenario
-        } else {
-            scenario.fresh()
-        }
-    };
-    path(
-        line,
-        control,
-        Family::Bulk,
-        arguments.ways().map(scenario).collect(),
-    )
-}
-
-fn path(line: &Line, control: CongestionControl, family: Family, scenarios: Vec<Scenario>) -> Path {
-    let facts = line.facts(family, control);
+/// The scenarios come with their parts as names.
+fn path(
+    line: &Line,
+    control: CongestionControl,
+    family: Family,
+    mut scenarios: Vec<Scenario>,
+    keep: bool,
+) -> Path {
+    let name = format!("{}-{}", family.prefix(), line.name);
+    for scenario in &mut scenarios {
+        scenario.family = family.prefix();
+        scenario.name = format!("{name}-{}-{}", scenario.part, control.name());
+        scenario.fresh = !keep;
+    }
     Path {
-        title: format!(
-            "{}-{}, {}: {}",
-            LINES,
-            line.name,
-            control.name(),
-            line.words
-        ),
+        title: format!("{name}, {}: {}", control.name(), line.words),
         link: line.link(),
         congestion_control: control.name(),
-        line: Some(facts),
+        line: Some(line.facts(family, control)),
         scenarios,
+    }
+}
+
+/// The sections of one line in one family, in the order of the report.
+fn sections<'a>(
+    report: &'a Report,
+    line: &'a LineFacts,
+) -> impl Iterator<Item = (&'a Section, &'a LineFacts)> {
+    let facts = |section: &'a Section| Some((section, section.line.as_ref()?));
+    let all = report.sections.iter().filter_map(facts);
+    all.filter(move |(_, one)| one.name == line.name && one.family == line.family)
+}
+
+/// A figure of each round; `missing` where the round has failed.
+fn figures(cell: &Cell, metric: Metric, missing: f64) -> impl Iterator<Item = f64> {
+    let figure = move |round: &super::data::Figures| round.get(&metric).copied();
+    cell.rounds
+        .iter()
+        .map(move |round| figure(round).unwrap_or(missing))
+}
+
+/// How many rounds have failed: they lack what every other one has.
+fn failed(cell: &Cell, metric: Metric) -> usize {
+    let lacks = |round: &&super::data::Figures| !round.contains_key(&metric);
+    cell.rounds.iter().filter(lacks).count()
+}
+
+/// For people.
+fn count(all: usize, failed: usize) -> String {
+    match failed {
+        0 => all.to_string(),
+        failed => format!("{all} ({failed} failed)"),
     }
 }
 
 impl Arguments {
     pub(super) fn pace_on_lines(&self, family: Family) -> Pace {
-        let rounds = match family {
-            Family::Bulk => TRANSFERS,
-        };
         Pace {
-            rounds: self.transfers.unwrap_or(rounds),
+            rounds: self.transfers.unwrap_or(family.rounds()),
             seconds: self.seconds_on_lines(),
             seed: self.seed,
             keep: self.keep,
@@ -157,11 +220,17 @@ impl Arguments {
         self.seconds.unwrap_or(SECONDS)
     }
 
-    fn controls(&self) -> impl Iterator<Item = CongestionControl> {
+    fn controls(&self, family: Family) -> impl Iterator<Item = CongestionControl> {
+        // Both, where the kernel's default is what it is about.
+        let count = match family {
+            Family::Bulk | Family::Game => 2,
+            Family::Share | Family::Loss => 1,
+        };
         let all = [CongestionControl::Bbr, CongestionControl::Cubic];
         let wanted = self.congestion_control;
         all.into_iter()
             .filter(move |one| wanted.is_none_or(|wanted| wanted == *one))
+            .take(count)
     }
 
     fn ways(&self) -> impl Iterator<Item = Way> {
@@ -172,9 +241,87 @@ impl Arguments {
     }
 }
 
-/// What the names of all scenarios on lines begin with.
-const LINES: &str = "lines";
-/// Of each kind: the slowest of ten tells of what happens to one in ten.
-const TRANSFERS: usize = 10;
 /// Of each transfer.
 const SECONDS: f64 = 10.0;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn scenarios_have_names_of_their_own_that_begin_with_their_family() {
+        let mut names = HashSet::new();
+        for path in all(&Arguments::of(&["--seconds", "2"])) {
+            for scenario in path.scenarios {
+                assert!(scenario.name.starts_with(scenario.family));
+                assert!(!scenario.part.is_empty() && !scenario.shown().is_empty());
+                assert!(names.insert(scenario.name.clone()), "{}", scenario.name);
+            }
+        }
+        assert!(names.contains("lines-dsl-up-bbr"));
+        assert!(names.contains("lines-game-4g-upload-cubic"));
+        assert!(names.contains("lines-share-20mbit-other-down-bbr"));
+        assert!(names.contains("lines-loss-200mbit-sparse-bbr"));
+    }
+
+    #[test]
+    fn flags_choose_ways_and_kernels() {
+        let some = all(&Arguments::of(&[
+            "--direction",
+            "up",
+            "--congestion-control",
+            "cubic",
+        ]));
+        for path in &some {
+            assert_eq!(path.congestion_control, "cubic");
+            let down = |scenario: &Scenario| scenario.part.contains("down");
+            assert!(!path.scenarios.iter().any(down));
+        }
+        assert!(some.iter().any(|path| !path.scenarios.is_empty()));
+    }
+
+    #[test]
+    fn only_names_a_family_at_least() {
+        let names = |only: &str| -> Vec<String> {
+            let paths = Arguments::of(&["--only", only]).paths();
+            let names = paths.into_iter().flat_map(|path| path.scenarios);
+            names.map(|scenario| scenario.name).collect()
+        };
+        // 17 lines, both ways, both kernels.
+        assert_eq!(names("lines").len(), 68);
+        assert_eq!(names("lines-dsl").len(), 4);
+        assert_eq!(names("lines-dsl-up-bbr"), ["lines-dsl-up-bbr"]);
+        for family in ["lines-game", "lines-share", "lines-loss"] {
+            let chosen = names(family);
+            assert!(!chosen.is_empty());
+            assert!(chosen.iter().all(|name| name.starts_with(family)));
+        }
+        assert!(names("bbr").iter().all(|name| name.starts_with("path-")));
+        assert!(
+            Arguments::of(&[])
+                .paths()
+                .iter()
+                .all(|path| path.line.is_none())
+        );
+    }
+
+    #[test]
+    fn lines_have_ten_transfers_of_ten_seconds_unless_told_otherwise() {
+        let pace = Arguments::of(&[]).pace_on_lines(Family::Bulk);
+        assert_eq!((pace.rounds, pace.seconds, pace.seed), (10, 10.0, 1));
+        let told = [
+            "--transfers",
+            "2",
+            "--seconds",
+            "3",
+            "--seed",
+            "7",
+            "--keep",
+        ];
+        let pace = Arguments::of(&told).pace_on_lines(Family::Game);
+        assert_eq!((pace.rounds, pace.seconds, pace.seed), (2, 3.0, 7));
+        assert!(pace.keep);
+    }
+}

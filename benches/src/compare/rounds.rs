@@ -228,7 +228,7 @@ struct Party {
 enum Slot {
     /// Nothing has asked for them yet.
     Free,
-    Works(Box<Running>),
+    Works(Vec<Running>),
     /// It will not work the next time either.
     Failed,
 }
@@ -262,32 +262,50 @@ impl Party {
             scenario, column, ..
         } = measurement;
         if scenario.fresh && !column.is_single() {
-            let mut own = column.start(stage.place(), self.target)?;
+            let mut own = Vec::new();
+            self.start_as_many(measurement, stage, &mut own)?;
             return self.one(measurement, stage, &mut own);
         }
-        let mut slot = std::mem::replace(&mut self.running[turn], Slot::Failed);
-        if matches!(slot, Slot::Free) {
-            slot = Slot::Works(Box::new(column.start(stage.place(), self.target)?));
-        }
-        let Slot::Works(mut running) = slot else {
-            bail!("it did not start");
+        let slot = std::mem::replace(&mut self.running[turn], Slot::Failed);
+        let mut running = match slot {
+            Slot::Free => Vec::new(),
+            Slot::Works(running) => running,
+            Slot::Failed => bail!("it did not start"),
         };
+        self.start_as_many(measurement, stage, &mut running)?;
         let outcome = self.one(measurement, stage, &mut running);
         self.running[turn] = Slot::Works(running);
         outcome
+    }
+
+    /// As the scenario wants.
+    fn start_as_many(
+        &self,
+        Measurement {
+            scenario, column, ..
+        }: &Measurement<'_>,
+        stage: &dyn Stage,
+        running: &mut Vec<Running>,
+    ) -> Result<()> {
+        while running.len() < scenario.tunnels {
+            running.push(column.start(stage.place(), self.target)?);
+        }
+        Ok(())
     }
 
     fn one(
         &mut self,
         measurement: &Measurement<'_>,
         stage: &mut dyn Stage,
-        running: &mut Running,
+        running: &mut [Running],
     ) -> Result<Outcome> {
         let scenario = measurement.scenario;
         stage.begin(scenario);
         let outcome = scenario.run(stage.place(), running, self.target, measurement.seconds);
         // If one has died, that says more than what the players saw.
-        running.check()?;
+        for one in running {
+            one.check()?;
+        }
         if let Some(status) = self.server.ended()? {
             bail!("the game server has ended: {status}");
         }
@@ -314,7 +332,7 @@ fn empty_of(scenario: &Scenario) -> Measured {
     Measured {
         name: scenario.name.clone(),
         title: scenario.title.clone(),
-        part: scenario.part.to_owned(),
+        part: scenario.part.clone(),
         shown: scenario.shown(),
         offered: scenario.offered(),
         cells: Vec::new(),

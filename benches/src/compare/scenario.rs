@@ -1,11 +1,12 @@
 //! What is measured, and how a measurement becomes figures.
 
-use std::{thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
     column::{Column, Running},
+    cost::Cost,
     data::{Figures, Metric},
 };
 use crate::{
@@ -25,11 +26,13 @@ pub struct Scenario {
     /// What players do.
     pub load: Load,
     /// Its part in the verdict on a line; empty where it has none.
-    pub part: &'static str,
+    pub part: String,
     /// Where it is, `--only` must name at least so much of it; empty where any part of its name will do.
     pub family: &'static str,
     /// What others do meanwhile.
     pub beside: Vec<Beside>,
+    /// How many tunnels there are at once. A game's players are divided among those that nothing else has.
+    pub tunnels: usize,
     /// How many times as long as others.
     pub longer: f64,
     /// Whether it takes `--all`.
@@ -58,6 +61,8 @@ pub enum Via {
     Tunnel,
     /// Past the tunnel, straight to the game server.
     Foreign,
+    /// Through another tunnel of the same kind: the last of them.
+    Other,
 }
 
 /// What one scenario gave on one column in one round.
@@ -80,9 +85,10 @@ impl Scenario {
             name: name.into(),
             title: title.into(),
             load,
-            part: "",
+            part: String::new(),
             family: "",
             beside: Vec::new(),
+            tunnels: 1,
             longer: 1.0,
             extra: false,
             fresh: false,
@@ -181,9 +187,22 @@ impl Scenario {
         self
     }
 
+    /// While others do this, through another tunnel of the same kind.
+    pub fn beside_another(mut self, load: Load) -> Self {
+        let via = Via::Other;
+        self.beside.push(Beside { load, via });
+        self.tunnels(2)
+    }
+
     /// As a part of the verdict on a line.
-    pub fn part(mut self, family: &'static str, part: &'static str) -> Self {
-        (self.family, self.part) = (family, part);
+    pub fn part(mut self, family: &'static str, part: impl Into<String>) -> Self {
+        (self.family, self.part) = (family, part.into());
+        self
+    }
+
+    /// With so many tunnels at once, each with a relay and a client of its own.
+    pub fn tunnels(mut self, count: usize) -> Self {
+        self.tunnels = count;
         self
     }
 
@@ -289,18 +308,24 @@ impl Scenario {
         shown
     }
 
-    /// Measures it.
+    /// Measures it, on as many tunnels as it wants.
     pub(super) fn run(
         &self,
         place: &dyn Place,
-        running: &Running,
-        target: std::net::SocketAddr,
+        tunnels: &[Running],
+        target: SocketAddr,
         seconds: f64,
     ) -> Result<Outcome> {
+        let (running, more) = tunnels.split_first().context("no tunnel")?;
+        let other = more.last().unwrap_or(running).address;
+        let taken = self.beside.iter().any(|beside| beside.via == Via::Other);
+        let also: Vec<SocketAddr> = more.iter().map(|one| one.address).collect();
+        let also = if taken { &also[..0] } else { &also[..] };
         let seconds = seconds * self.longer;
-        let job = |load: &Load, to, seconds| {
+        let job = |load: &Load, to, also: &[SocketAddr], seconds| {
             Role::Load(Job {
                 to,
+                also: also.to_vec(),
                 seconds,
                 spread: place.spreads_players(),
                 load: load.clone(),
@@ -308,13 +333,20 @@ impl Scenario {
         };
         let patience = Duration::from_secs_f64(seconds) + PATIENCE;
         let mut beside = Vec::new();
-        for other in &self.beside {
-            let to = match other.via {
+        for Beside { load, via } in &self.beside {
+            let to = match via {
                 Via::Tunnel => running.address,
                 Via::Foreign => target,
+                Via::Other => other,
             };
-            // It goes on until the measurement is over, which is a little longer than it measures.
-            let role = job(&other.load, to, seconds + BESIDE_LONGER);
+            // Bulk goes on until the measurement is over, which is a little longer than it measures. What is counted
+            // beside it is counted for as long.
+            let longer = if matches!(load, Load::Game(_)) {
+                0.0
+            } else {
+                BESIDE_LONGER
+            };
+            let role = job(load, to, &[], seconds + longer);
             let mut process = Process::role(place, Side::Outside, &role)?;
             process.says::<Begins>(patience)?;
             beside.push(process);
@@ -323,7 +355,7 @@ impl Scenario {
             process.forget_peak();
         }
         let before = Cost::of(running);
-        let role = job(&self.load, running.address, seconds);
+        let role = job(&self.load, running.address, also, seconds);
         let mut players = Process::role(place, Side::Outside, &role)?;
         players.says::<Begins>(patience).context("the players")?;
         let begun = Cost::of(running);
@@ -346,6 +378,15 @@ impl Scenario {
             *figures.entry(Metric::BesideGbitPerSecond).or_default() += rate * 8e-9;
             let count = other.events.max(other.sent) as f64;
             *figures.entry(Metric::BesidePerSecond).or_default() += count / other.seconds;
+            if other.received > 0 {
+                ensure!(
+                    other.wrong == 0,
+                    "{} datagrams came back wrong",
+                    other.wrong
+                );
+                *figures.entry(Metric::Sent).or_default() += other.sent as f64;
+                *figures.entry(Metric::Lost).or_default() += (other.sent - other.received) as f64;
+            }
         }
         Ok(Outcome {
             figures,
@@ -376,6 +417,8 @@ impl Scenario {
         if matches!(self.load, Load::Game(_)) && seen.sent > 0 {
             let lost = 1.0 - seen.received as f64 / seen.sent as f64;
             figures.insert(Metric::Loss, lost * 100.0);
+            figures.insert(Metric::Sent, seen.sent as f64);
+            figures.insert(Metric::Lost, (seen.sent - seen.received) as f64);
             figures.insert(Metric::Doubled, seen.doubled as f64);
             figures.insert(Metric::Silence, seen.silence * 1e3);
         }
@@ -397,84 +440,15 @@ impl Scenario {
     }
 }
 
-/// What both processes of a column have used so far.
-#[derive(Debug, Clone, Copy)]
-struct Cost {
-    at: std::time::Instant,
-    /// CPU seconds of relay and client.
-    cpu: [Option<f64>; 2],
-    /// MiB of memory of relay and client: now, and at the most.
-    memory: [Option<(f64, f64)>; 2],
-}
-
-impl Cost {
-    fn of(running: &Running) -> Self {
-        let processes = running.processes();
-        Self {
-            at: std::time::Instant::now(),
-            cpu: processes.map(|process| process?.cpu()),
-            memory: processes.map(|process| process?.memory()),
-        }
-    }
-
-    fn spent(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
-        let packets = (seen.sent + seen.received) as f64;
-        let gigabytes = seen.bytes as f64 / 1e9;
-        // Seconds per GB, seconds per million, microseconds each.
-        let per = match load {
-            Load::Bulk(_) => Some((CPU_PER_GB, gigabytes)),
-            Load::Game(_) | Load::Packets { .. } => Some((CPU_PER_PACKET, packets / 1e6)),
-            Load::Trips { .. } | Load::Connections { .. } => {
-                Some((CPU_PER_EVENT, seen.events as f64 / 1e6))
-            }
-            _ => None,
-        };
-        let length = (after.at - self.at).as_secs_f64();
-        for side in 0..2 {
-            let (Some(before), Some(after)) = (self.cpu[side], after.cpu[side]) else {
-                continue;
-            };
-            let spent = after - before;
-            figures.insert(CPU[side], spent / length * 100.0);
-            if let Some((metrics, amount)) = per
-                && amount > 0.0
-            {
-                figures.insert(metrics[side], spent / amount);
-            }
-        }
-    }
-
-    fn grown(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
-        for side in 0..2 {
-            let (Some((before, _)), Some((now, peak))) = (self.memory[side], after.memory[side])
-            else {
-                continue;
-            };
-            figures.insert(PEAK[side], peak);
-            if matches!(load, Load::Idle { .. }) && seen.events > 0 {
-                figures.insert(GROWTH[side], (now - before) * 1.048_576);
-                figures.insert(EACH[side], (now - before) * 1024.0 / seen.events as f64);
-            }
-        }
-    }
-}
-
 /// A game with packets of all sizes.
 const fn game(players: usize, rate: f64) -> Game {
     Game {
         players,
         rate,
         sizes: (60, 1200),
+        cold: false,
     }
 }
-
-const CPU_PER_GB: [Metric; 2] = [Metric::CpuPerGbRelay, Metric::CpuPerGbClient];
-const CPU_PER_PACKET: [Metric; 2] = [Metric::CpuPerPacketRelay, Metric::CpuPerPacketClient];
-const CPU_PER_EVENT: [Metric; 2] = [Metric::CpuPerEventRelay, Metric::CpuPerEventClient];
-const CPU: [Metric; 2] = [Metric::CpuRelay, Metric::CpuClient];
-const PEAK: [Metric; 2] = [Metric::PeakRelay, Metric::PeakClient];
-const EACH: [Metric; 2] = [Metric::EachRelay, Metric::EachClient];
-const GROWTH: [Metric; 2] = [Metric::GrowthRelay, Metric::GrowthClient];
 
 /// Longer than anything should take to begin or end: a hang fails.
 const PATIENCE: Duration = Duration::from_secs(60);

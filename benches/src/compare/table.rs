@@ -17,7 +17,7 @@ use super::{
 pub(super) fn print_choice(columns: &[Column], scenarios: &[Scenario]) {
     println!("columns: {}", names(columns));
     for scenario in scenarios {
-        println!("{:<20} {}", scenario.name, scenario.title);
+        println!("{:<40} {}", scenario.name, scenario.title);
     }
 }
 
@@ -66,8 +66,10 @@ pub fn write(report: &Report, markdown: bool) -> String {
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
     text += &format!("{}\n", versions.join(", "));
-    text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
-    text += &judgements(report, markdown);
+    if report.has_targets() {
+        text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
+        text += &judgements(report, markdown);
+    }
     text += &lines::print::all(report, markdown);
     for section in report.sections.iter().filter(|one| one.line.is_none()) {
         for scenario in &section.scenarios {
@@ -98,11 +100,6 @@ fn judgements(report: &Report, markdown: bool) -> String {
             .map(str::to_owned)
             .to_vec(),
     ];
-    // Who has asked for lines alone has asked for none of these.
-    let asked = report.sections.iter().any(|section| section.line.is_none());
-    if !asked {
-        return String::new();
-    }
     for judgement in targets::judge(report) {
         for (place, part) in judgement.parts.iter().enumerate() {
             let what = if place == 0 { judgement.what } else { "" };

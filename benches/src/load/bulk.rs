@@ -275,6 +275,7 @@ mod tests {
         let bulk = Bulk::one(reverse);
         let job = Job {
             to,
+            also: Vec::new(),
             seconds: 0.5,
             spread: false,
             load: Load::Bulk(bulk.clone()),

@@ -20,6 +20,8 @@ pub struct Game {
     pub rate: f64,
     /// Bytes of the smallest packet, and of the largest.
     pub sizes: (usize, usize),
+    /// Whether the first packets count, which open the flows; else each player's flow is opened before.
+    pub cold: bool,
 }
 
 /// Datagrams that the game server does not answer, from one player.
@@ -63,7 +65,9 @@ pub(super) fn play(job: &Job, game: &Game) -> Result<Seen> {
         GRID.mul_f64(steps)
     };
     let mut engine = Engine::new(job, game.players)?;
-    engine.open_flows(|player| game.size(player, 0))?;
+    if !game.cold {
+        engine.open_flows(|player| game.size(player, 0))?;
+    }
     let periods = (job.seconds * game.rate) as usize + 2;
     let mut tally = Tally::new(game, periods, job.length())?;
     say(&Begins)?;

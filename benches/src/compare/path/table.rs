@@ -229,6 +229,7 @@ fn game(players: usize, rate: f64) -> Load {
         players,
         rate,
         sizes: (200, 200),
+        cold: false,
     })
 }
 

@@ -1,98 +1,110 @@
-//! What a run says of the lines. A verdict takes the slowest transfer, not the median alone.
+//! Bulk at the line's rate, always. A verdict takes the slowest transfer, not the median alone.
 
-use crate::compare::{
-    column::DIRECT,
-    data::{Cell, Family, LineFacts, Measured, Metric, Report, Section, Spread},
+use super::{
+    Way, count, failed, figures,
+    print::{Table, Verdict},
+    sections,
 };
+use crate::{
+    compare::{
+        Arguments,
+        column::DIRECT,
+        data::{Cell, LineFacts, Metric, Report, Section, Spread},
+        scenario::Scenario,
+    },
+    load::Load,
+};
+
+pub(super) fn scenarios(arguments: &Arguments) -> Vec<Scenario> {
+    let scenario = |way: Way| {
+        let title = match way {
+            Way::Up => "TCP, 1 stream from the server (up)",
+            Way::Down => "TCP, 1 stream to the server (down)",
+        };
+        Scenario::new("", title, Load::Bulk(way.bulk())).part("", way.name())
+    };
+    arguments.ways().map(scenario).collect()
+}
+
+/// Everything that was measured on a line, way by way.
+pub(super) fn table(report: &Report, line: &LineFacts) -> Table {
+    let mut table = Table::new(line, &HEAD);
+    for row in rows(report, line) {
+        let mbit = |value: f64| format!("{value:.1}");
+        let ratio = row.ratio.map_or_else(String::new, |(slowest, median)| {
+            format!("{slowest:.2} / {median:.2}")
+        });
+        let name = format!("{}-{}", row.way, row.congestion_control);
+        let cells = vec![
+            row.way.to_owned(),
+            row.congestion_control.clone(),
+            row.column.clone(),
+            count(row.transfers, row.failed),
+            mbit(row.rate.low),
+            mbit(row.rate.median),
+            mbit(row.rate.high),
+            format!("{:.0}", row.standstill),
+            format!("{} at {:.0} ms", row.slowest.seed, row.slowest.offset),
+            ratio,
+        ];
+        table.row(&name, &row.column, cells, &row.verdict);
+    }
+    let bare: Vec<String> = Way::BOTH
+        .into_iter()
+        .filter_map(|way| {
+            let mbit = bare(report, line, way)?;
+            Some(format!("{mbit:.1} Mbit/s {}", way.name()))
+        })
+        .collect();
+    if !bare.is_empty() {
+        table.note(format!(
+            "Bare TCP with the better kernel, median: {}.",
+            bare.join(", ")
+        ));
+    }
+    table
+}
 
 /// What a run says of bulk through one column, one way, on one line, under one of the kernel's congestion controls.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+struct Row {
     /// `up` or `down`.
-    pub way: String,
+    way: &'static str,
     /// The kernel's default.
-    pub congestion_control: String,
+    congestion_control: String,
     /// Whose transfers they are.
-    pub column: String,
+    column: String,
     /// How many there were, those that failed among them.
-    pub transfers: usize,
+    transfers: usize,
     /// Those that broke off or never began; each counts as no byte.
-    pub failed: usize,
+    failed: usize,
     /// Mbit/s of payload.
-    pub rate: Spread,
+    rate: Spread,
     /// Milliseconds in which no byte came to the receiving application: of all transfers the longest.
-    pub standstill: f64,
+    standstill: f64,
     /// How the slowest one can be repeated.
-    pub slowest: Start,
+    slowest: Start,
+    /// Of the slowest and of the median to the direct path's median.
+    ratio: Option<(f64, f64)>,
     /// Whether it is what it should be.
-    pub verdict: Verdict,
+    verdict: Verdict,
 }
 
 /// What a transfer started from.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Start {
+struct Start {
     /// Of the link's chance.
-    pub seed: u64,
+    seed: u64,
     /// Milliseconds that the link's clock showed.
-    pub offset: f64,
+    offset: f64,
 }
 
-/// Whether bulk is at the line's rate.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// The direct path, which others are compared with.
-    Yardstick,
-    /// The slowest and the median as shares of the direct path's median, and what falls short of its bound.
-    Compared {
-        /// Of the slowest transfer.
-        slowest: f64,
-        /// Of the median.
-        median: f64,
-        /// In words; empty where all is well.
-        short: Vec<String>,
-    },
-    /// It cannot be said, and why.
-    Open(&'static str),
-}
-
-impl Verdict {
-    /// Whether every bound holds; `None` where nothing was judged.
-    pub fn holds(&self) -> Option<bool> {
-        match self {
-            Self::Compared { short, .. } => Some(short.is_empty()),
-            Self::Yardstick | Self::Open(_) => None,
-        }
-    }
-
-    /// In words.
-    pub fn words(&self) -> String {
-        match self {
-            Self::Yardstick => String::new(),
-            Self::Open(why) => format!("open: {why}"),
-            Self::Compared { short, .. } if short.is_empty() => "met".to_owned(),
-            Self::Compared { short, .. } => format!("short: {}", short.join(", ")),
-        }
-    }
-}
-
-/// The sections of one line, in the order of the report.
-pub(super) fn sections<'a>(
-    report: &'a Report,
-    name: &'a str,
-    family: Family,
-) -> impl Iterator<Item = (&'a Section, &'a LineFacts)> {
-    let facts = |section: &'a Section| Some((section, section.line.as_ref()?));
-    let all = report.sections.iter().filter_map(facts);
-    all.filter(move |(_, line)| line.name == name && line.family == family)
-}
-
-/// Everything that was measured on a line, way by way.
-pub fn rows(report: &Report, line: &str) -> Vec<Row> {
+fn rows(report: &Report, line: &LineFacts) -> Vec<Row> {
     let mut rows = Vec::new();
-    for way in super::Way::BOTH.map(super::Way::name) {
+    for way in Way::BOTH {
         let bare = bare(report, line, way);
-        for (section, facts) in sections(report, line, Family::Bulk) {
-            let cells = section.part(way).map(|measured| &measured.cells);
+        for (section, facts) in sections(report, line) {
+            let cells = section.part(way.name()).map(|measured| &measured.cells);
             for cell in cells.into_iter().flatten() {
                 rows.extend(row(section, facts, way, cell, bare));
             }
@@ -102,9 +114,9 @@ pub fn rows(report: &Report, line: &str) -> Vec<Row> {
 }
 
 /// The median of bare TCP with the better of the kernel's congestion controls, in Mbit/s.
-pub fn bare(report: &Report, line: &str, way: &str) -> Option<f64> {
-    let medians = sections(report, line, Family::Bulk).filter_map(|(section, _)| {
-        let measured: &Measured = section.part(way)?;
+fn bare(report: &Report, line: &LineFacts, way: Way) -> Option<f64> {
+    let medians = sections(report, line).filter_map(|(section, _)| {
+        let measured = section.part(way.name())?;
         Some(Spread::of(rates(measured.cell(DIRECT)?))?.median)
     });
     medians.reduce(f64::max)
@@ -113,16 +125,13 @@ pub fn bare(report: &Report, line: &str, way: &str) -> Option<f64> {
 fn row(
     section: &Section,
     facts: &LineFacts,
-    way: &str,
+    way: Way,
     cell: &Cell,
     bare: Option<f64>,
 ) -> Option<Row> {
     let rate = Spread::of(rates(cell))?;
-    let standstills = cell.rounds.iter().map(|round| {
-        let whole = section.seconds * 1e3;
-        round.get(&Metric::Standstill).copied().unwrap_or(whole)
-    });
-    let standstill = standstills.fold(0.0, f64::max);
+    let whole = section.seconds * 1e3;
+    let standstill = figures(cell, Metric::Standstill, whole).fold(0.0, f64::max);
     let slowest = cell
         .rounds
         .iter()
@@ -135,30 +144,32 @@ fn row(
             offset: get(Metric::Offset),
         }
     });
+    let bare = bare.filter(|bare| *bare > 0.0 && cell.column != DIRECT);
+    let ratio = bare.map(|bare| (rate.low / bare, rate.median / bare));
+    let verdict = if cell.column == DIRECT {
+        Verdict::Yardstick
+    } else if !section.counts {
+        Verdict::UNEQUAL
+    } else if let Some(ratio) = ratio {
+        judge(ratio, standstill, facts.round_trip)
+    } else {
+        Verdict::Open("no direct path to compare with")
+    };
     Some(Row {
-        way: way.to_owned(),
+        way: way.name(),
         congestion_control: facts.congestion_control.clone(),
         column: cell.column.clone(),
         transfers: cell.rounds.len(),
-        failed: cell
-            .rounds
-            .iter()
-            .filter(|round| !round.contains_key(&Metric::GbitPerSecond))
-            .count(),
+        failed: failed(cell, Metric::GbitPerSecond),
         rate,
         standstill,
         slowest,
-        verdict: match bare {
-            _ if cell.column == DIRECT => Verdict::Yardstick,
-            _ if !section.counts => Verdict::Open("the machine was not equal to the line"),
-            Some(bare) if bare > 0.0 => judge(rate, standstill, facts.round_trip, bare),
-            _ => Verdict::Open("no direct path to compare with"),
-        },
+        ratio,
+        verdict,
     })
 }
 
-fn judge(rate: Spread, standstill: f64, round_trip: f64, bare: f64) -> Verdict {
-    let (slowest, median) = (rate.low / bare, rate.median / bare);
+fn judge((slowest, median): (f64, f64), standstill: f64, round_trip: f64) -> Verdict {
     let longest = 2.0 * round_trip + STANDSTILL;
     let mut short = Vec::new();
     if slowest < SLOWEST {
@@ -170,19 +181,12 @@ fn judge(rate: Spread, standstill: f64, round_trip: f64, bare: f64) -> Verdict {
     if standstill > longest {
         short.push(format!("stood still {standstill:.0} of {longest:.0} ms"));
     }
-    Verdict::Compared {
-        slowest,
-        median,
-        short,
-    }
+    Verdict::of(short)
 }
 
 /// Mbit/s of each transfer; one that failed has carried nothing.
 fn rates(cell: &Cell) -> impl Iterator<Item = f64> {
-    cell.rounds.iter().map(|round| {
-        let gbit = round.get(&Metric::GbitPerSecond).copied();
-        gbit.unwrap_or(0.0) * 1e3
-    })
+    figures(cell, Metric::GbitPerSecond, 0.0).map(|gbit| gbit * 1e3)
 }
 
 /// Shares of the median of bare TCP with the better of the kernel's congestion controls.
@@ -191,10 +195,23 @@ const MEDIAN: f64 = 0.95;
 /// Milliseconds above two round trips.
 const STANDSTILL: f64 = 200.0;
 
+const HEAD: [&str; 10] = [
+    "way",
+    "kernel",
+    "column",
+    "transfers",
+    "min",
+    "median",
+    "max, Mbit/s",
+    "longest standstill, ms",
+    "slowest: seed",
+    "× bare: min / median",
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::data::Figures;
+    use crate::compare::data::{Figures, Measured};
 
     /// Mbit/s and ms of standstill of each transfer; none where it failed.
     fn cell(column: &str, transfers: &[Option<(f64, f64)>]) -> Cell {
@@ -216,16 +233,22 @@ mod tests {
         }
     }
 
+    fn line() -> LineFacts {
+        LineFacts {
+            name: "dsl".to_owned(),
+            round_trip: 25.0,
+            ..LineFacts::default()
+        }
+    }
+
     fn section(control: &str, cells: Vec<Cell>) -> Section {
         Section {
             name: control.to_owned(),
             counts: true,
             seconds: 10.0,
             line: Some(LineFacts {
-                name: "dsl".to_owned(),
                 congestion_control: control.to_owned(),
-                round_trip: 25.0,
-                ..LineFacts::default()
+                ..line()
             }),
             scenarios: vec![Measured {
                 part: "up".to_owned(),
@@ -248,7 +271,7 @@ mod tests {
     }
 
     fn judged(auto: &[Option<(f64, f64)>]) -> Row {
-        let rows = rows(&report(auto), "dsl");
+        let rows = rows(&report(auto), &line());
         rows.into_iter()
             .find(|row| row.column == "adit-auto")
             .expect("it was measured")
@@ -256,9 +279,13 @@ mod tests {
 
     #[test]
     fn bare_tcp_is_that_of_the_better_congestion_control() {
-        assert_eq!(bare(&report(&[]), "dsl", "up"), Some(20.0));
-        assert_eq!(bare(&report(&[]), "dsl", "down"), None);
-        assert_eq!(bare(&report(&[]), "fibre", "up"), None);
+        assert_eq!(bare(&report(&[]), &line(), Way::Up), Some(20.0));
+        assert_eq!(bare(&report(&[]), &line(), Way::Down), None);
+        let other = LineFacts {
+            name: "fibre".to_owned(),
+            ..line()
+        };
+        assert_eq!(bare(&report(&[]), &other, Way::Up), None);
     }
 
     #[test]
@@ -303,7 +330,7 @@ mod tests {
     fn where_it_does_not_count_it_is_open() {
         let mut report = report(&[Some((19.5, 40.0))]);
         report.sections[0].counts = false;
-        let rows = rows(&report, "dsl");
+        let rows = rows(&report, &line());
         assert!(rows.iter().all(|row| row.verdict.holds().is_none()));
         let mut alone = self::report(&[Some((19.5, 40.0))]);
         for section in &mut alone.sections {
@@ -311,7 +338,7 @@ mod tests {
                 .cells
                 .retain(|cell| cell.column != DIRECT);
         }
-        let rows = super::rows(&alone, "dsl");
+        let rows = super::rows(&alone, &line());
         assert_eq!(rows.len(), 1);
         assert_eq!(
             rows[0].verdict.words(),
