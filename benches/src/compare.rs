@@ -24,10 +24,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::{
-    column::Column,
+    column::{Column, WIREGUARD},
     data::{Machine, Report, Section},
     lines::Way,
     path::Path,
+    peers::Peer,
     rounds::{Pace, Work},
     scenario::Scenario,
 };
@@ -201,11 +202,18 @@ impl Arguments {
 
     fn choose_columns(&self, mut found: Vec<Column>) -> Result<Vec<Column>> {
         for wanted in &self.columns {
+            let known = found.iter().any(|column| column.name == wanted);
+            let why = (wanted == WIREGUARD).then(Peer::no_wireguard).flatten();
             ensure!(
-                found.iter().any(|column| column.name == wanted),
-                "no column called {wanted}; there are: {}",
+                known,
+                "no column called {wanted}{}; there are: {}",
+                why.map_or_else(String::new, |why| format!(": {why}")),
                 table::names(&found)
             );
+        }
+        let peers = self.columns.is_empty() && !self.quick;
+        if peers && let Some(why) = Peer::no_wireguard() {
+            table::warn(&format!("the column {WIREGUARD} is skipped: {why}"));
         }
         if !self.columns.is_empty() {
             found.retain(|column| self.columns.iter().any(|wanted| wanted == column.name));
@@ -300,8 +308,9 @@ Examples:
   benches compare --only lines --resume                 what is not measured yet
   benches compare --only lines-dsl-up-bbr --seed 7 --transfers 1      the transfer with seed 7 again
 
-Peers (rathole, frps and frpc, chisel, bore) are found on PATH, or where ADIT_BENCH_RATHOLE,
-ADIT_BENCH_FRPS, ADIT_BENCH_FRPC, ADIT_BENCH_CHISEL and ADIT_BENCH_BORE say.";
+Peers (rathole, frps and frpc, chisel, bore, boringtun-cli) are found on PATH, or where ADIT_BENCH_RATHOLE,
+ADIT_BENCH_FRPS, ADIT_BENCH_FRPC, ADIT_BENCH_CHISEL, ADIT_BENCH_BORE and ADIT_BENCH_BORINGTUN say. boringtun-cli is
+userspace WireGuard; its column takes root, wg (Debian's wireguard-tools) and nft (nftables) besides.";
 
 #[cfg(test)]
 impl Arguments {

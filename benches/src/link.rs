@@ -30,15 +30,14 @@ mod schedule;
 mod shape;
 mod wire;
 
+pub(crate) use self::namespace::ip;
+use self::wire::{Control, MTU, Restart, Wire};
 pub use self::{
     check::Check,
     flags::LinkFlags,
+    namespace::Namespace,
     shape::{Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable},
     wire::Counts,
-};
-use self::{
-    namespace::Namespace,
-    wire::{Control, MTU, Restart, Wire},
 };
 use crate::place::{Place, Side};
 
@@ -90,17 +89,17 @@ impl Lab {
 
     /// Moves the calling thread to that side for good: the sockets that it opens from then on are there.
     pub fn enter(&self, side: Side) -> Result<()> {
-        self.namespace(side).enter()
+        self.side(side).enter()
     }
 
     /// Calls `body` on a thread of its own on that side.
     pub fn visit<T: Send>(&self, side: Side, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        self.namespace(side).visit(body)
+        self.side(side).visit(body)
     }
 
     /// For people: `ip netns exec NAME …` runs something there.
     pub fn name(&self, side: Side) -> &str {
-        self.namespace(side).name()
+        self.side(side).name()
     }
 
     /// What the link is set to.
@@ -165,7 +164,7 @@ impl Lab {
         self.link.control(direction).counts()
     }
 
-    fn namespace(&self, side: Side) -> &Namespace {
+    fn side(&self, side: Side) -> &Namespace {
         match side {
             Side::Outside => &self.outside,
             Side::Home => &self.home,
@@ -175,7 +174,7 @@ impl Lab {
 
 impl Place for Lab {
     fn command(&self, side: Side, program: &Path) -> Command {
-        self.namespace(side).command(program)
+        self.side(side).command(program)
     }
 
     /// Home's is another one after each [`move_home`](Self::move_home).
@@ -184,6 +183,10 @@ impl Place for Lab {
             Side::Outside => OUTSIDE.into(),
             Side::Home => home_address(*lock(&self.host)).into(),
         }
+    }
+
+    fn namespace(&self, side: Side) -> Option<&Namespace> {
+        Some(self.side(side))
     }
 }
 

@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+use crate::link::Namespace;
+
 /// On which side of the path a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -23,6 +25,11 @@ pub trait Place: fmt::Debug {
 
     /// The address of that side, as the other one reaches it.
     fn address(&self, side: Side) -> IpAddr;
+
+    /// The network namespace of that side, where it has one of its own.
+    fn namespace(&self, _: Side) -> Option<&Namespace> {
+        None
+    }
 
     /// Whether players may come from addresses of their own in 127.0.0.0/8.
     fn spreads_players(&self) -> bool {

@@ -1,12 +1,13 @@
 //! What is compared: the direct path, Adit in its ways, and the peers that are found. Each is two processes.
 
 use std::{
+    fmt,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
 
 use super::{peers::Peer, ports};
 use crate::{
@@ -111,7 +112,8 @@ impl Column {
                 address: target,
                 relay: None,
                 client: None,
-                _files: None,
+                place: None,
+                _kept: None,
             },
             Kind::Adit(options) => start_adit(place, target, options)?,
             Kind::Peer(peer) => peer.start(place, target)?,
@@ -130,7 +132,10 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) relay: Option<Process>,
     pub(crate) client: Option<Process>,
-    pub(crate) _files: Option<TempDir>,
+    /// Where its players are, if not where all others are.
+    pub(crate) place: Option<Arc<dyn Place>>,
+    /// What goes with it: files, namespaces.
+    pub(crate) _kept: Option<Box<dyn fmt::Debug>>,
 }
 
 impl Running {
@@ -150,6 +155,11 @@ impl Running {
         Ok(())
     }
 
+    /// Where its players start.
+    pub(crate) fn place<'a>(&'a self, place: &'a dyn Place) -> &'a dyn Place {
+        self.place.as_deref().unwrap_or(place)
+    }
+
     fn wait_until_it_works(&mut self, place: &dyn Place, udp: bool) -> Result<()> {
         let until = Instant::now() + START_PATIENCE;
         loop {
@@ -161,7 +171,7 @@ impl Running {
                 spread: false,
                 load: Load::Probe { tcp: true, udp },
             });
-            let mut probe = Process::role(place, Side::Outside, &probe)?;
+            let mut probe = Process::role(self.place(place), Side::Outside, &probe)?;
             probe.says::<Begins>(PROBE_PATIENCE)?;
             match probe.says::<Seen>(PROBE_PATIENCE) {
                 Ok(_) => return Ok(()),
@@ -191,12 +201,15 @@ fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -
         address: (outside, public_port).into(),
         relay: Some(relay),
         client: Some(client),
-        _files: None,
+        place: None,
+        _kept: None,
     })
 }
 
 /// The column that ratios are taken to.
 pub const DIRECT: &str = "direct";
+/// The peer that takes more than a program or two.
+pub const WIREGUARD: &str = "wireguard";
 /// Adit as it is by default.
 pub const AUTO: &str = "adit-auto";
 /// The peer that ratios are taken to.

@@ -1,5 +1,7 @@
 //! Other tunnels, where they are found.
 
+mod wireguard;
+
 use std::{
     env, fs,
     net::SocketAddr,
@@ -11,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
+use self::wireguard::WireGuard;
 use super::{column::Running, ports};
 use crate::{
     place::{Place, Side},
@@ -31,13 +34,14 @@ pub(crate) enum Peer {
     },
     Chisel(PathBuf),
     Bore(PathBuf),
+    WireGuard(WireGuard),
 }
 
 impl Peer {
     /// Those on `PATH`, or where `ADIT_BENCH_<NAME>` says.
     pub(super) fn found(place: &dyn Place) -> Vec<Self> {
         let mut peers = Vec::new();
-        if let Some(program) = find("rathole") {
+        if let Some(program) = find_peer("rathole") {
             peers.push(Self::Rathole {
                 program: program.clone(),
                 noise: false,
@@ -48,7 +52,7 @@ impl Peer {
                 peers.push(Self::Rathole { program, noise });
             }
         }
-        if let (Some(server), Some(client)) = (find("frps"), find("frpc")) {
+        if let (Some(server), Some(client)) = (find_peer("frps"), find_peer("frpc")) {
             for quic in [false, true] {
                 let (server, client) = (server.clone(), client.clone());
                 peers.push(Self::Frp {
@@ -58,9 +62,15 @@ impl Peer {
                 });
             }
         }
-        peers.extend(find("chisel").map(Self::Chisel));
-        peers.extend(find("bore").map(Self::Bore));
+        peers.extend(find_peer("chisel").map(Self::Chisel));
+        peers.extend(find_peer("bore").map(Self::Bore));
+        peers.extend(WireGuard::found().ok().map(Self::WireGuard));
         peers
+    }
+
+    /// Why there is no WireGuard, in words; `None` where there is. It takes several programs, and root.
+    pub(super) fn no_wireguard() -> Option<String> {
+        WireGuard::found().err()
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -71,6 +81,7 @@ impl Peer {
             Self::Frp { quic: true, .. } => "frp-quic",
             Self::Chisel(_) => "chisel",
             Self::Bore(_) => "bore",
+            Self::WireGuard(_) => super::column::WIREGUARD,
         }
     }
 
@@ -82,6 +93,7 @@ impl Peer {
         let program = match self {
             Self::Rathole { program, .. } | Self::Chisel(program) | Self::Bore(program) => program,
             Self::Frp { server, .. } => server,
+            Self::WireGuard(tools) => &tools.boringtun,
         };
         let said = output(place, program, &["--version"]).unwrap_or_default();
         // A word that begins with a digit, or with a v and a digit.
@@ -113,12 +125,14 @@ impl Peer {
             } => site.frp(server, client, *quic)?,
             Self::Chisel(program) => site.chisel(program)?,
             Self::Bore(program) => site.bore(program)?,
+            Self::WireGuard(tools) => return tools.start(place),
         };
         Ok(Running {
             address: (place.address(Side::Outside), site.public).into(),
             relay: Some(relay),
             client: Some(client),
-            _files: Some(site.files),
+            place: None,
+            _kept: Some(Box::new(site.files)),
         })
     }
 }
@@ -267,14 +281,19 @@ fn rathole_keys(place: &dyn Place, program: &Path) -> Result<(String, String)> {
         .context("rathole --genkey printed no keys")
 }
 
-fn find(name: &str) -> Option<PathBuf> {
-    let named = env::var_os(format!("ADIT_BENCH_{}", name.to_uppercase())).map(PathBuf::from);
-    named.or_else(|| {
-        let path = env::var_os("PATH")?;
-        env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|program| program.is_file())
-    })
+fn find_peer(name: &str) -> Option<PathBuf> {
+    find(name, &name.to_uppercase())
+}
+
+/// Where `ADIT_BENCH_<KEY>` says, or else on `PATH`.
+fn find(name: &str, key: &str) -> Option<PathBuf> {
+    if let Some(named) = env::var_os(format!("ADIT_BENCH_{key}")).map(PathBuf::from) {
+        return named.is_file().then_some(named);
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
 }
 
 /// A client of bore that has not ended by then has found its server.

@@ -317,6 +317,7 @@ impl Scenario {
         seconds: f64,
     ) -> Result<Outcome> {
         let (running, more) = tunnels.split_first().context("no tunnel")?;
+        let place = running.place(place);
         let other = more.last().unwrap_or(running).address;
         let taken = self.beside.iter().any(|beside| beside.via == Via::Other);
         let also: Vec<SocketAddr> = more.iter().map(|one| one.address).collect();

@@ -18,14 +18,14 @@ use rustix::{
 
 /// A namespace that goes with its value. What still runs in it keeps its network, without the link.
 #[derive(Debug)]
-pub(super) struct Namespace {
+pub struct Namespace {
     name: String,
     handle: File,
 }
 
 impl Namespace {
     /// Named by `side`, after this process.
-    pub(super) fn new(side: &str) -> Result<Self> {
+    pub(crate) fn new(side: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}-{side}", std::process::id());
@@ -40,12 +40,12 @@ impl Namespace {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// A command that runs there, as the process that is started: `ip` becomes it.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -58,7 +58,7 @@ impl Namespace {
     }
 
     /// Calls `body` on a thread of its own there.
-    pub(super) fn visit<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn visit<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let visited = thread::scope(|scope| {
             let visitor = scope.spawn(|| {
                 self.enter()?;
@@ -70,7 +70,7 @@ impl Namespace {
     }
 
     /// Lines for `ip -batch`.
-    pub(super) fn configure(&self, lines: &str) -> Result<()> {
+    pub(crate) fn configure(&self, lines: &str) -> Result<()> {
         let mut ip = command("ip");
         ip.args(["-netns", &self.name, "-batch", "-"]);
         let mut child = ip
@@ -85,7 +85,7 @@ impl Namespace {
     }
 
     /// Sets what /proc/sys/net has for a namespace.
-    pub(super) fn set_system(&self, key: &str, value: &str) -> Result<()> {
+    pub(crate) fn set_system(&self, key: &str, value: &str) -> Result<()> {
         self.visit(|| {
             // The path leads to the namespace of the thread that opens it.
             fs::write(Path::new("/proc/sys/net").join(key), value)
@@ -179,7 +179,8 @@ fn remove(name: &str) {
     drop(ip(&["netns", "delete", name]));
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+/// Runs `ip`, which says why it cannot.
+pub(crate) fn ip(args: &[&str]) -> Result<()> {
     let output = command("ip").args(args).output();
     succeeded(
         &args.join(" "),

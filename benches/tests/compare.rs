@@ -1,4 +1,4 @@
-//! The comparison on lines, as it is called. Nothing here asserts how fast anything is.
+//! The comparison on lines and with WireGuard, as it is called. Nothing here asserts how fast anything is.
 #![cfg(target_os = "linux")]
 #![expect(
     clippy::unwrap_used,
@@ -6,7 +6,11 @@
     reason = "a test's helpers fail like the test itself, and say what was skipped"
 )]
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
 
 use benches::{
     compare::data::{Cell, Metric, Report},
@@ -14,15 +18,43 @@ use benches::{
 };
 
 /// Runs it, and reads what it has written.
-#[expect(clippy::disallowed_methods, reason = "the program is what is tested")]
 fn compare(out: &Path, flags: &str) -> (Report, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
-    command.arg("compare").args(flags.split_whitespace());
-    let output = command.arg("--out").arg(out).output().unwrap();
+    let (pid, output) = call(flags, out);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{flags}: {said}");
+    assert_eq!(left_of(pid), Vec::<PathBuf>::new(), "{flags}");
     let json = fs::read_to_string(out.join("report.json")).unwrap();
     (serde_json::from_str(&json).unwrap(), said)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program is what is tested")]
+fn call(flags: &str, out: &Path) -> (u32, Output) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_benches"));
+    command.arg("compare").args(flags.split_whitespace());
+    command.arg("--out").arg(out);
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let child = child.unwrap();
+    (child.id(), child.wait_with_output().unwrap())
+}
+
+/// Namespaces and control sockets of a process that has ended.
+fn left_of(pid: u32) -> Vec<PathBuf> {
+    let mut left = Vec::new();
+    for (directory, prefix) in [
+        ("/run/netns", format!("adit-lab-{pid}-")),
+        ("/var/run/wireguard", format!("wg{pid}")),
+    ] {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let own = |entry: &fs::DirEntry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with(&prefix)
+        };
+        left.extend(entries.filter(own).map(|entry| entry.path()));
+    }
+    left
 }
 
 fn available() -> bool {
@@ -116,5 +148,35 @@ fn game_and_bulk_run_beside_each_other_and_loads_in_several_tunnels() {
         "lines-loss-200mbit:",
     ] {
         assert!(said.contains(family), "{said}");
+    }
+}
+
+#[test]
+fn wireguard_carries_tcp_and_udp_on_loopback_and_over_a_line() {
+    if !available() {
+        return;
+    }
+    let out = tempfile::tempdir().unwrap();
+    let (_, asked) = call("--list --columns wireguard", out.path());
+    let said = String::from_utf8(asked.stderr).unwrap();
+    if !asked.status.success() {
+        // It says what to install.
+        assert!(said.contains("no column called wireguard: "), "{said}");
+        assert!(said.contains(" is missing ("), "{said}");
+        println!("skipped: {said}");
+        return;
+    }
+    let scenarios = ["bulk-1", "bulk-1-reverse", "trips-1", "game-1"];
+    let only = "--only bulk-1,bulk-1-reverse,trips-1,game-1,lines-20mbit-up-bbr";
+    let flags = "--columns direct,wireguard --rounds 1 --transfers 1 --seconds 0.5";
+    let (report, said) = compare(out.path(), &format!("{only} {flags}"));
+    for scenario in scenarios.into_iter().chain(["lines-20mbit-up-bbr"]) {
+        let cell = cell(&report, scenario, "wireguard");
+        assert!(
+            cell.errors.is_empty(),
+            "{scenario}: {:?}: {said}",
+            cell.errors
+        );
+        assert!(cell.rounds[0].len() > 3, "{scenario}: {:?}", cell.rounds);
     }
 }
