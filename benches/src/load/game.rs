@@ -182,7 +182,7 @@ impl Tally {
         let heard = self.heard.replace(now).unwrap_or(now);
         self.silence = self.silence.max(now - heard);
         self.latencies.add((now - start).saturating_sub(packet.due));
-        self.series.add(arrivals::now(), 1);
+        self.series.add(self.series.start + (now - start), 1);
     }
 
     fn finish(self, seconds: f64) -> Seen {
