@@ -32,7 +32,7 @@ use self::{
     rounds::{Pace, Work},
     scenario::Scenario,
 };
-use crate::{load::CongestionControl, place::Loopback};
+use crate::{load::CongestionControl, topology::Loopback};
 
 /// What to compare.
 #[derive(Debug, Clone, Args)]

@@ -25,21 +25,21 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 mod check;
 mod flags;
-mod namespace;
 mod schedule;
 mod shape;
 mod wire;
 
-pub(crate) use self::namespace::ip;
 use self::wire::{Control, MTU, Restart, Wire};
 pub use self::{
     check::Check,
     flags::LinkFlags,
-    namespace::Namespace,
     shape::{Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable},
     wire::Counts,
 };
-use crate::place::{Place, Side};
+use crate::{
+    namespace::{self, Namespace},
+    topology::{Side, Topology},
+};
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Lab {
     }
 }
 
-impl Place for Lab {
+impl Topology for Lab {
     fn command(&self, side: Side, program: &Path) -> Command {
         self.side(side).command(program)
     }

@@ -21,7 +21,7 @@ pub use self::{
     game::{Flood, Game},
     histogram::{Latencies, SHARES},
 };
-use crate::role::say;
+use crate::worker::say;
 
 /// What a process of players is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]

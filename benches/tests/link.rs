@@ -24,7 +24,7 @@ use benches::{
         self, Bottleneck, Counts, Direction, Jitter, Lab, LinkConfig, Loss, Pause, RateStep,
         Reorder, Shape, Timetable,
     },
-    place::{Place, Side},
+    topology::{Side, Topology},
 };
 use socket2::SockRef;
 

@@ -7,7 +7,7 @@ use std::io;
 use anyhow::Result;
 use benches::{
     link::{Direction, Lab, LinkFlags},
-    place::{Place, Side},
+    topology::{Side, Topology},
 };
 use clap::Parser;
 

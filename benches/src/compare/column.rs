@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use super::{peers::Peer, ports};
 use crate::{
     load::{Begins, Job, Load, Seen},
-    place::{Place, Side},
     process::Process,
-    role::{ClientRole, Role, ServiceOptions},
+    topology::{Side, Topology},
+    worker::{ClientOptions, ServiceOptions, Worker},
 };
 
 /// A way from a player to the game server.
@@ -40,7 +40,7 @@ enum Kind {
 
 impl Column {
     /// All that this machine has.
-    pub fn found(place: &dyn Place) -> Vec<Self> {
+    pub fn found(topology: &dyn Topology) -> Vec<Self> {
         let adit = |name, tcp, udp, options: ServiceOptions| Self {
             name,
             tcp,
@@ -76,7 +76,7 @@ impl Column {
             adit("adit-duplicate", false, true, redundancy("duplicate")),
             adit("adit-fec", false, true, redundancy("fec")),
         ];
-        all.extend(Peer::found(place).into_iter().map(|peer| Self {
+        all.extend(Peer::found(topology).into_iter().map(|peer| Self {
             name: peer.name(),
             tcp: true,
             udp: peer.carries_udp(),
@@ -97,29 +97,29 @@ impl Column {
     }
 
     /// What its program calls itself.
-    pub fn version(&self, place: &dyn Place) -> String {
+    pub fn version(&self, topology: &dyn Topology) -> String {
         match &self.kind {
             Kind::Direct => String::new(),
             Kind::Adit(_) => env!("CARGO_PKG_VERSION").to_owned(),
-            Kind::Peer(peer) => peer.version(place),
+            Kind::Peer(peer) => peer.version(topology),
         }
     }
 
     /// Starts it before `target`, and waits until TCP and UDP pass.
-    pub(crate) fn start(&self, place: &dyn Place, target: SocketAddr) -> Result<Running> {
+    pub(crate) fn start(&self, topology: &dyn Topology, target: SocketAddr) -> Result<Running> {
         let mut running = match &self.kind {
             Kind::Direct => Running {
                 address: target,
                 relay: None,
                 client: None,
-                place: None,
+                topology: None,
                 _kept: None,
             },
-            Kind::Adit(options) => start_adit(place, target, options)?,
-            Kind::Peer(peer) => peer.start(place, target)?,
+            Kind::Adit(options) => start_adit(topology, target, options)?,
+            Kind::Peer(peer) => peer.start(topology, target)?,
         };
         running
-            .wait_until_it_works(place, self.udp)
+            .wait_until_it_works(topology, self.udp)
             .with_context(|| format!("{} does not work", self.name))?;
         Ok(running)
     }
@@ -133,7 +133,7 @@ pub(crate) struct Running {
     pub(crate) relay: Option<Process>,
     pub(crate) client: Option<Process>,
     /// Where its players are, if not where all others are.
-    pub(crate) place: Option<Arc<dyn Place>>,
+    pub(crate) topology: Option<Arc<dyn Topology>>,
     /// What goes with it: files, namespaces.
     pub(crate) _kept: Option<Box<dyn fmt::Debug>>,
 }
@@ -156,22 +156,22 @@ impl Running {
     }
 
     /// Where its players start.
-    pub(crate) fn place<'a>(&'a self, place: &'a dyn Place) -> &'a dyn Place {
-        self.place.as_deref().unwrap_or(place)
+    pub(crate) fn topology<'a>(&'a self, topology: &'a dyn Topology) -> &'a dyn Topology {
+        self.topology.as_deref().unwrap_or(topology)
     }
 
-    fn wait_until_it_works(&mut self, place: &dyn Place, udp: bool) -> Result<()> {
+    fn wait_until_it_works(&mut self, topology: &dyn Topology, udp: bool) -> Result<()> {
         let until = Instant::now() + START_PATIENCE;
         loop {
             self.check()?;
-            let probe = Role::Load(Job {
+            let probe = Worker::Load(Job {
                 to: self.address,
                 also: Vec::new(),
                 seconds: 1.0,
                 spread: false,
                 load: Load::Probe { tcp: true, udp },
             });
-            let mut probe = Process::role(self.place(place), Side::Outside, &probe)?;
+            let mut probe = Process::worker(self.topology(topology), Side::Outside, &probe)?;
             probe.says::<Begins>(PROBE_PATIENCE)?;
             match probe.says::<Seen>(PROBE_PATIENCE) {
                 Ok(_) => return Ok(()),
@@ -182,18 +182,22 @@ impl Running {
     }
 }
 
-fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -> Result<Running> {
-    let outside = place.address(Side::Outside);
-    let mut relay = Process::role(place, Side::Outside, &Role::Relay { bind: outside })?;
+fn start_adit(
+    topology: &dyn Topology,
+    target: SocketAddr,
+    options: &ServiceOptions,
+) -> Result<Running> {
+    let outside = topology.address(Side::Outside);
+    let mut relay = Process::worker(topology, Side::Outside, &Worker::Relay { bind: outside })?;
     let listens = relay.says(START_PATIENCE).context("the relay")?;
     let public_port = ports::free()?;
-    let role = Role::Client(ClientRole {
+    let worker = Worker::Client(ClientOptions {
         relay: listens,
         public_port,
         target,
         service: options.clone(),
     });
-    let mut client = Process::role(place, Side::Home, &role)?;
+    let mut client = Process::worker(topology, Side::Home, &worker)?;
     client
         .says::<String>(START_PATIENCE)
         .context("the client")?;
@@ -201,7 +205,7 @@ fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -
         address: (outside, public_port).into(),
         relay: Some(relay),
         client: Some(client),
-        place: None,
+        topology: None,
         _kept: None,
     })
 }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     link::{self, Direction, Lab, LinkConfig},
     load::now,
-    place::Place,
+    topology::Topology,
 };
 
 /// A link, and what is measured on it.
@@ -187,7 +187,7 @@ impl PathStage {
 }
 
 impl Stage for PathStage {
-    fn place(&self) -> &dyn Place {
+    fn topology(&self) -> &dyn Topology {
         &*self.lab
     }
 

@@ -12,15 +12,15 @@ use super::{
     table,
 };
 use crate::{
-    place::{Loopback, Place, Side},
     process::Process,
-    role::Role,
+    topology::{Loopback, Side, Topology},
+    worker::Worker,
 };
 
-/// A place that scenarios may change.
+/// A topology that scenarios may change.
 pub(super) trait Stage {
     /// Where processes run.
-    fn place(&self) -> &dyn Place;
+    fn topology(&self) -> &dyn Topology;
 
     /// Ahead of each measurement, before the processes that are its own.
     fn prepare(&mut self, _seed: u64) {}
@@ -35,7 +35,7 @@ pub(super) trait Stage {
 }
 
 impl Stage for Loopback {
-    fn place(&self) -> &dyn Place {
+    fn topology(&self) -> &dyn Topology {
         self
     }
 }
@@ -144,7 +144,7 @@ impl Arguments {
             }
             let mut party = match kept.take() {
                 Some(party) => party,
-                None => Party::start(stage.place(), work.columns.len())?,
+                None => Party::start(stage.topology(), work.columns.len())?,
             };
             self.round(round, stage, work, &mut party, section)?;
             if work.pace.keep {
@@ -206,7 +206,7 @@ impl Arguments {
         Ok(())
     }
 
-    /// Where it is about whether the laboratory works, only peers may fail.
+    /// Where it is about whether the test bed works, only peers may fail.
     fn forgive(&self, column: &Column, error: &anyhow::Error) -> Result<()> {
         if self.quick && !column.is_peer() {
             bail!("{}: {error:#}", column.name);
@@ -241,9 +241,9 @@ struct Measurement<'a> {
 }
 
 impl Party {
-    fn start(place: &dyn Place, columns: usize) -> Result<Self> {
-        let bind = place.address(Side::Home);
-        let mut server = Process::role(place, Side::Home, &Role::Target { bind })?;
+    fn start(topology: &dyn Topology, columns: usize) -> Result<Self> {
+        let bind = topology.address(Side::Home);
+        let mut server = Process::worker(topology, Side::Home, &Worker::Target { bind })?;
         let target = server.says(TARGET_PATIENCE).context("the game server")?;
         Ok(Self {
             server,
@@ -288,7 +288,7 @@ impl Party {
         running: &mut Vec<Running>,
     ) -> Result<()> {
         while running.len() < scenario.tunnels {
-            running.push(column.start(stage.place(), self.target)?);
+            running.push(column.start(stage.topology(), self.target)?);
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ impl Party {
     ) -> Result<Outcome> {
         let scenario = measurement.scenario;
         stage.begin(scenario);
-        let outcome = scenario.run(stage.place(), running, self.target, measurement.seconds);
+        let outcome = scenario.run(stage.topology(), running, self.target, measurement.seconds);
         // If one has died, that says more than what the players saw.
         for one in running {
             one.check()?;

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     load::{Begins, Bulk, Flood, Game, Job, Latencies, Load, Seen},
-    place::{Place, Side},
     process::Process,
-    role::Role,
+    topology::{Side, Topology},
+    worker::Worker,
 };
 
 /// One thing to measure.
@@ -311,24 +311,24 @@ impl Scenario {
     /// Measures it, on as many tunnels as it wants.
     pub(super) fn run(
         &self,
-        place: &dyn Place,
+        topology: &dyn Topology,
         tunnels: &[Running],
         target: SocketAddr,
         seconds: f64,
     ) -> Result<Outcome> {
         let (running, more) = tunnels.split_first().context("no tunnel")?;
-        let place = running.place(place);
+        let topology = running.topology(topology);
         let other = more.last().unwrap_or(running).address;
         let taken = self.beside.iter().any(|beside| beside.via == Via::Other);
         let also: Vec<SocketAddr> = more.iter().map(|one| one.address).collect();
         let also = if taken { &also[..0] } else { &also[..] };
         let seconds = seconds * self.longer;
         let job = |load: &Load, to, also: &[SocketAddr], seconds| {
-            Role::Load(Job {
+            Worker::Load(Job {
                 to,
                 also: also.to_vec(),
                 seconds,
-                spread: place.spreads_players(),
+                spread: topology.spreads_players(),
                 load: load.clone(),
             })
         };
@@ -347,8 +347,8 @@ impl Scenario {
             } else {
                 BESIDE_LONGER
             };
-            let role = job(load, to, &[], seconds + longer);
-            let mut process = Process::role(place, Side::Outside, &role)?;
+            let worker = job(load, to, &[], seconds + longer);
+            let mut process = Process::worker(topology, Side::Outside, &worker)?;
             process.says::<Begins>(patience)?;
             beside.push(process);
         }
@@ -356,8 +356,8 @@ impl Scenario {
             process.forget_peak();
         }
         let before = Cost::of(running);
-        let role = job(&self.load, running.address, also, seconds);
-        let mut players = Process::role(place, Side::Outside, &role)?;
+        let worker = job(&self.load, running.address, also, seconds);
+        let mut players = Process::worker(topology, Side::Outside, &worker)?;
         players.says::<Begins>(patience).context("the players")?;
         let begun = Cost::of(running);
         let seen: Seen = players.says(patience).context("the players")?;

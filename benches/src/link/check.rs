@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
 use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, wire::MTU};
-use crate::place::{Place, Side};
+use crate::topology::{Side, Topology};
 
 /// What the direct path through a link reaches, with loss, jitter, reordering, duplicates, timetable and pauses off.
 #[derive(Debug, Clone, PartialEq)]

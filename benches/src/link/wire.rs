@@ -22,10 +22,10 @@ use rustix::{
 use tun_rs::SyncDevice;
 
 use super::{
-    namespace::command,
     schedule::{Fate, Nanos, Schedule, Start, nanos},
     shape::Shape,
 };
+use crate::namespace::command;
 
 /// What reaches into a direction from outside its thread.
 #[derive(Debug)]

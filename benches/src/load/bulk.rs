@@ -17,7 +17,7 @@ use super::{
     arrivals::{Arrivals, Arrived, now},
     tcp::{connect, in_threads},
 };
-use crate::role::say;
+use crate::worker::say;
 
 /// TCP connections that carry as much as they can.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, anyhow};
 use socket2::{Domain, Socket, Type};
 
 use super::{Begins, Job, PATIENCE, Seen, Series, arrivals::now, histogram::Counter};
-use crate::role::{ECHO, TALK, say};
+use crate::worker::{ECHO, TALK, say};
 
 pub(super) fn probe(job: &Job, tcp: bool, udp: bool) -> Result<Seen> {
     say(&Begins)?;

@@ -5,7 +5,7 @@
 //! players ── veth ── relay ══ WireGuard, over veth or the emulated line ══ home
 //! ```
 //!
-//! The relay has a namespace of its own. Players and home are where the place has them, or in namespaces of their own on
+//! The relay has a namespace of its own. Players and home are where the topology has them, or in namespaces of their own on
 //! loopback. The game server behind the tunnel listens on home's address in it.
 
 use std::{
@@ -28,10 +28,11 @@ use tempfile::TempDir;
 use super::find;
 use crate::{
     compare::{column::Running, ports},
-    link::{self, Namespace},
-    place::{Place, Side},
+    link,
+    namespace::{self, Namespace},
     process::Process,
-    role::Role,
+    topology::{Side, Topology},
+    worker::Worker,
 };
 
 /// The programs that it takes, besides `ip`.
@@ -62,19 +63,22 @@ impl WireGuard {
         })
     }
 
-    pub(super) fn start(&self, place: &dyn Place) -> Result<Running> {
-        let grounds = match (place.namespace(Side::Outside), place.namespace(Side::Home)) {
+    pub(super) fn start(&self, topology: &dyn Topology) -> Result<Running> {
+        let grounds = match (
+            topology.namespace(Side::Outside),
+            topology.namespace(Side::Home),
+        ) {
             (Some(_), Some(_)) => None,
             _ => Some(Arc::new(Grounds {
                 players: Namespace::new("players")?,
                 home: Namespace::new("home")?,
             })),
         };
-        let place: &dyn Place = match &grounds {
+        let topology: &dyn Topology = match &grounds {
             Some(grounds) => &**grounds,
-            None => place,
+            None => topology,
         };
-        let side = |side| place.namespace(side).context("it has a namespace");
+        let side = |side| topology.namespace(side).context("it has a namespace");
         let (players, home) = (side(Side::Outside)?, side(Side::Home)?);
         let relay = Namespace::new("relay")?;
         let net = Net::next();
@@ -84,7 +88,7 @@ impl WireGuard {
                 net.join_home(&relay, home)?;
                 None
             }
-            None => Some(net.route_over_line(place, players, &relay, home)?),
+            None => Some(net.route_over_line(topology, players, &relay, home)?),
         };
 
         let files = tempfile::Builder::new().prefix("adit-bench-").tempdir()?;
@@ -125,7 +129,7 @@ impl WireGuard {
         })?;
 
         let bind = net.home_inside().into();
-        let mut server = Process::role(place, Side::Home, &Role::Target { bind })?;
+        let mut server = Process::worker(topology, Side::Home, &Worker::Target { bind })?;
         let target: SocketAddr = server.says(PATIENCE).context("the game server")?;
         let public = ports::free()?;
         self.forward(&relay, public, target)?;
@@ -133,7 +137,7 @@ impl WireGuard {
             address: (net.relay(), public).into(),
             relay: Some(far.take()?),
             client: Some(near.take()?),
-            place: grounds.clone().map(|grounds| grounds as Arc<dyn Place>),
+            topology: grounds.clone().map(|grounds| grounds as Arc<dyn Topology>),
             _kept: Some(Box::new(Site {
                 _server: server,
                 _sockets: [far.socket, near.socket],
@@ -169,14 +173,14 @@ impl WireGuard {
     }
 }
 
-/// Where it is where the place has no namespaces.
+/// Where it is where the topology has no namespaces.
 #[derive(Debug)]
 struct Grounds {
     players: Namespace,
     home: Namespace,
 }
 
-impl Place for Grounds {
+impl Topology for Grounds {
     fn command(&self, side: Side, program: &Path) -> Command {
         let namespace = match side {
             Side::Outside => &self.players,
@@ -276,7 +280,7 @@ impl Net {
     /// The relay's packets to home go through where the players are, as through a provider's router.
     fn route_over_line(
         self,
-        place: &dyn Place,
+        topology: &dyn Topology,
         players: &Namespace,
         relay: &Namespace,
         home: &Namespace,
@@ -286,7 +290,7 @@ impl Net {
         let route = format!(
             "{} via {}",
             host(self.relay()),
-            place.address(Side::Outside)
+            topology.address(Side::Outside)
         );
         home.configure(&format!("route add {route}\n"))?;
         Ok(Route {
@@ -329,7 +333,7 @@ impl Drop for Route {
         let mut args = vec!["-netns", &self.namespace, "route", "delete"];
         args.extend(self.route.split(' '));
         // The namespace may have gone before.
-        drop(link::ip(&args));
+        drop(namespace::ip(&args));
     }
 }
 

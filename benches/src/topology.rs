@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::link::Namespace;
+use crate::namespace::Namespace;
 
 /// On which side of the path a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,7 +19,7 @@ pub enum Side {
 }
 
 /// Two sides with a path between them.
-pub trait Place: fmt::Debug {
+pub trait Topology: fmt::Debug {
     /// A command that runs `program` on that side, under the process id that it is started with.
     fn command(&self, side: Side, program: &Path) -> Command;
 
@@ -41,7 +41,7 @@ pub trait Place: fmt::Debug {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Loopback;
 
-impl Place for Loopback {
+impl Topology for Loopback {
     #[expect(clippy::disallowed_methods, reason = "a bench starts its processes")]
     fn command(&self, _: Side, program: &Path) -> Command {
         Command::new(program)

@@ -52,7 +52,7 @@ impl Namespace {
     }
 
     /// Moves the calling thread there for good; what it has opened stays where it was.
-    pub(super) fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("cannot enter {}", self.name))
     }
@@ -101,7 +101,7 @@ impl Drop for Namespace {
 }
 
 /// Removes what processes have left behind that are no more.
-pub(super) fn sweep() {
+pub(crate) fn sweep() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else {
         return;
     };
@@ -131,7 +131,7 @@ fn end_processes(name: &str) {
 }
 
 /// Why this process can make no namespaces; `None` where it can.
-pub(super) fn unavailable() -> Option<String> {
+pub(crate) fn unavailable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces and TUN devices take root".to_owned());
     }
@@ -146,7 +146,7 @@ pub(super) fn unavailable() -> Option<String> {
 
 /// Lets namespaces have this congestion control by default until the value goes: the kernel refuses them what the machine
 /// does not allow to everybody. Sockets and defaults that have it keep it.
-pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
+pub(crate) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
     let before = fs::read_to_string(ALLOWED).context("cannot read what the machine allows")?;
     if before.split_whitespace().any(|allowed| allowed == name) {
         return Ok(None);
@@ -157,7 +157,7 @@ pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
 }
 
 /// Puts back what the machine allowed.
-pub(super) struct Allowed {
+pub(crate) struct Allowed {
     before: String,
 }
 
@@ -200,7 +200,7 @@ fn succeeded(what: &str, output: &std::process::Output) -> Result<()> {
     clippy::disallowed_methods,
     reason = "this is a bench: it starts what it measures"
 )]
-pub(super) fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
