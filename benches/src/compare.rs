@@ -14,6 +14,7 @@ pub mod path;
 mod peers;
 mod ports;
 mod rounds;
+mod running;
 pub mod scenario;
 pub mod table;
 pub mod targets;
@@ -24,11 +25,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::{
-    column::{Column, WIREGUARD},
+    column::Column,
     data::{Machine, Report, Section},
     lines::Way,
     path::Path,
-    peers::Peer,
+    peers::{Peer, WIREGUARD},
     rounds::{Pace, Work},
     scenario::Scenario,
 };

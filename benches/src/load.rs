@@ -4,6 +4,7 @@ mod arrivals;
 pub(crate) mod bulk;
 mod game;
 mod histogram;
+mod players;
 mod tcp;
 
 use std::{
@@ -21,7 +22,7 @@ pub use self::{
     game::{Flood, Game},
     histogram::{Latencies, SHARES},
 };
-use crate::worker::say;
+use crate::worker::say::say;
 
 /// What a process of players is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     topology::{Side, Topology},
-    worker::{Failed, Worker},
+    worker::{Worker, say::Failed},
 };
 
 /// A process that ends when this is dropped.

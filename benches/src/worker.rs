@@ -1,7 +1,8 @@
 //! The processes that a measurement starts of its own program: a relay, a client, a game server, players.
 
 mod adit;
-mod target;
+pub(crate) mod say;
+pub(crate) mod target;
 
 use std::{
     io,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::target::{ECHO, FLOOD, TALK};
+use self::say::{Failed, say};
 use crate::load::Job;
 
 /// What a process is. Each says one line of JSON when it is ready, and ends with its standard input.
@@ -59,12 +60,6 @@ pub struct ServiceOptions {
     pub udp: bool,
 }
 
-/// What a worker says if it cannot do what it should.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Failed {
-    pub(crate) error: String,
-}
-
 impl Worker {
     /// Does its work, until standard input ends.
     pub fn run(self) -> Result<()> {
@@ -89,11 +84,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// One line for whoever started this process.
-#[expect(clippy::print_stdout, reason = "this is how a worker answers")]
-pub(crate) fn say(what: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(what)?);
-    Ok(())
 }

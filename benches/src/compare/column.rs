@@ -1,17 +1,15 @@
 //! What is compared: the direct path, Adit in its ways, and the peers that are found. Each is two processes.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+
+use super::{
+    peers::Peer,
+    ports,
+    running::{Running, START_PATIENCE},
 };
-
-use anyhow::{Context, Result, bail};
-
-use super::{peers::Peer, ports};
 use crate::{
-    load::{Begins, Job, Load, Seen},
     process::Process,
     topology::{Side, Topology},
     worker::{ClientOptions, ServiceOptions, Worker},
@@ -125,63 +123,6 @@ impl Column {
     }
 }
 
-/// A way that works.
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// Where players go.
-    pub(crate) address: SocketAddr,
-    pub(crate) relay: Option<Process>,
-    pub(crate) client: Option<Process>,
-    /// Where its players are, if not where all others are.
-    pub(crate) topology: Option<Arc<dyn Topology>>,
-    /// What goes with it: files, namespaces.
-    pub(crate) _kept: Option<Box<dyn fmt::Debug>>,
-}
-
-impl Running {
-    pub(crate) fn processes(&self) -> [Option<&Process>; 2] {
-        [self.relay.as_ref(), self.client.as_ref()]
-    }
-
-    /// Whether all of it is still there.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        for (name, process) in [("relay", &mut self.relay), ("client", &mut self.client)] {
-            if let Some(process) = process
-                && let Some(status) = process.ended()?
-            {
-                bail!("its {name} has ended: {status}");
-            }
-        }
-        Ok(())
-    }
-
-    /// Where its players start.
-    pub(crate) fn topology<'a>(&'a self, topology: &'a dyn Topology) -> &'a dyn Topology {
-        self.topology.as_deref().unwrap_or(topology)
-    }
-
-    fn wait_until_it_works(&mut self, topology: &dyn Topology, udp: bool) -> Result<()> {
-        let until = Instant::now() + START_PATIENCE;
-        loop {
-            self.check()?;
-            let probe = Worker::Load(Job {
-                to: self.address,
-                also: Vec::new(),
-                seconds: 1.0,
-                spread: false,
-                load: Load::Probe { tcp: true, udp },
-            });
-            let mut probe = Process::worker(self.topology(topology), Side::Outside, &probe)?;
-            probe.says::<Begins>(PROBE_PATIENCE)?;
-            match probe.says::<Seen>(PROBE_PATIENCE) {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > until => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-}
-
 fn start_adit(
     topology: &dyn Topology,
     target: SocketAddr,
@@ -212,13 +153,5 @@ fn start_adit(
 
 /// The column that ratios are taken to.
 pub const DIRECT: &str = "direct";
-/// The peer that takes more than a program or two.
-pub const WIREGUARD: &str = "wireguard";
 /// Adit as it is by default.
 pub const AUTO: &str = "adit-auto";
-/// The peer that ratios are taken to.
-pub const RATHOLE: &str = "rathole";
-
-/// rathole's client takes a second or two when its server was not there yet.
-const START_PATIENCE: Duration = Duration::from_secs(20);
-const PROBE_PATIENCE: Duration = Duration::from_secs(10);

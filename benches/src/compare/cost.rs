@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{
-    column::Running,
     data::{Figures, Metric},
+    running::Running,
 };
 use crate::load::{Load, Seen};
 

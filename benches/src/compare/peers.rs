@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use self::wireguard::WireGuard;
-use super::{column::Running, ports};
+use super::{ports, running::Running};
 use crate::{
     process::{Process, output},
     topology::{Side, Topology},
@@ -75,13 +75,13 @@ impl Peer {
 
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Rathole { noise: false, .. } => super::column::RATHOLE,
+            Self::Rathole { noise: false, .. } => RATHOLE,
             Self::Rathole { noise: true, .. } => "rathole-noise",
             Self::Frp { quic: false, .. } => "frp",
             Self::Frp { quic: true, .. } => "frp-quic",
             Self::Chisel(_) => "chisel",
             Self::Bore(_) => "bore",
-            Self::WireGuard(_) => super::column::WIREGUARD,
+            Self::WireGuard(_) => WIREGUARD,
         }
     }
 
@@ -295,6 +295,11 @@ fn find(name: &str, key: &str) -> Option<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|program| program.is_file())
 }
+
+/// The peer that ratios are taken to.
+pub(super) const RATHOLE: &str = "rathole";
+/// The peer that takes more than a program or two.
+pub(super) const WIREGUARD: &str = "wireguard";
 
 /// A client of bore that has not ended by then has found its server.
 const BORE_STAYS: Duration = Duration::from_millis(500);

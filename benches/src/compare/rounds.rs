@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     Arguments,
-    column::{Column, Running},
+    column::Column,
     data::{Cell, Figures, Measured, Metric, Report, Section},
+    running::Running,
     scenario::{Outcome, Scenario},
     table,
 };

@@ -5,9 +5,10 @@ use std::{net::SocketAddr, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    column::{Column, Running},
+    column::Column,
     cost::Cost,
     data::{Figures, Metric},
+    running::Running,
 };
 use crate::{
     load::{Begins, Bulk, Flood, Game, Job, Latencies, Load, Seen},

@@ -6,9 +6,10 @@
 )]
 
 use super::{
-    column::{Column, DIRECT, RATHOLE},
+    column::{Column, DIRECT},
     data::{Cell, Measured, Metric, Report, Spread},
     lines,
+    peers::RATHOLE,
     scenario::Scenario,
     targets,
 };

@@ -1,8 +1,9 @@
 //! The targets, each a ratio within one run, and what a run says of them.
 
 use super::{
-    column::{DIRECT, RATHOLE},
+    column::DIRECT,
     data::{Metric, Report},
+    peers::RATHOLE,
 };
 
 /// What a run says of one target.

@@ -15,9 +15,9 @@ use socket2::SockRef;
 use super::{
     Begins, Job, PATIENCE, Seen, Series,
     arrivals::{Arrivals, Arrived, now},
-    tcp::{connect, in_threads},
+    players::{connect, in_threads},
 };
-use crate::worker::say;
+use crate::worker::say::say;
 
 /// TCP connections that carry as much as they can.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use self::engine::{Engine, Packet};
 use super::{Begins, Job, Seen, Series, arrivals, histogram::Counter};
-use crate::worker::{FLOOD, say};
+use crate::worker::{say::say, target::FLOOD};
 
 /// A game. Every player has a phase and sizes of their own, the same in every run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::say;
+use super::say::say;
 use crate::load::bulk::{self, BULK};
 
 pub(super) fn run(bind: IpAddr) -> Result<()> {

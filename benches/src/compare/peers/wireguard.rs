@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 use super::find;
 use crate::{
-    compare::{column::Running, ports},
+    compare::{ports, running::Running},
     link,
     namespace::{self, Namespace},
     process::Process,
