@@ -8,7 +8,7 @@ use clap::Parser;
 
 #[derive(Debug, Parser)]
 #[command(about = "Adit beside the direct path and other tunnels, on loopback")]
-struct Arguments {
+struct Cli {
     #[command(flatten)]
     compare: compare::Arguments,
     /// The same as --quick.
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     }
     // Cargo runs a bench in its package's directory; what it writes belongs where `compare` puts it.
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))?;
-    let mut arguments = Arguments::parse();
+    let mut arguments = Cli::parse();
     arguments.compare.quick |= arguments.test;
     arguments.compare.loopback = true;
     compare::run(arguments.compare)
