@@ -3,12 +3,12 @@
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
-use benches::{compare, role::Role};
+use benches::{compare, worker::Worker};
 use clap::Parser;
 
 #[derive(Debug, Parser)]
 #[command(about = "Adit beside the direct path and other tunnels, on loopback")]
-struct Arguments {
+struct Cli {
     #[command(flatten)]
     compare: compare::Arguments,
     /// The same as --quick.
@@ -21,13 +21,13 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("role") {
-        let role = arguments.next().unwrap_or_default();
-        return serde_json::from_str::<Role>(&role)?.run();
+    if arguments.next().as_deref() == Some("worker") {
+        let worker = arguments.next().unwrap_or_default();
+        return serde_json::from_str::<Worker>(&worker)?.run();
     }
     // Cargo runs a bench in its package's directory; what it writes belongs where `compare` puts it.
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))?;
-    let mut arguments = Arguments::parse();
+    let mut arguments = Cli::parse();
     arguments.compare.quick |= arguments.test;
     arguments.compare.loopback = true;
     compare::run(arguments.compare)

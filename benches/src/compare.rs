@@ -1,35 +1,39 @@
 //! Adit beside the direct path and beside other tunnels, in one run.
 //!
 //! Every round starts all of them as processes of their own and measures one thing after another, each on all of them
-//! in turn, so that a busy moment of the machine falls on all alike.
+//! in turn, so that a busy moment of the machine falls on all alike. On emulated paths each measurement of a round begins
+//! with the same chance.
 
 mod chart;
 pub mod column;
+mod cost;
 pub mod data;
 pub mod html;
+pub mod lines;
 pub mod path;
 mod peers;
 mod ports;
+mod rounds;
+mod running;
 pub mod scenario;
 pub mod table;
 pub mod targets;
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, path::PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use self::{
-    column::{Column, Running},
-    data::{Cell, Figures, Machine, Measured, Report, Section},
+    column::Column,
+    data::{Machine, Report, Section},
+    lines::Way,
     path::Path,
-    scenario::{Outcome, Scenario},
+    peers::{Peer, WIREGUARD},
+    rounds::{Pace, Work},
+    scenario::Scenario,
 };
-use crate::{
-    place::{Loopback, Place, Side},
-    process::Process,
-    role::Role,
-};
+use crate::{load::CongestionControl, topology::Loopback};
 
 /// What to compare.
 #[derive(Debug, Clone, Args)]
@@ -41,12 +45,33 @@ pub struct Arguments {
     /// Rounds; tables show their medians.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
-    /// Seconds of each measurement; games take twice as long.
-    #[arg(long, default_value_t = 2.0)]
-    pub seconds: f64,
-    /// Only scenarios whose name contains one of these; those that fill in take --all or their whole name.
+    /// Seconds of each measurement: 2 without this, 10 on lines; games take longer.
+    #[arg(long)]
+    pub seconds: Option<f64>,
+    /// Only scenarios whose name contains one of these; those that fill in take --all or their whole name, those on lines
+    /// are named at least by `lines`.
     #[arg(long, value_delimiter = ',', value_name = "PART,…")]
     pub only: Vec<String>,
+    /// Transfers of each kind on each line, instead of 10.
+    #[arg(long, value_name = "COUNT")]
+    pub transfers: Option<usize>,
+    /// Where the chance of emulated paths begins: with it for the first round or transfer, with the next number for the
+    /// next. Thus --seed N --transfers 1 repeats the transfer that had seed N.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// On lines, only what goes this way: up is from the game server's home.
+    #[arg(long)]
+    pub direction: Option<Way>,
+    /// On lines, only with this as the kernel's default.
+    #[arg(long, value_name = "NAME")]
+    pub congestion_control: Option<CongestionControl>,
+    /// On lines, all transfers of a column go through one tunnel, as through one that runs for long; without this each has
+    /// a tunnel of its own, so that it can be repeated.
+    #[arg(long)]
+    pub keep: bool,
+    /// Goes on with the report that is in --out: what it has measured is not measured again.
+    #[arg(long)]
+    pub resume: bool,
     /// Only these columns.
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     pub columns: Vec<String>,
@@ -82,9 +107,7 @@ pub struct Redraw {
 
 /// Prints the tables of an earlier run again.
 pub fn redraw(arguments: &Redraw) -> Result<()> {
-    let json = fs::read_to_string(&arguments.report)
-        .with_context(|| format!("cannot read {}", arguments.report.display()))?;
-    let report: Report = serde_json::from_str(&json)?;
+    let report = read(&arguments.report)?;
     if let Some(page) = &arguments.html {
         fs::write(page, html::page(&report))?;
     }
@@ -92,77 +115,42 @@ pub fn redraw(arguments: &Redraw) -> Result<()> {
     Ok(())
 }
 
-/// A place that scenarios may change.
-pub trait Stage {
-    /// Where processes run.
-    fn place(&self) -> &dyn Place;
-
-    /// Makes it what a scenario wants, before each measurement.
-    fn before(&mut self, _: &Scenario) -> Result<()> {
-        Ok(())
-    }
-
-    /// Adds what it has seen itself of a measurement.
-    fn after(&mut self, _: &Scenario, _: &mut Figures) -> Result<()> {
-        Ok(())
-    }
-}
-
-impl Stage for Loopback {
-    fn place(&self) -> &dyn Place {
-        self
-    }
-}
-
 /// Compares, prints and writes.
 pub fn run(mut arguments: Arguments) -> Result<()> {
     raise_limits();
     if arguments.quick {
-        (arguments.rounds, arguments.seconds) = (1, QUICK_SECONDS);
+        arguments.rounds = 1;
+        arguments.transfers.get_or_insert(1);
+        arguments.seconds.get_or_insert(QUICK_SECONDS);
     }
-    ensure!(arguments.rounds > 0, "--rounds: at least one");
-    ensure!(
-        (0.05..=3600.0).contains(&arguments.seconds),
-        "--seconds: 0.05 to 3600"
-    );
+    arguments.check()?;
     let columns = arguments.choose_columns(Column::found(&Loopback))?;
     let scenarios = arguments.choose(Scenario::loopback());
+    let paths = arguments.paths();
     if arguments.list {
-        let paths = arguments
-            .paths()
-            .into_iter()
-            .flat_map(|path| path.scenarios);
-        let all: Vec<_> = scenarios.into_iter().chain(paths).collect();
+        let on_paths = paths.into_iter().flat_map(|path| path.scenarios);
+        let all: Vec<_> = scenarios.into_iter().chain(on_paths).collect();
         table::print_choice(&columns, &all);
         return Ok(());
     }
-    let mut report = Report {
-        machine: Machine::here(),
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-        versions: columns
-            .iter()
-            .map(|column| (column.name.to_owned(), column.version(&Loopback)))
-            .filter(|(_, version)| !version.is_empty())
-            .collect(),
-        sections: Vec::new(),
-    };
-    let paths = arguments.paths();
     ensure!(
         !scenarios.is_empty() || !paths.is_empty(),
         "--only leaves no scenario"
     );
+    let mut report = arguments.open_report(&columns)?;
     if !scenarios.is_empty() {
         let mut columns = columns.clone();
         columns.retain(|column| !column.for_paths || !arguments.columns.is_empty());
-        let loopback = arguments.measure("loopback", &mut Loopback, &columns, &scenarios)?;
-        report.sections.push(loopback);
-        arguments.write(&mut report)?;
+        let work = Work {
+            columns: &columns,
+            scenarios: &scenarios,
+            pace: arguments.pace(),
+        };
+        let place = work.open(&mut report, Section::named("loopback"))?;
+        arguments.measure(&mut Loopback, &work, &mut report, place)?;
     }
     for path in paths {
-        report
-            .sections
-            .extend(path::measure(&arguments, &columns, &path)?);
-        arguments.write(&mut report)?;
+        path::measure(&arguments, &columns, &path, &mut report)?;
     }
     table::print(&report, arguments.markdown);
     table::note(&format!("\nwritten to {}", arguments.out.display()));
@@ -170,119 +158,63 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
 }
 
 impl Arguments {
-    /// Runs scenarios on a stage.
-    pub fn measure(
-        &self,
-        name: &str,
-        stage: &mut dyn Stage,
-        columns: &[Column],
-        scenarios: &[Scenario],
-    ) -> Result<Section> {
-        let mut section = Section {
-            name: name.to_owned(),
-            counts: true,
-            notes: Vec::new(),
-            scenarios: scenarios
-                .iter()
-                .map(|scenario| empty(scenario, columns))
-                .collect(),
-        };
-        for round in 0..self.rounds {
-            self.round(round, stage, columns, scenarios, &mut section)?;
+    fn check(&self) -> Result<()> {
+        ensure!(self.rounds > 0, "--rounds: at least one");
+        ensure!(self.transfers != Some(0), "--transfers: at least one");
+        if let Some(seconds) = self.seconds {
+            ensure!(
+                (0.05..=3600.0).contains(&seconds),
+                "--seconds: 0.05 to 3600"
+            );
         }
-        Ok(section)
+        Ok(())
     }
 
-    /// Starts everything anew, and measures everything once.
-    fn round(
-        &self,
-        round: usize,
-        stage: &mut dyn Stage,
-        columns: &[Column],
-        scenarios: &[Scenario],
-        section: &mut Section,
-    ) -> Result<()> {
-        let place = stage.place();
-        let bind = place.address(Side::Home);
-        let mut server = Process::role(place, Side::Home, &Role::Target { bind })?;
-        let target = server.says(TARGET_PATIENCE).context("the game server")?;
-        let mut running = Vec::new();
-        for column in columns {
-            running.push(match column.start(place, target) {
-                Ok(running) => Some(running),
-                Err(error) => {
-                    self.forgive(column, &error)?;
-                    None
-                }
-            });
-        }
-        for (scenario, measured) in scenarios.iter().zip(&mut section.scenarios) {
-            table::progress(round, self.rounds, &section.name, &scenario.title);
-            // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
-            for turn in 0..columns.len() {
-                let turn = (turn + round) % columns.len();
-                let column = &columns[turn];
-                let Some(cell) = cell_of(measured, column.name) else {
-                    continue;
-                };
-                let outcome = if scenario.fresh && !column.is_single() {
-                    let started = column.start(stage.place(), target);
-                    started.and_then(|mut own| self.one(scenario, stage, &mut own, target))
-                } else {
-                    let running = running[turn].as_mut().context("it did not start");
-                    running.and_then(|running| self.one(scenario, stage, running, target))
-                };
-                match outcome {
-                    Ok(outcome) => {
-                        cell.rounds.push(outcome.figures);
-                        cell.latencies.extend(outcome.latencies);
-                        cell.series = outcome.series;
-                    }
-                    Err(error) => {
-                        let error = error.context(scenario.name.clone());
-                        cell.rounds.push(Figures::new());
-                        cell.errors.push(format!("{error:#}"));
-                        self.forgive(column, &error)?;
-                    }
-                }
+    /// The earlier run's, or a new one.
+    fn open_report(&self, columns: &[Column]) -> Result<Report> {
+        let file = self.out.join(REPORT);
+        let mut report = if self.resume && file.exists() {
+            read(&file)?
+        } else {
+            Report {
+                machine: Machine::here(),
+                ..Report::default()
             }
-        }
-        Ok(())
+        };
+        report.command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let versions = columns
+            .iter()
+            .map(|column| (column.name.to_owned(), column.version(&Loopback)));
+        report
+            .versions
+            .extend(versions.filter(|(_, version)| !version.is_empty()));
+        Ok(report)
     }
 
-    /// One scenario on one column.
-    fn one(
-        &self,
-        scenario: &Scenario,
-        stage: &mut dyn Stage,
-        running: &mut Running,
-        target: SocketAddr,
-    ) -> Result<Outcome> {
-        stage.before(scenario)?;
-        let outcome = scenario.run(stage.place(), running, target, self.seconds);
-        // If it has died, that says more than what the players saw.
-        running.check()?;
-        let mut outcome = outcome?;
-        stage.after(scenario, &mut outcome.figures)?;
-        Ok(outcome)
-    }
-
-    /// Where it is about whether the laboratory works, only peers may fail.
-    fn forgive(&self, column: &Column, error: &anyhow::Error) -> Result<()> {
-        if self.quick && !column.is_peer() {
-            bail!("{}: {error:#}", column.name);
+    /// That of everything but lines.
+    fn pace(&self) -> Pace {
+        Pace {
+            rounds: self.rounds,
+            seconds: self.seconds.unwrap_or(SECONDS),
+            seed: self.seed,
+            keep: false,
         }
-        table::warn(&format!("{}: {error:#}", column.name));
-        Ok(())
     }
 
     fn choose_columns(&self, mut found: Vec<Column>) -> Result<Vec<Column>> {
         for wanted in &self.columns {
+            let known = found.iter().any(|column| column.name == wanted);
+            let why = (wanted == WIREGUARD).then(Peer::no_wireguard).flatten();
             ensure!(
-                found.iter().any(|column| column.name == wanted),
-                "no column called {wanted}; there are: {}",
+                known,
+                "no column called {wanted}{}; there are: {}",
+                why.map_or_else(String::new, |why| format!(": {why}")),
                 table::names(&found)
             );
+        }
+        let peers = self.columns.is_empty() && !self.quick;
+        if peers && let Some(why) = Peer::no_wireguard() {
+            table::warn(&format!("the column {WIREGUARD} is skipped: {why}"));
         }
         if !self.columns.is_empty() {
             found.retain(|column| self.columns.iter().any(|wanted| wanted == column.name));
@@ -297,7 +229,8 @@ impl Arguments {
         if self.loopback || (self.quick && self.only.is_empty()) {
             return Vec::new();
         }
-        let mut paths = Path::all(self.seconds);
+        let mut paths = Path::all(self.seconds.unwrap_or(SECONDS));
+        paths.extend(lines::all(self));
         for path in &mut paths {
             path.scenarios = self.choose(std::mem::take(&mut path.scenarios));
         }
@@ -308,8 +241,10 @@ impl Arguments {
     fn choose(&self, mut scenarios: Vec<Scenario>) -> Vec<Scenario> {
         let named = |scenario: &Scenario| self.only.contains(&scenario.name);
         let meant = |scenario: &Scenario| {
-            let part = |part: &String| scenario.name.contains(part.as_str());
-            self.only.is_empty() || self.only.iter().any(part)
+            let part = |part: &String| {
+                part.starts_with(scenario.family) && scenario.name.contains(part.as_str())
+            };
+            self.only.is_empty() && scenario.family.is_empty() || self.only.iter().any(part)
         };
         scenarios.retain(|one| meant(one) && (self.all || !one.extra || named(one)));
         if self.quick {
@@ -318,44 +253,25 @@ impl Arguments {
         scenarios
     }
 
-    /// After each place, so that a run that is cut short keeps what it has.
+    /// After each round, so that a run that is cut short keeps what it has.
     fn write(&self, report: &mut Report) -> Result<()> {
         report.machine.load_after = data::load_average();
         fs::create_dir_all(&self.out)
             .with_context(|| format!("cannot create {}", self.out.display()))?;
         let json = serde_json::to_string(report)?;
-        fs::write(self.out.join("report.json"), json)?;
+        // A run that is cut short while it writes keeps what it had written before.
+        let half = self.out.join("report.json.new");
+        fs::write(&half, json)?;
+        fs::rename(half, self.out.join(REPORT))?;
         fs::write(self.out.join("report.html"), html::page(report))?;
         Ok(())
     }
 }
 
-fn empty(scenario: &Scenario, columns: &[Column]) -> Measured {
-    let applies = |column: &&Column| {
-        if scenario.is_tcp() {
-            column.tcp
-        } else {
-            column.udp
-        }
-    };
-    Measured {
-        name: scenario.name.clone(),
-        title: scenario.title.clone(),
-        shown: scenario.shown(),
-        offered: scenario.offered(),
-        cells: columns
-            .iter()
-            .filter(applies)
-            .map(|column| Cell {
-                column: column.name.to_owned(),
-                ..Cell::default()
-            })
-            .collect(),
-    }
-}
-
-fn cell_of<'a>(measured: &'a mut Measured, column: &str) -> Option<&'a mut Cell> {
-    measured.cells.iter_mut().find(|cell| cell.column == column)
+fn read(file: &std::path::Path) -> Result<Report> {
+    let json =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&json).with_context(|| format!("{} is no report", file.display()))
 }
 
 /// 10,000 connections are 20,000 descriptors of a relay that holds a lane for each.
@@ -372,8 +288,10 @@ fn raise_limits() {
 }
 
 const DESCRIPTORS: u64 = 1 << 17;
+const REPORT: &str = "report.json";
+/// Of an ordinary measurement.
+const SECONDS: f64 = 2.0;
 const QUICK_SECONDS: f64 = 0.2;
-const TARGET_PATIENCE: Duration = Duration::from_secs(10);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -384,6 +302,28 @@ Examples:
   benches compare --loopback                            nothing that takes root
   benches compare --only path-home,path-dark            some of what runs on emulated paths
   benches compare --quick                               whether it works, in seconds
+  benches compare --only lines                          bulk on every line, ten times each: some five hours
+  benches compare --only lines-dsl                      on one line
+  benches compare --only lines-dsl-up-bbr --columns direct,adit-auto,adit-latency
+  benches compare --only lines --direction up --congestion-control bbr --transfers 3 --seconds 5
+  benches compare --only lines --resume                 what is not measured yet
+  benches compare --only lines-dsl-up-bbr --seed 7 --transfers 1      the transfer with seed 7 again
 
-Peers (rathole, frps and frpc, chisel, bore) are found on PATH, or where ADIT_BENCH_RATHOLE,
-ADIT_BENCH_FRPS, ADIT_BENCH_FRPC, ADIT_BENCH_CHISEL and ADIT_BENCH_BORE say.";
+Peers (rathole, frps and frpc, chisel, bore, boringtun-cli) are found on PATH, or where ADIT_BENCH_RATHOLE,
+ADIT_BENCH_FRPS, ADIT_BENCH_FRPC, ADIT_BENCH_CHISEL, ADIT_BENCH_BORE and ADIT_BENCH_BORINGTUN say. boringtun-cli is
+userspace WireGuard; its column takes root, wg (Debian's wireguard-tools) and nft (nftables) besides.";
+
+#[cfg(test)]
+impl Arguments {
+    /// As of a command line with these flags.
+    fn of(flags: &[&str]) -> Self {
+        use clap::Parser;
+
+        #[derive(Debug, Parser)]
+        struct Cli {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        Cli::parse_from(["compare"].iter().chain(flags)).arguments
+    }
+}

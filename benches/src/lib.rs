@@ -4,7 +4,8 @@
 pub mod compare;
 pub mod link;
 pub mod load;
-pub mod path;
-pub mod place;
+pub mod namespace;
 pub mod process;
-pub mod role;
+pub mod topology;
+pub mod udp_path;
+pub mod worker;

@@ -12,30 +12,34 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 mod check;
-mod namespace;
+mod flags;
 mod schedule;
 mod shape;
 mod wire;
 
+use self::wire::{Control, MTU, Restart, Wire};
 pub use self::{
     check::Check,
-    shape::{Bottleneck, Jitter, LinkConfig, Loss, Reorder, Shape},
+    flags::LinkFlags,
+    shape::{Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable},
     wire::Counts,
 };
-use self::{
-    namespace::Namespace,
-    schedule::Schedule,
-    wire::{Control, MTU, Wire},
+use crate::{
+    namespace::{self, Namespace},
+    topology::{Side, Topology},
 };
-use crate::place::{Place, Side};
 
 /// Which way a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +64,7 @@ pub struct Lab {
     home: Namespace,
     /// The last byte of home's address.
     host: Mutex<u8>,
-    seed: u64,
+    seed: AtomicU64,
 }
 
 impl Lab {
@@ -79,23 +83,23 @@ impl Lab {
             outside,
             home,
             host: Mutex::new(FIRST_HOME),
-            seed: config.seed,
+            seed: AtomicU64::new(config.seed),
         })
     }
 
     /// Moves the calling thread to that side for good: the sockets that it opens from then on are there.
     pub fn enter(&self, side: Side) -> Result<()> {
-        self.namespace(side).enter()
+        self.side(side).enter()
     }
 
     /// Calls `body` on a thread of its own on that side.
     pub fn visit<T: Send>(&self, side: Side, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        self.namespace(side).visit(body)
+        self.side(side).visit(body)
     }
 
     /// For people: `ip netns exec NAME …` runs something there.
     pub fn name(&self, side: Side) -> &str {
-        self.namespace(side).name()
+        self.side(side).name()
     }
 
     /// What the link is set to.
@@ -103,13 +107,24 @@ impl Lab {
         LinkConfig {
             up: self.link.up.shape(),
             down: self.link.down.shape(),
-            seed: self.seed,
+            seed: self.seed.load(Ordering::Relaxed),
         }
     }
 
     /// Holds for what is sent from now on; what is on its way keeps its time.
     pub fn set(&self, direction: Direction, shape: Shape) {
         self.link.control(direction).set(shape);
+    }
+
+    /// Lets chance begin again from this seed, and the clock of timetables, pauses and drifting jitter from this moment of
+    /// theirs: the same packets meet the same fate as after the same restart. What is on its way keeps its own.
+    pub fn restart(&self, seed: u64, clock: Duration) {
+        self.seed.store(seed, Ordering::Relaxed);
+        let at = Instant::now();
+        for (direction, seed) in [(Direction::Up, seed), (Direction::Down, down_seed(seed))] {
+            let restart = Restart { seed, at, clock };
+            self.link.control(direction).restart(restart);
+        }
     }
 
     /// Swallows everything that is sent from now on, both ways, or no longer.
@@ -149,7 +164,7 @@ impl Lab {
         self.link.control(direction).counts()
     }
 
-    fn namespace(&self, side: Side) -> &Namespace {
+    fn side(&self, side: Side) -> &Namespace {
         match side {
             Side::Outside => &self.outside,
             Side::Home => &self.home,
@@ -157,9 +172,9 @@ impl Lab {
     }
 }
 
-impl Place for Lab {
+impl Topology for Lab {
     fn command(&self, side: Side, program: &Path) -> Command {
-        self.namespace(side).command(program)
+        self.side(side).command(program)
     }
 
     /// Home's is another one after each [`move_home`](Self::move_home).
@@ -168,6 +183,10 @@ impl Place for Lab {
             Side::Outside => OUTSIDE.into(),
             Side::Home => home_address(*lock(&self.host)).into(),
         }
+    }
+
+    fn namespace(&self, side: Side) -> Option<&Namespace> {
+        Some(self.side(side))
     }
 }
 
@@ -186,24 +205,17 @@ impl Link {
         config: &LinkConfig,
     ) -> Result<Self> {
         let mut link = Self {
-            up: Arc::new(Control::new(config.up)?),
-            down: Arc::new(Control::new(config.down)?),
+            up: Arc::new(Control::new(config.up.clone())?),
+            down: Arc::new(Control::new(config.down.clone())?),
             threads: Vec::new(),
         };
+        let down_seed = down_seed(config.seed);
         let ways = [
-            ("link-up", home, outside, &link.up, config.up, config.seed),
-            (
-                "link-down",
-                outside,
-                home,
-                &link.down,
-                config.down,
-                !config.seed,
-            ),
+            ("link-up", home, outside, &link.up, config.seed),
+            ("link-down", outside, home, &link.down, down_seed),
         ];
-        for (name, from, to, control, shape, seed) in ways {
-            let schedule = Schedule::new(shape, seed);
-            let wire = Wire::new(from.clone(), to.clone(), control.clone(), schedule);
+        for (name, from, to, control, seed) in ways {
+            let wire = Wire::new(from.clone(), to.clone(), control.clone(), seed);
             let run = move || {
                 if let Err(error) = wire.run() {
                     report(name, &error);
@@ -265,6 +277,11 @@ fn device(side: &Namespace, address: Ipv4Addr) -> Result<SyncDevice> {
          link set dev {DEVICE} txqueuelen {DEVICE_QUEUE} up\n"
     ))?;
     Ok(device)
+}
+
+/// Each way has chances of its own.
+const fn down_seed(seed: u64) -> u64 {
+    !seed
 }
 
 fn home_address(host: u8) -> Ipv4Addr {

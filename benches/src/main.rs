@@ -1,13 +1,13 @@
-//! The laboratory's program: `cargo run --release -p benches -- compare`.
+//! The test bed's program: `cargo run --release -p benches -- compare`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use benches::{compare, role::Role};
+use benches::{compare, worker::Worker};
 use clap::{Parser, Subcommand};
 
-/// The laboratory: measures Adit beside the direct path and beside other tunnels.
+/// The test bed: measures Adit beside the direct path and beside other tunnels.
 #[derive(Debug, Parser)]
 #[command(version, subcommand_required = true, arg_required_else_help = true)]
 struct Arguments {
@@ -21,9 +21,9 @@ enum Command {
     Compare(compare::Arguments),
     /// Prints the tables of an earlier run again, or draws its page.
     Report(compare::Redraw),
-    /// What this process is when the laboratory has started itself.
+    /// What this process is when the test bed has started itself.
     #[command(hide = true)]
-    Role { role: String },
+    Worker { worker: String },
 }
 
 fn main() -> ExitCode {
@@ -40,6 +40,6 @@ fn run() -> Result<()> {
     match Arguments::parse().command {
         Command::Compare(arguments) => compare::run(arguments),
         Command::Report(arguments) => compare::redraw(&arguments),
-        Command::Role { role } => serde_json::from_str::<Role>(&role)?.run(),
+        Command::Worker { worker } => serde_json::from_str::<Worker>(&worker)?.run(),
     }
 }

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    place::{Place, Side},
-    role::{Failed, Role},
+    topology::{Side, Topology},
+    worker::{Worker, say::Failed},
 };
 
 /// A process that ends when this is dropped.
@@ -35,9 +35,9 @@ impl Process {
     }
 
     /// Starts this program again, as something else.
-    pub fn role(place: &dyn Place, side: Side, role: &Role) -> Result<Self> {
-        let mut command = place.command(side, &env::current_exe()?);
-        command.arg("role").arg(serde_json::to_string(role)?);
+    pub fn worker(topology: &dyn Topology, side: Side, worker: &Worker) -> Result<Self> {
+        let mut command = topology.command(side, &env::current_exe()?);
+        command.arg("worker").arg(serde_json::to_string(worker)?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command
             .spawn()
@@ -56,7 +56,7 @@ impl Process {
         Ok(Self { child, lines })
     }
 
-    /// The next thing that a role says.
+    /// The next thing that a worker says.
     pub fn says<T: DeserializeOwned>(&mut self, patience: Duration) -> Result<T> {
         let lines = self.lines.as_ref().context("it says nothing")?;
         match lines.recv_timeout(patience) {
@@ -120,13 +120,13 @@ impl Drop for Process {
 }
 
 /// What a program prints when it is asked for something, such as its version.
-pub fn output(place: &dyn Place, program: &Path, arguments: &[&str]) -> Result<String> {
-    let mut command = place.command(Side::Outside, program);
+pub fn output(topology: &dyn Topology, program: &Path, arguments: &[&str]) -> Result<String> {
+    let mut command = topology.command(Side::Outside, program);
     let output = command.args(arguments).stdin(Stdio::null()).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A role says two or three lines.
+/// A worker says two or three lines.
 const LINES: usize = 8;
 /// Linux counts CPU time in hundredths of a second for programs, whatever its own clock is.
 const TICKS: f64 = 100.0;

@@ -20,8 +20,11 @@ use std::{
 };
 
 use benches::{
-    link::{self, Bottleneck, Counts, Direction, Lab, LinkConfig, Loss, Reorder, Shape},
-    place::{Place, Side},
+    link::{
+        self, Bottleneck, Counts, Direction, Jitter, Lab, LinkConfig, Loss, Pause, RateStep,
+        Reorder, Shape, Timetable,
+    },
+    topology::{Side, Topology},
 };
 use socket2::SockRef;
 
@@ -108,7 +111,7 @@ fn same_packets_are_lost_again() {
         ..Shape::default()
     };
     let arrived = || -> Option<Vec<u16>> {
-        let lab = lab(shape)?;
+        let lab = lab(shape.clone())?;
         let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
         player.connect(address(&lab, Side::Home, &game)).unwrap();
         let (mut arrived, mut lost) = (Vec::new(), 0);
@@ -183,6 +186,161 @@ fn queue_that_is_full_drops_and_counts() {
     let counts = wait_for(&lab, Direction::Down, 10);
     assert_eq!(counts.queue_full, 8);
     assert_eq!(counts.delivered, 0);
+}
+
+#[test]
+fn queue_in_packets_holds_as_many_short_ones_as_long_ones() {
+    for length in [10, 1400] {
+        // Even the shortest takes seconds.
+        let Some(lab) = lab(Shape {
+            bottleneck: Some(Bottleneck::packets(10, 4)),
+            ..Shape::default()
+        }) else {
+            return;
+        };
+        let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+        let target = address(&lab, Side::Home, &game);
+        for _ in 0..10 {
+            player.send_to(&vec![0; length], target).unwrap();
+        }
+        let counts = wait_for(&lab, Direction::Down, 10);
+        assert_eq!((counts.queue_full, counts.delivered), (6, 0), "{length}");
+    }
+}
+
+#[test]
+fn each_way_has_a_shape_of_its_own() {
+    if let Some(reason) = link::unavailable() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let shape = |rate| Shape {
+        bottleneck: Some(Bottleneck::packets(rate, 100)),
+        ..Shape::default()
+    };
+    let config = LinkConfig {
+        up: shape(10),
+        down: shape(1_000_000_000),
+        seed: SEED,
+    };
+    let lab = Lab::start(&config).unwrap();
+    assert_eq!(lab.config(), config);
+    let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+    player.connect(address(&lab, Side::Home, &game)).unwrap();
+    for number in 0..10_u16 {
+        player.send(&number.to_be_bytes()).unwrap();
+        assert_eq!(receive(&game), number);
+    }
+    let back = address(&lab, Side::Outside, &player);
+    game.send_to(&[0; 2], back).unwrap();
+    wait_for(&lab, Direction::Up, 1);
+    // 30 bytes at 10 bit/s take 24 s.
+    assert_eq!(lab.counts(Direction::Up).delivered, 0);
+}
+
+#[test]
+fn rate_follows_its_timetable_from_the_clock_of_a_restart_on() {
+    let hour = Duration::from_secs(3600);
+    let step = |rate| RateStep { rate, lasts: hour };
+    let Some(lab) = lab(Shape {
+        bottleneck: Some(Bottleneck::packets(1, 100)),
+        timetable: Timetable::new(vec![step(1_000_000_000), step(10)]),
+        ..Shape::default()
+    }) else {
+        return;
+    };
+    let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+    player.connect(address(&lab, Side::Home, &game)).unwrap();
+    player.send(&1_u16.to_be_bytes()).unwrap();
+    assert_eq!(receive(&game), 1);
+    // The whole cycle later it is the same again.
+    lab.restart(SEED, 2 * hour);
+    player.send(&2_u16.to_be_bytes()).unwrap();
+    assert_eq!(receive(&game), 2);
+    lab.restart(SEED, hour);
+    player.send(&3_u16.to_be_bytes()).unwrap();
+    // 30 bytes at 10 bit/s take 24 s.
+    assert_eq!(wait_for(&lab, Direction::Down, 3).delivered, 2);
+}
+
+#[test]
+fn nothing_arrives_in_a_pause_and_all_of_it_after() {
+    let pause = Pause {
+        every: Duration::from_secs(10),
+        length: Duration::from_secs(5),
+    };
+    let Some(lab) = lab(Shape {
+        bottleneck: Some(Bottleneck::packets(1_000_000_000, 100)),
+        pause: Some(pause),
+        ..Shape::default()
+    }) else {
+        return;
+    };
+    let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+    player.connect(address(&lab, Side::Home, &game)).unwrap();
+    let left = Duration::from_millis(300);
+    let started = Instant::now();
+    lab.restart(SEED, pause.every - left);
+    for number in 0..10_u16 {
+        player.send(&number.to_be_bytes()).unwrap();
+    }
+    for number in 0..10 {
+        assert_eq!(receive(&game), number);
+        assert!(started.elapsed() >= left);
+    }
+}
+
+#[test]
+fn restart_with_the_same_seed_loses_the_same_again() {
+    let Some(lab) = lab(Shape {
+        loss: Loss::Random(0.1),
+        ..Shape::default()
+    }) else {
+        return;
+    };
+    let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+    player.connect(address(&lab, Side::Home, &game)).unwrap();
+    let mut sent = 0;
+    let mut lost = |seed| -> Vec<u16> {
+        lab.restart(seed, Duration::ZERO);
+        assert_eq!(lab.config().seed, seed);
+        let mut lost = Vec::new();
+        for number in 0..200_u16 {
+            let before = lab.counts(Direction::Down).lost;
+            player.send(&number.to_be_bytes()).unwrap();
+            sent += 1;
+            if wait_for(&lab, Direction::Down, sent).lost > before {
+                lost.push(number);
+            } else {
+                assert_eq!(receive(&game), number);
+            }
+        }
+        lost
+    };
+    let first = lost(7);
+    assert!(!first.is_empty());
+    assert_ne!(lost(8), first);
+    assert_eq!(lost(7), first);
+}
+
+#[test]
+fn jitter_keeps_the_order_unless_it_is_to_reorder() {
+    for reorders in [false, true] {
+        let most = Duration::from_millis(50);
+        let Some(lab) = lab(Shape {
+            jitter: Some(Jitter { most, reorders }),
+            ..Shape::default()
+        }) else {
+            return;
+        };
+        let (player, game) = (udp(&lab, Side::Outside), udp(&lab, Side::Home));
+        player.connect(address(&lab, Side::Home, &game)).unwrap();
+        for number in 0..100_u16 {
+            player.send(&number.to_be_bytes()).unwrap();
+        }
+        let arrived: Vec<u16> = (0..100).map(|_| receive(&game)).collect();
+        assert_eq!(arrived.is_sorted(), !reorders, "{arrived:?}");
+    }
 }
 
 #[test]
@@ -337,20 +495,30 @@ fn what_dead_processes_left_is_swept() {
 }
 
 #[test]
-fn check_measures_with_chance_off_and_puts_it_back() {
+fn check_measures_with_all_that_varies_off_and_puts_it_back() {
     let shape = Shape {
         delay: Duration::from_millis(5),
         loss: Loss::Random(0.5),
         ..Shape::default()
     };
-    let Some(lab) = lab(shape) else {
+    let Some(lab) = lab(shape.clone()) else {
         return;
     };
-    let down = Shape {
-        bottleneck: Some(Bottleneck::new(10_000_000, Duration::from_millis(50))),
-        ..shape
+    // Behind a queue that TCP does not fill, at a rate that falls to nothing and never without a pause.
+    let step = |rate| RateStep {
+        rate,
+        lasts: Duration::from_millis(100),
     };
-    lab.set(Direction::Down, down);
+    let down = Shape {
+        bottleneck: Some(Bottleneck::packets(10_000_000, 3)),
+        timetable: Timetable::new(vec![step(10_000_000), step(1000)]),
+        pause: Some(Pause {
+            every: Duration::from_millis(20),
+            length: Duration::from_millis(19),
+        }),
+        ..shape.clone()
+    };
+    lab.set(Direction::Down, down.clone());
     let check = lab.check().unwrap();
     println!("{check}");
     assert_eq!(check.rtt_set, Duration::from_millis(10));

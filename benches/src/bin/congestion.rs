@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use benches::path::{Path, PathConfig, bind};
+use benches::udp_path::{Path, PathConfig, bind};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig};

@@ -2,58 +2,36 @@
 #![expect(clippy::print_stdout, reason = "this is a program for people")]
 #![forbid(unsafe_code)]
 
-use std::{io, time::Duration};
+use std::io;
 
 use anyhow::Result;
 use benches::{
-    link::{Bottleneck, Direction, Jitter, Lab, LinkConfig, Loss, Reorder, Shape},
-    place::{Place, Side},
+    link::{Direction, Lab, LinkFlags},
+    topology::{Side, Topology},
 };
 use clap::Parser;
 
-/// Joins two network namespaces by a link that is as bad as you say, the same both ways, until its input ends.
+/// Joins two network namespaces of this machine by an emulated line, until the input ends.
+///
+/// One side is called the outside: players and a relay would be there. The other is home, with a game server behind its
+/// line. Whatever runs in one reaches the other's address, through a line that delays, loses, queues and reorders as the
+/// flags say. It takes root.
 #[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
 struct Cli {
-    /// One way.
-    #[arg(long, default_value = "20ms", value_parser = humantime::parse_duration)]
-    delay: Duration,
-    /// Up to this much more, drifting, so that nothing is reordered.
-    #[arg(long, value_parser = humantime::parse_duration)]
-    jitter: Option<Duration>,
-    /// Each packet draws its own jitter, and may overtake.
-    #[arg(long, requires = "jitter")]
-    jitter_reorders: bool,
-    /// Percent of packets.
-    #[arg(long, default_value_t = 0.0)]
-    loss: f64,
-    /// Lost packets in a row, on average; without it each is lost by itself.
-    #[arg(long)]
-    burst: Option<f64>,
-    /// Mbit/s.
-    #[arg(long)]
-    rate: Option<f64>,
-    /// What the queue of the rate takes to empty.
-    #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
-    queue: Duration,
-    /// Percent of packets that come 5 ms late.
-    #[arg(long, default_value_t = 0.0)]
-    reorder: f64,
-    /// Percent of packets that come twice.
-    #[arg(long, default_value_t = 0.0)]
-    duplicate: f64,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// `bbr` or `cubic`, on both sides.
-    #[arg(long)]
+    #[command(flatten)]
+    link: LinkFlags,
+    /// The congestion control that TCP connections on both sides begin with: bbr or cubic.
+    #[arg(long, value_name = "NAME")]
     congestion_control: Option<String>,
-    /// Measures what the direct path reaches, and ends.
+    /// Measures whether this machine keeps up with the line, and ends.
     #[arg(long)]
     check: bool,
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    let lab = Lab::start(&LinkConfig::symmetric(cli.shape(), cli.seed))?;
+    let lab = Lab::start(&cli.link.config()?)?;
     if let Some(name) = &cli.congestion_control {
         lab.set_congestion_control(name)?;
     }
@@ -73,31 +51,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-impl Cli {
-    fn shape(&self) -> Shape {
-        let loss = self.loss / 100.0;
-        let reorder = self.reorder / 100.0;
-        Shape {
-            delay: self.delay,
-            jitter: self.jitter.map(|most| Jitter {
-                most,
-                reorders: self.jitter_reorders,
-            }),
-            loss: match self.burst {
-                Some(length) => Loss::Bursts {
-                    share: loss,
-                    length,
-                },
-                None => Loss::Random(loss),
-            },
-            bottleneck: self
-                .rate
-                .map(|rate| Bottleneck::new((rate * 1e6) as u64, self.queue)),
-            reorder: (reorder > 0.0).then_some(Reorder {
-                share: reorder,
-                by: Duration::from_millis(5),
-            }),
-            duplicate: self.duplicate / 100.0,
-        }
-    }
-}
+const EXAMPLES: &str = "\
+Examples:
+  link --delay 10ms --rate 20 --queue 500                     20 ms there and back, 20 Mbit/s, 500 packets may wait
+  link --delay 12.5ms --rate 40 --rate-up 10 --queue 600      a DSL line: 10 Mbit/s from home
+  link --delay 30ms --jitter 5ms --loss 0.2 --rate 50         jitter that keeps the order
+  link --delay 10ms --rates 20:3s,5:3s,20:4s --queue 500      a line that falls to 5 Mbit/s and comes back
+  link --delay 1.5ms --rate 200 --pause 30ms --pause-every 200ms    a busy Wi-Fi
+  link --delay 20ms --rate 200 --check                        whether this machine is equal to it
+
+In two other terminals, with the names that it prints:
+  ip netns exec adit-lab-… iperf3 -s
+  ip netns exec adit-lab-… iperf3 -c 198.18.0.1";

@@ -1,19 +1,18 @@
 //! What is compared: the direct path, Adit in its ways, and the peers that are found. Each is two processes.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+
+use super::{
+    peers::Peer,
+    ports,
+    running::{Running, START_PATIENCE},
 };
-
-use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
-
-use super::{peers::Peer, ports};
 use crate::{
-    load::{Begins, Job, Load, Seen},
-    place::{Place, Side},
     process::Process,
-    role::{ClientRole, Role, ServiceOptions},
+    topology::{Side, Topology},
+    worker::{ClientOptions, ServiceOptions, Worker},
 };
 
 /// A way from a player to the game server.
@@ -39,7 +38,7 @@ enum Kind {
 
 impl Column {
     /// All that this machine has.
-    pub fn found(place: &dyn Place) -> Vec<Self> {
+    pub fn found(topology: &dyn Topology) -> Vec<Self> {
         let adit = |name, tcp, udp, options: ServiceOptions| Self {
             name,
             tcp,
@@ -67,7 +66,7 @@ impl Column {
             // `optimize` is about TCP alone.
             adit("adit-latency", true, false, service("latency", true)),
             adit("adit-throughput", true, false, service("throughput", true)),
-            adit("adit-auto", true, true, service("auto", true)),
+            adit(AUTO, true, true, service("auto", true)),
             // As if UDP were blocked.
             adit("adit-lanes", true, true, service("auto", false)),
             // `redundancy` is about UDP alone; the default is that of adit-auto.
@@ -75,7 +74,7 @@ impl Column {
             adit("adit-duplicate", false, true, redundancy("duplicate")),
             adit("adit-fec", false, true, redundancy("fec")),
         ];
-        all.extend(Peer::found(place).into_iter().map(|peer| Self {
+        all.extend(Peer::found(topology).into_iter().map(|peer| Self {
             name: peer.name(),
             tcp: true,
             udp: peer.carries_udp(),
@@ -96,93 +95,50 @@ impl Column {
     }
 
     /// What its program calls itself.
-    pub fn version(&self, place: &dyn Place) -> String {
+    pub fn version(&self, topology: &dyn Topology) -> String {
         match &self.kind {
             Kind::Direct => String::new(),
             Kind::Adit(_) => env!("CARGO_PKG_VERSION").to_owned(),
-            Kind::Peer(peer) => peer.version(place),
+            Kind::Peer(peer) => peer.version(topology),
         }
     }
 
     /// Starts it before `target`, and waits until TCP and UDP pass.
-    pub(crate) fn start(&self, place: &dyn Place, target: SocketAddr) -> Result<Running> {
+    pub(crate) fn start(&self, topology: &dyn Topology, target: SocketAddr) -> Result<Running> {
         let mut running = match &self.kind {
             Kind::Direct => Running {
                 address: target,
                 relay: None,
                 client: None,
-                _files: None,
+                topology: None,
+                _kept: None,
             },
-            Kind::Adit(options) => start_adit(place, target, options)?,
-            Kind::Peer(peer) => peer.start(place, target)?,
+            Kind::Adit(options) => start_adit(topology, target, options)?,
+            Kind::Peer(peer) => peer.start(topology, target)?,
         };
         running
-            .wait_until_it_works(place, self.udp)
+            .wait_until_it_works(topology, self.udp)
             .with_context(|| format!("{} does not work", self.name))?;
         Ok(running)
     }
 }
 
-/// A way that works.
-#[derive(Debug)]
-pub(crate) struct Running {
-    /// Where players go.
-    pub(crate) address: SocketAddr,
-    pub(crate) relay: Option<Process>,
-    pub(crate) client: Option<Process>,
-    pub(crate) _files: Option<TempDir>,
-}
-
-impl Running {
-    pub(crate) fn processes(&self) -> [Option<&Process>; 2] {
-        [self.relay.as_ref(), self.client.as_ref()]
-    }
-
-    /// Whether all of it is still there.
-    pub(crate) fn check(&mut self) -> Result<()> {
-        for (name, process) in [("relay", &mut self.relay), ("client", &mut self.client)] {
-            if let Some(process) = process
-                && let Some(status) = process.ended()?
-            {
-                bail!("its {name} has ended: {status}");
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_until_it_works(&mut self, place: &dyn Place, udp: bool) -> Result<()> {
-        let until = Instant::now() + START_PATIENCE;
-        loop {
-            self.check()?;
-            let probe = Role::Load(Job {
-                to: self.address,
-                seconds: 1.0,
-                spread: false,
-                load: Load::Probe { tcp: true, udp },
-            });
-            let mut probe = Process::role(place, Side::Outside, &probe)?;
-            probe.says::<Begins>(PROBE_PATIENCE)?;
-            match probe.says::<Seen>(PROBE_PATIENCE) {
-                Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > until => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-}
-
-fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -> Result<Running> {
-    let outside = place.address(Side::Outside);
-    let mut relay = Process::role(place, Side::Outside, &Role::Relay { bind: outside })?;
+fn start_adit(
+    topology: &dyn Topology,
+    target: SocketAddr,
+    options: &ServiceOptions,
+) -> Result<Running> {
+    let outside = topology.address(Side::Outside);
+    let mut relay = Process::worker(topology, Side::Outside, &Worker::Relay { bind: outside })?;
     let listens = relay.says(START_PATIENCE).context("the relay")?;
     let public_port = ports::free()?;
-    let role = Role::Client(ClientRole {
+    let worker = Worker::Client(ClientOptions {
         relay: listens,
         public_port,
         target,
         service: options.clone(),
     });
-    let mut client = Process::role(place, Side::Home, &role)?;
+    let mut client = Process::worker(topology, Side::Home, &worker)?;
     client
         .says::<String>(START_PATIENCE)
         .context("the client")?;
@@ -190,15 +146,12 @@ fn start_adit(place: &dyn Place, target: SocketAddr, options: &ServiceOptions) -
         address: (outside, public_port).into(),
         relay: Some(relay),
         client: Some(client),
-        _files: None,
+        topology: None,
+        _kept: None,
     })
 }
 
 /// The column that ratios are taken to.
 pub const DIRECT: &str = "direct";
-/// The peer that ratios are taken to.
-pub const RATHOLE: &str = "rathole";
-
-/// rathole's client takes a second or two when its server was not there yet.
-const START_PATIENCE: Duration = Duration::from_secs(20);
-const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+/// Adit as it is by default.
+pub const AUTO: &str = "adit-auto";

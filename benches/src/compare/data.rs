@@ -51,8 +51,53 @@ pub struct Section {
     pub notes: Vec<String>,
     /// Whether the place was what it should be: a scenario on another counts for nothing.
     pub counts: bool,
+    /// How long an ordinary measurement took here.
+    #[serde(default)]
+    pub seconds: f64,
+    /// The first round's seed; each further round has the next.
+    #[serde(default)]
+    pub seed: u64,
+    /// What its verdicts go by, where it is one of the lines.
+    #[serde(default)]
+    pub line: Option<LineFacts>,
     /// What was measured, in order.
     pub scenarios: Vec<Measured>,
+}
+
+/// An emulated line, as verdicts see it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LineFacts {
+    /// As on the command line.
+    pub name: String,
+    /// What it is like, in words.
+    pub words: String,
+    /// What is asked of it.
+    pub family: Family,
+    /// The kernel's default, which the direct path has.
+    pub congestion_control: String,
+    /// Milliseconds there and back.
+    pub round_trip: f64,
+    /// The standard deviation of the round trip, in milliseconds.
+    pub deviation: f64,
+    /// Mbit/s from home to the outside.
+    pub up: f64,
+    /// Mbit/s from the outside to home.
+    pub down: f64,
+}
+
+/// What is asked of a line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Bulk at the line's rate, always.
+    #[default]
+    Bulk,
+    /// A game that bulk beside it does not disturb, and bulk that the game costs little.
+    Game,
+    /// A fair share beside others.
+    Share,
+    /// No datagram lost, from the first on.
+    Loss,
 }
 
 /// One scenario on all columns.
@@ -62,6 +107,9 @@ pub struct Measured {
     pub name: String,
     /// What it is, in words.
     pub title: String,
+    /// Its part in the verdict on a line, such as `up`.
+    #[serde(default)]
+    pub part: String,
     /// What the table shows of it, in order.
     pub shown: Vec<Metric>,
     /// Packets or bytes a second that were asked for, where the load is set: the abscissa of cost against load.
@@ -79,7 +127,7 @@ pub struct Cell {
     pub rounds: Vec<Figures>,
     /// The latencies of each round.
     pub latencies: Vec<Latencies>,
-    /// Bytes or events in each tenth of a second, of the last round.
+    /// Bytes or events in each tenth of a second: of the last round, or of bulk's slowest.
     pub series: Vec<u64>,
     /// What went wrong.
     pub errors: Vec<String>,
@@ -124,6 +172,12 @@ pub enum Metric {
     WirePerSecond,
     Recovery,
     Silence,
+    Standstill,
+    StandstillAt,
+    Seed,
+    Offset,
+    Sent,
+    Lost,
 }
 
 impl Metric {
@@ -160,6 +214,12 @@ impl Metric {
             Self::WirePerSecond => "on the wire, kB/s",
             Self::Recovery => "back after, s",
             Self::Silence => "longest silence, ms",
+            Self::Standstill => "longest standstill, ms",
+            Self::StandstillAt => "which began at, s",
+            Self::Seed => "seed",
+            Self::Offset => "offset, ms",
+            Self::Sent => "datagrams sent",
+            Self::Lost => "datagrams lost",
         }
     }
 
@@ -218,6 +278,16 @@ impl Spread {
 }
 
 impl Report {
+    /// Whether anything was measured that targets are about.
+    pub fn has_targets(&self) -> bool {
+        self.sections.iter().any(|section| section.line.is_none())
+    }
+
+    /// Where the section of this name is, if it is there.
+    pub fn place(&self, section: &str) -> Option<usize> {
+        self.sections.iter().position(|one| one.name == section)
+    }
+
     /// The scenario of this name.
     pub fn scenario(&self, name: &str) -> Option<(&Section, &Measured)> {
         self.sections.iter().find_map(|section| {
@@ -227,10 +297,30 @@ impl Report {
     }
 }
 
+impl Section {
+    /// With nothing in it.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The scenario with this part in the verdict on a line.
+    pub fn part(&self, part: &str) -> Option<&Measured> {
+        self.scenarios.iter().find(|one| one.part == part)
+    }
+}
+
 impl Measured {
     /// The cell of a column.
     pub fn cell(&self, column: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.column == column)
+    }
+
+    /// The cell of a column, to add to it.
+    pub fn cell_mut(&mut self, column: &str) -> Option<&mut Cell> {
+        self.cells.iter_mut().find(|cell| cell.column == column)
     }
 
     /// The median of the rounds' ratios of one column to another: rounds are compared with themselves.

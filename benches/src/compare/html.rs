@@ -3,6 +3,7 @@
 use super::{
     chart::{Axis, Chart, Curve, Scale, escape},
     data::{Measured, Metric, Report, Section, Spread},
+    lines::print,
     table,
     targets::{self, Verdict},
 };
@@ -11,11 +12,14 @@ use crate::load::{Latencies, SHARES, STEP};
 /// The page.
 pub fn page(report: &Report) -> String {
     let mut body = head(report);
-    body += &judgements(report);
+    if report.has_targets() {
+        body += &judgements(report);
+    }
+    body += &lines(report);
     for section in &report.sections {
         body += &pictures(section);
     }
-    for section in &report.sections {
+    for section in report.sections.iter().filter(|one| one.line.is_none()) {
         body += &tables(section);
     }
     format!(
@@ -94,6 +98,27 @@ fn judgements(report: &Report) -> String {
         "<h2>Targets</h2>\n<table class=\"targets\"><thead><tr><th></th><th>asked</th><th>measured</th><th></th></tr></thead>\n\
          <tbody>\n{rows}</tbody></table>\n"
     )
+}
+
+/// The tables of the lines, each with its verdicts.
+fn lines(report: &Report) -> String {
+    let tables = print::tables(report);
+    let mut text = String::new();
+    if let Some(summary) = print::summary(&tables) {
+        text += &format!("<h2>Lines</h2>\n<p>{}</p>\n", escape(&summary));
+    }
+    for table in &tables {
+        text += &format!(
+            "<h3>{} <code>{}</code></h3>\n",
+            escape(&table.words),
+            escape(&table.name)
+        );
+        text += &rows(&table.rows);
+        for note in &table.notes {
+            text += &format!("<p>{}</p>\n", escape(note));
+        }
+    }
+    text
 }
 
 fn pictures(section: &Section) -> String {
@@ -245,32 +270,11 @@ fn tables(section: &Section) -> String {
              first figure, to the direct path and to rathole’s plaintext.</p>\n";
     for scenario in &section.scenarios {
         text += &format!(
-            "<h3>{} <code>{}</code></h3>\n<div class=\"wide\"><table>\n",
+            "<h3>{} <code>{}</code></h3>\n",
             escape(&scenario.title),
             escape(&scenario.name)
         );
-        for (number, line) in table::lines(scenario).iter().enumerate() {
-            text += if number == 0 { "<thead><tr>" } else { "<tr>" };
-            for (place, cell) in line.iter().enumerate() {
-                text += &match (number, place) {
-                    (0, _) => format!("<th>{}</th>", escape(cell)),
-                    (_, 0) => format!("<th scope=\"row\">{}</th>", escape(cell)),
-                    _ => match cell.split_once(" (") {
-                        Some((median, spread)) => format!(
-                            "<td>{median} <small>{}</small></td>",
-                            spread.trim_end_matches(')')
-                        ),
-                        None => format!("<td>{}</td>", escape(cell)),
-                    },
-                };
-            }
-            text += if number == 0 {
-                "</tr></thead>\n"
-            } else {
-                "</tr>\n"
-            };
-        }
-        text += "</table></div>\n";
+        text += &rows(&table::rows(scenario));
         for cell in &scenario.cells {
             for error in cell.distinct_errors() {
                 text += &format!(
@@ -282,6 +286,34 @@ fn tables(section: &Section) -> String {
         }
     }
     text
+}
+
+/// A head and what is below it; what stands in brackets is smaller.
+fn rows(lines: &[Vec<String>]) -> String {
+    let mut text = "<div class=\"wide\"><table>\n".to_owned();
+    for (number, line) in lines.iter().enumerate() {
+        text += if number == 0 { "<thead><tr>" } else { "<tr>" };
+        for (place, cell) in line.iter().enumerate() {
+            text += &match (number, place) {
+                (0, _) => format!("<th>{}</th>", escape(cell)),
+                (_, 0) => format!("<th scope=\"row\">{}</th>", escape(cell)),
+                _ => match cell.split_once(" (") {
+                    Some((median, spread)) => format!(
+                        "<td>{} <small>{}</small></td>",
+                        escape(median),
+                        escape(spread.trim_end_matches(')'))
+                    ),
+                    None => format!("<td>{}</td>", escape(cell)),
+                },
+            };
+        }
+        text += if number == 0 {
+            "</tr></thead>\n"
+        } else {
+            "</tr>\n"
+        };
+    }
+    text + "</table></div>\n"
 }
 
 fn notes(section: &Section) -> String {
@@ -302,7 +334,7 @@ const STYLE: &str = include_str!("report.css");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::data::{Cell, Figures};
+    use crate::compare::data::{Cell, Figures, LineFacts};
 
     #[test]
     fn a_page_needs_nothing_else_and_says_everything() {
@@ -345,6 +377,42 @@ mod tests {
         for other in ["http:", "https:", "<script", "@import", "url("] {
             assert!(!page.contains(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_page_of_lines_has_their_tables_and_no_targets() {
+        let cell = |column: &str, gbit| Cell {
+            column: column.into(),
+            rounds: vec![Figures::from([(Metric::GbitPerSecond, gbit)])],
+            ..Cell::default()
+        };
+        let report = Report {
+            sections: vec![Section {
+                name: "lines-dsl, bbr: a <line>".into(),
+                counts: true,
+                line: Some(LineFacts {
+                    name: "dsl".into(),
+                    words: "a <line>".into(),
+                    ..LineFacts::default()
+                }),
+                scenarios: vec![Measured {
+                    part: "up".into(),
+                    cells: vec![cell("direct", 0.02), cell("adit-auto", 0.01)],
+                    ..Measured::default()
+                }],
+                ..Section::default()
+            }],
+            ..Report::default()
+        };
+        let page = page(&report);
+        for part in [
+            "a &lt;line&gt;",
+            "slowest 0.500 of 0.8",
+            "lines-dsl-up- adit-auto",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(!page.contains("not measured"));
     }
 
     #[test]

@@ -11,15 +11,18 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Arguments, Stage,
+    Arguments,
     column::Column,
-    data::{Figures, Metric, Section},
-    scenario::Scenario,
+    data::{LineFacts, Metric, Report, Section},
+    lines,
+    rounds::{Pace, Stage, Work},
+    scenario::{Outcome, Scenario},
     table::{note, warn},
 };
 use crate::{
     link::{self, Direction, Lab, LinkConfig},
-    place::Place,
+    load::now,
+    topology::Topology,
 };
 
 /// A link, and what is measured on it.
@@ -31,6 +34,8 @@ pub struct Path {
     pub link: LinkConfig,
     /// What the kernel gives TCP connections that ask for none: `bbr` or `cubic`.
     pub congestion_control: &'static str,
+    /// What verdicts go by, where it is one of the lines.
+    pub line: Option<LineFacts>,
     /// In this order.
     pub scenarios: Vec<Scenario>,
 }
@@ -47,58 +52,102 @@ pub(super) fn measure(
     arguments: &Arguments,
     columns: &[Column],
     path: &Path,
-) -> Result<Option<Section>> {
+    report: &mut Report,
+) -> Result<()> {
     if let Some(reason) = link::unavailable() {
         warn(&format!("{}: {reason}", path.title));
-        return Ok(None);
+        return Ok(());
     }
-    match measure_one(arguments, columns, path) {
-        Ok(section) => Ok(Some(section)),
+    let columns = arguments.columns_on(path, columns);
+    let work = Work {
+        columns: &columns,
+        scenarios: &path.scenarios,
+        pace: match &path.line {
+            Some(line) => arguments.pace_on_lines(line.family),
+            None => arguments.pace(),
+        },
+    };
+    match measure_one(arguments, &work, path, report) {
         Err(error) if arguments.quick => Err(error),
         Err(error) => {
             warn(&format!("{}: {error:#}", path.title));
-            Ok(None)
+            Ok(())
         }
+        Ok(()) => Ok(()),
     }
 }
 
-fn measure_one(arguments: &Arguments, columns: &[Column], path: &Path) -> Result<Section> {
-    let mut stage = PathStage::start(path, arguments.seconds)?;
+fn measure_one(
+    arguments: &Arguments,
+    work: &Work<'_>,
+    path: &Path,
+    report: &mut Report,
+) -> Result<()> {
+    let empty = Section {
+        line: path.line.clone(),
+        ..Section::named(&path.title)
+    };
+    let place = work.open(report, empty)?;
+    if work.is_done(&report.sections[place]) {
+        return Ok(());
+    }
+    let mut stage = PathStage::start(path, work.pace)?;
     let check = stage.lab.check().context("the check of the link")?;
     note(&format!("{}: {check}", path.title));
-    let mut section = arguments.measure(&path.title, &mut stage, columns, &path.scenarios)?;
-    section.counts = check.faults().is_empty();
+    let section = &mut report.sections[place];
+    section.counts &= check.faults().is_empty();
     section.notes.push(format!("The direct path: {check}."));
+    arguments.measure(&mut stage, work, report, place)?;
+    let late = stage.late_share() * 100.0;
+    let section = &mut report.sections[place];
     section.notes.push(format!(
-        "The kernel's default congestion control: {}.",
+        "The kernel's default congestion control: {}; {late:.2} % of the packets were delivered more than a millisecond late.",
         path.congestion_control
     ));
-    let late = stage.late_share() * 100.0;
-    section.notes.push(format!(
-        "{late:.2} % of the packets were delivered more than a millisecond late."
-    ));
-    Ok(section)
+    arguments.write(report)?;
+    if let Some(line) = &path.line {
+        note(&lines::print::one(report, line, arguments.markdown));
+    }
+    Ok(())
 }
 
 /// A link on which scenarios run.
 struct PathStage {
     lab: Arc<Lab>,
-    seconds: f64,
+    pace: Pace,
+    /// Of the measurement at hand.
+    start: Start,
     /// Bytes that had come into the link before the scenario.
     before: u64,
     dark: Option<JoinHandle<()>>,
 }
 
+/// Where a measurement's chance and clock begin.
+#[derive(Debug, Clone, Copy, Default)]
+struct Start {
+    seed: u64,
+    /// What the link's clock showed at the moment.
+    clock: Duration,
+    /// On the clock that all processes share.
+    moment: Duration,
+}
+
 impl PathStage {
-    fn start(path: &Path, seconds: f64) -> Result<Self> {
+    fn start(path: &Path, pace: Pace) -> Result<Self> {
         let lab = Lab::start(&path.link)?;
         lab.set_congestion_control(path.congestion_control)?;
         Ok(Self {
             lab: Arc::new(lab),
-            seconds,
+            pace,
+            start: Start::default(),
             before: 0,
             dark: None,
         })
+    }
+
+    fn restart(&mut self) {
+        self.lab.restart(self.start.seed, self.start.clock);
+        self.start.moment = now();
     }
 
     fn total(&self, count: impl Fn(link::Counts) -> u64) -> u64 {
@@ -112,9 +161,11 @@ impl PathStage {
     /// Until what the last one left behind has drained: full queues are not this one's.
     fn settle(&self) {
         let until = Instant::now() + SETTLE_AT_MOST;
+        // What is under way shows within a round trip.
+        let step = SETTLE_STEP.max(self.lab.config().round_trip());
         loop {
             let before = self.total(|counts| counts.taken);
-            thread::sleep(SETTLE_STEP);
+            thread::sleep(step);
             let more = self.total(|counts| counts.taken) - before;
             if more <= SETTLED || Instant::now() > until {
                 return;
@@ -136,14 +187,26 @@ impl PathStage {
 }
 
 impl Stage for PathStage {
-    fn place(&self) -> &dyn Place {
+    fn topology(&self) -> &dyn Topology {
         &*self.lab
     }
 
-    fn before(&mut self, scenario: &Scenario) -> Result<()> {
+    fn prepare(&mut self, seed: u64) {
         // That of a measurement that has failed.
         self.end_black_out();
         self.settle();
+        let clock = self.lab.config().offset(seed);
+        self.start = Start {
+            seed,
+            clock,
+            ..Start::default()
+        };
+        self.restart();
+    }
+
+    fn begin(&mut self, scenario: &Scenario) {
+        self.settle();
+        self.restart();
         self.before = self.total(|counts| counts.taken_bytes);
         if let Some(dark) = scenario.dark {
             let lab = self.lab.clone();
@@ -154,13 +217,28 @@ impl Stage for PathStage {
                 lab.set_dark(false);
             }));
         }
-        Ok(())
     }
 
-    fn after(&mut self, scenario: &Scenario, figures: &mut Figures) -> Result<()> {
+    fn after(&mut self, scenario: &Scenario, outcome: &mut Outcome) -> Result<()> {
         self.end_black_out();
+        let Outcome {
+            figures, started, ..
+        } = outcome;
+        let Start {
+            seed,
+            clock,
+            moment,
+        } = self.start;
+        let later = started.map_or(Duration::ZERO, |started| started.saturating_sub(moment));
+        let offset = (clock + later).as_secs_f64();
+        let measured = !figures.is_empty();
+        figures.insert(Metric::Seed, seed as f64);
+        figures.insert(Metric::Offset, offset * 1e3);
+        if !measured {
+            return Ok(());
+        }
         let bytes = self.total(|counts| counts.taken_bytes) - self.before;
-        let seconds = self.seconds * scenario.longer;
+        let seconds = self.pace.seconds * scenario.longer;
         figures.insert(Metric::WirePerSecond, bytes as f64 / 1e3 / seconds);
         if let Some(dark) = scenario.dark {
             // UDP: how long nothing came. TCP: the trip that was under way, or the first to wait.

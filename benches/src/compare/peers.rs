@@ -1,5 +1,7 @@
 //! Other tunnels, where they are found.
 
+mod wireguard;
+
 use std::{
     env, fs,
     net::SocketAddr,
@@ -11,10 +13,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::{column::Running, ports};
+use self::wireguard::WireGuard;
+use super::{ports, running::Running};
 use crate::{
-    place::{Place, Side},
     process::{Process, output},
+    topology::{Side, Topology},
 };
 
 /// Another tunnel, in one of its ways.
@@ -31,24 +34,25 @@ pub(crate) enum Peer {
     },
     Chisel(PathBuf),
     Bore(PathBuf),
+    WireGuard(WireGuard),
 }
 
 impl Peer {
     /// Those on `PATH`, or where `ADIT_BENCH_<NAME>` says.
-    pub(super) fn found(place: &dyn Place) -> Vec<Self> {
+    pub(super) fn found(topology: &dyn Topology) -> Vec<Self> {
         let mut peers = Vec::new();
-        if let Some(program) = find("rathole") {
+        if let Some(program) = find_peer("rathole") {
             peers.push(Self::Rathole {
                 program: program.clone(),
                 noise: false,
             });
             // Not every build has it.
-            if rathole_keys(place, &program).is_ok() {
+            if rathole_keys(topology, &program).is_ok() {
                 let noise = true;
                 peers.push(Self::Rathole { program, noise });
             }
         }
-        if let (Some(server), Some(client)) = (find("frps"), find("frpc")) {
+        if let (Some(server), Some(client)) = (find_peer("frps"), find_peer("frpc")) {
             for quic in [false, true] {
                 let (server, client) = (server.clone(), client.clone());
                 peers.push(Self::Frp {
@@ -58,19 +62,26 @@ impl Peer {
                 });
             }
         }
-        peers.extend(find("chisel").map(Self::Chisel));
-        peers.extend(find("bore").map(Self::Bore));
+        peers.extend(find_peer("chisel").map(Self::Chisel));
+        peers.extend(find_peer("bore").map(Self::Bore));
+        peers.extend(WireGuard::found().ok().map(Self::WireGuard));
         peers
+    }
+
+    /// Why there is no WireGuard, in words; `None` where there is. It takes several programs, and root.
+    pub(super) fn no_wireguard() -> Option<String> {
+        WireGuard::found().err()
     }
 
     pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Rathole { noise: false, .. } => super::column::RATHOLE,
+            Self::Rathole { noise: false, .. } => RATHOLE,
             Self::Rathole { noise: true, .. } => "rathole-noise",
             Self::Frp { quic: false, .. } => "frp",
             Self::Frp { quic: true, .. } => "frp-quic",
             Self::Chisel(_) => "chisel",
             Self::Bore(_) => "bore",
+            Self::WireGuard(_) => WIREGUARD,
         }
     }
 
@@ -78,12 +89,13 @@ impl Peer {
         !matches!(self, Self::Bore(_))
     }
 
-    pub(super) fn version(&self, place: &dyn Place) -> String {
+    pub(super) fn version(&self, topology: &dyn Topology) -> String {
         let program = match self {
             Self::Rathole { program, .. } | Self::Chisel(program) | Self::Bore(program) => program,
             Self::Frp { server, .. } => server,
+            Self::WireGuard(tools) => &tools.boringtun,
         };
-        let said = output(place, program, &["--version"]).unwrap_or_default();
+        let said = output(topology, program, &["--version"]).unwrap_or_default();
         // A word that begins with a digit, or with a v and a digit.
         let is_version = |word: &&str| {
             let word = word.trim_start_matches('v');
@@ -96,9 +108,9 @@ impl Peer {
     }
 
     /// Starts both of its processes.
-    pub(super) fn start(&self, place: &dyn Place, target: SocketAddr) -> Result<Running> {
+    pub(super) fn start(&self, topology: &dyn Topology, target: SocketAddr) -> Result<Running> {
         let site = Site {
-            place,
+            topology,
             target,
             listen: ports::free()?,
             public: ports::free()?,
@@ -113,19 +125,21 @@ impl Peer {
             } => site.frp(server, client, *quic)?,
             Self::Chisel(program) => site.chisel(program)?,
             Self::Bore(program) => site.bore(program)?,
+            Self::WireGuard(tools) => return tools.start(topology),
         };
         Ok(Running {
-            address: (place.address(Side::Outside), site.public).into(),
+            address: (topology.address(Side::Outside), site.public).into(),
             relay: Some(relay),
             client: Some(client),
-            _files: Some(site.files),
+            topology: None,
+            _kept: Some(Box::new(site.files)),
         })
     }
 }
 
 /// Where a peer is to be started.
 struct Site<'a> {
-    place: &'a dyn Place,
+    topology: &'a dyn Topology,
     target: SocketAddr,
     /// Where its server listens for its client.
     listen: u16,
@@ -136,10 +150,10 @@ struct Site<'a> {
 
 impl Site<'_> {
     fn rathole(&self, program: &Path, noise: bool) -> Result<(Process, Process)> {
-        let outside = self.place.address(Side::Outside);
+        let outside = self.topology.address(Side::Outside);
         let (mut server_transport, mut client_transport) = (String::new(), String::new());
         if noise {
-            let (secret, public) = rathole_keys(self.place, program)?;
+            let (secret, public) = rathole_keys(self.topology, program)?;
             let head = "[ROLE.transport]\ntype = \"noise\"\n[ROLE.transport.noise]\n";
             server_transport =
                 head.replace("ROLE", "server") + &format!("local_private_key = \"{secret}\"\n");
@@ -172,7 +186,7 @@ impl Site<'_> {
 
     /// TLS is on by default, over TCP and over QUIC.
     fn frp(&self, server: &Path, client: &Path, quic: bool) -> Result<(Process, Process)> {
-        let outside = self.place.address(Side::Outside);
+        let outside = self.topology.address(Side::Outside);
         let listen = self.listen;
         let listens = if quic {
             format!("bindPort = {}\nquicBindPort = {listen}\n", ports::free()?)
@@ -202,12 +216,12 @@ impl Site<'_> {
     }
 
     fn chisel(&self, program: &Path) -> Result<(Process, Process)> {
-        let outside = self.place.address(Side::Outside);
+        let outside = self.topology.address(Side::Outside);
         let (listen, public, target) = (self.listen.to_string(), self.public, self.target);
-        let mut server = self.place.command(Side::Outside, program);
+        let mut server = self.topology.command(Side::Outside, program);
         server.args(["server", "--reverse", "--host", &outside.to_string()]);
         server.args(["--port", &listen]);
-        let mut client = self.place.command(Side::Home, program);
+        let mut client = self.topology.command(Side::Home, program);
         client.args(["client", "--max-retry-interval", "1s"]);
         client.arg(format!("http://{outside}:{listen}"));
         client.arg(format!("R:{outside}:{public}:{target}"));
@@ -217,13 +231,13 @@ impl Site<'_> {
 
     /// Its server listens on a port that cannot be chosen, and its client ends where no server listens yet.
     fn bore(&self, program: &Path) -> Result<(Process, Process)> {
-        let outside = self.place.address(Side::Outside).to_string();
-        let mut server = self.place.command(Side::Outside, program);
+        let outside = self.topology.address(Side::Outside).to_string();
+        let mut server = self.topology.command(Side::Outside, program);
         server.args(["server", "--bind-addr", &outside]);
         let server = Process::start(server)?;
         let until = Instant::now() + BORE_PATIENCE;
         loop {
-            let mut client = self.place.command(Side::Home, program);
+            let mut client = self.topology.command(Side::Home, program);
             client.args(["local", &self.target.port().to_string()]);
             client.args(["--local-host", &self.target.ip().to_string()]);
             client.args(["--to", &outside, "--port", &self.public.to_string()]);
@@ -249,15 +263,15 @@ impl Site<'_> {
     ) -> Result<Process> {
         let path = self.files.path().join(name);
         fs::write(&path, text)?;
-        let mut command = self.place.command(side, program);
+        let mut command = self.topology.command(side, program);
         command.arg(flag).arg(path);
         Process::start(command)
     }
 }
 
 /// A pair of keys, from rathole's own generator.
-fn rathole_keys(place: &dyn Place, program: &Path) -> Result<(String, String)> {
-    let text = output(place, program, &["--genkey"])?;
+fn rathole_keys(topology: &dyn Topology, program: &Path) -> Result<(String, String)> {
+    let text = output(topology, program, &["--genkey"])?;
     let after = |title: &str| {
         let mut lines = text.lines().skip_while(|line| !line.starts_with(title));
         lines.nth(1).map(|key| key.trim().to_owned())
@@ -267,15 +281,25 @@ fn rathole_keys(place: &dyn Place, program: &Path) -> Result<(String, String)> {
         .context("rathole --genkey printed no keys")
 }
 
-fn find(name: &str) -> Option<PathBuf> {
-    let named = env::var_os(format!("ADIT_BENCH_{}", name.to_uppercase())).map(PathBuf::from);
-    named.or_else(|| {
-        let path = env::var_os("PATH")?;
-        env::split_paths(&path)
-            .map(|directory| directory.join(name))
-            .find(|program| program.is_file())
-    })
+fn find_peer(name: &str) -> Option<PathBuf> {
+    find(name, &name.to_uppercase())
 }
+
+/// Where `ADIT_BENCH_<KEY>` says, or else on `PATH`.
+fn find(name: &str, key: &str) -> Option<PathBuf> {
+    if let Some(named) = env::var_os(format!("ADIT_BENCH_{key}")).map(PathBuf::from) {
+        return named.is_file().then_some(named);
+    }
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|program| program.is_file())
+}
+
+/// The peer that ratios are taken to.
+pub(super) const RATHOLE: &str = "rathole";
+/// The peer that takes more than a program or two.
+pub(super) const WIREGUARD: &str = "wireguard";
 
 /// A client of bore that has not ended by then has found its server.
 const BORE_STAYS: Duration = Duration::from_millis(500);

@@ -1,18 +1,20 @@
 //! What is measured, and how a measurement becomes figures.
 
-use std::{thread, time::Duration};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    column::Running,
+    column::Column,
+    cost::Cost,
     data::{Figures, Metric},
+    running::Running,
 };
 use crate::{
-    load::{Begins, Flood, Game, Job, Latencies, Load, Seen},
-    place::{Place, Side},
+    load::{Begins, Bulk, Flood, Game, Job, Latencies, Load, Seen},
     process::Process,
-    role::Role,
+    topology::{Side, Topology},
+    worker::Worker,
 };
 
 /// One thing to measure.
@@ -24,8 +26,14 @@ pub struct Scenario {
     pub title: String,
     /// What players do.
     pub load: Load,
+    /// Its part in the verdict on a line; empty where it has none.
+    pub part: String,
+    /// Where it is, `--only` must name at least so much of it; empty where any part of its name will do.
+    pub family: &'static str,
     /// What others do meanwhile.
-    pub beside: Option<Beside>,
+    pub beside: Vec<Beside>,
+    /// How many tunnels there are at once. A game's players are divided among those that nothing else has.
+    pub tunnels: usize,
     /// How many times as long as others.
     pub longer: f64,
     /// Whether it takes `--all`.
@@ -43,8 +51,19 @@ pub struct Scenario {
 pub struct Beside {
     /// What it is.
     pub load: Load,
-    /// Whether it goes past the tunnel, straight to the game server.
-    pub foreign: bool,
+    /// Which way it goes.
+    pub via: Via,
+}
+
+/// Which way a load goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// Through the tunnel that is measured.
+    Tunnel,
+    /// Past the tunnel, straight to the game server.
+    Foreign,
+    /// Through another tunnel of the same kind: the last of them.
+    Other,
 }
 
 /// What one scenario gave on one column in one round.
@@ -56,6 +75,8 @@ pub struct Outcome {
     pub latencies: Option<Latencies>,
     /// Bytes or events over time.
     pub series: Vec<u64>,
+    /// When it began, on the clock that all processes share.
+    pub started: Option<Duration>,
 }
 
 impl Scenario {
@@ -65,7 +86,10 @@ impl Scenario {
             name: name.into(),
             title: title.into(),
             load,
-            beside: None,
+            part: String::new(),
+            family: "",
+            beside: Vec::new(),
+            tunnels: 1,
             longer: 1.0,
             extra: false,
             fresh: false,
@@ -76,8 +100,15 @@ impl Scenario {
 
     /// Those on loopback.
     pub fn loopback() -> Vec<Self> {
-        let bulk =
-            |name, title, streams, reverse| Self::new(name, title, Load::Bulk { streams, reverse });
+        let bulk = |name, title, streams, reverse| {
+            let control = None;
+            let bulk = Bulk {
+                streams,
+                reverse,
+                control,
+            };
+            Self::new(name, title, Load::Bulk(bulk))
+        };
         let trips = |name, title, players| Self::new(name, title, Load::Trips { players });
         let connections =
             |name, title, players| Self::new(name, title, Load::Connections { players });
@@ -145,15 +176,34 @@ impl Scenario {
 
     /// While others do this, through the same tunnel.
     pub fn beside(mut self, load: Load) -> Self {
-        let foreign = false;
-        self.beside = Some(Beside { load, foreign });
+        let via = Via::Tunnel;
+        self.beside.push(Beside { load, via });
         self
     }
 
     /// While others do this, past the tunnel.
     pub fn beside_foreign(mut self, load: Load) -> Self {
-        let foreign = true;
-        self.beside = Some(Beside { load, foreign });
+        let via = Via::Foreign;
+        self.beside.push(Beside { load, via });
+        self
+    }
+
+    /// While others do this, through another tunnel of the same kind.
+    pub fn beside_another(mut self, load: Load) -> Self {
+        let via = Via::Other;
+        self.beside.push(Beside { load, via });
+        self.tunnels(2)
+    }
+
+    /// As a part of the verdict on a line.
+    pub fn part(mut self, family: &'static str, part: impl Into<String>) -> Self {
+        (self.family, self.part) = (family, part.into());
+        self
+    }
+
+    /// With so many tunnels at once, each with a relay and a client of its own.
+    pub fn tunnels(mut self, count: usize) -> Self {
+        self.tunnels = count;
         self
     }
 
@@ -190,6 +240,15 @@ impl Scenario {
         )
     }
 
+    /// Whether a column has anything to say about it.
+    pub fn is_for(&self, column: &Column) -> bool {
+        if self.is_tcp() {
+            column.tcp
+        } else {
+            column.udp
+        }
+    }
+
     /// Packets a second that it asks for.
     pub fn offered(&self) -> Option<f64> {
         match &self.load {
@@ -202,7 +261,12 @@ impl Scenario {
     pub fn shown(&self) -> Vec<Metric> {
         use Metric as M;
         let mut shown = match self.load {
-            Load::Bulk { .. } => vec![M::GbitPerSecond, M::CpuPerGbRelay, M::CpuPerGbClient],
+            Load::Bulk(_) => vec![
+                M::GbitPerSecond,
+                M::Standstill,
+                M::CpuPerGbRelay,
+                M::CpuPerGbClient,
+            ],
             Load::Trips { .. } | Load::Connections { .. } => vec![
                 M::PerSecond,
                 M::P50,
@@ -227,10 +291,10 @@ impl Scenario {
             }
             Load::Probe { .. } | Load::Flood(_) => Vec::new(),
         };
-        if let Some(beside) = &self.beside {
+        if let Some(beside) = self.beside.first() {
             shown.retain(|metric| !matches!(metric, M::CpuPerPacketRelay | M::CpuPerPacketClient));
             shown.push(match beside.load {
-                Load::Bulk { .. } => M::BesideGbitPerSecond,
+                Load::Bulk(_) => M::BesideGbitPerSecond,
                 _ => M::BesidePerSecond,
             });
             shown.extend([M::CpuRelay, M::CpuClient]);
@@ -245,43 +309,56 @@ impl Scenario {
         shown
     }
 
-    /// Measures it.
+    /// Measures it, on as many tunnels as it wants.
     pub(super) fn run(
         &self,
-        place: &dyn Place,
-        running: &Running,
-        target: std::net::SocketAddr,
+        topology: &dyn Topology,
+        tunnels: &[Running],
+        target: SocketAddr,
         seconds: f64,
     ) -> Result<Outcome> {
+        let (running, more) = tunnels.split_first().context("no tunnel")?;
+        let topology = running.topology(topology);
+        let other = more.last().unwrap_or(running).address;
+        let taken = self.beside.iter().any(|beside| beside.via == Via::Other);
+        let also: Vec<SocketAddr> = more.iter().map(|one| one.address).collect();
+        let also = if taken { &also[..0] } else { &also[..] };
         let seconds = seconds * self.longer;
-        let job = |load: &Load, to, seconds| {
-            Role::Load(Job {
+        let job = |load: &Load, to, also: &[SocketAddr], seconds| {
+            Worker::Load(Job {
                 to,
+                also: also.to_vec(),
                 seconds,
-                spread: place.spreads_players(),
+                spread: topology.spreads_players(),
                 load: load.clone(),
             })
         };
         let patience = Duration::from_secs_f64(seconds) + PATIENCE;
-        let mut beside = None;
-        if let Some(other) = &self.beside {
-            let to = if other.foreign {
-                target
-            } else {
-                running.address
+        let mut beside = Vec::new();
+        for Beside { load, via } in &self.beside {
+            let to = match via {
+                Via::Tunnel => running.address,
+                Via::Foreign => target,
+                Via::Other => other,
             };
-            // It goes on until the measurement is over, which is a little longer than it measures.
-            let role = job(&other.load, to, seconds + BESIDE_LONGER);
-            let mut process = Process::role(place, Side::Outside, &role)?;
+            // Bulk goes on until the measurement is over, which is a little longer than it measures. What is counted
+            // beside it is counted for as long.
+            let longer = if matches!(load, Load::Game(_)) {
+                0.0
+            } else {
+                BESIDE_LONGER
+            };
+            let worker = job(load, to, &[], seconds + longer);
+            let mut process = Process::worker(topology, Side::Outside, &worker)?;
             process.says::<Begins>(patience)?;
-            beside = Some(process);
+            beside.push(process);
         }
         for process in running.processes().into_iter().flatten() {
             process.forget_peak();
         }
         let before = Cost::of(running);
-        let role = job(&self.load, running.address, seconds);
-        let mut players = Process::role(place, Side::Outside, &role)?;
+        let worker = job(&self.load, running.address, also, seconds);
+        let mut players = Process::worker(topology, Side::Outside, &worker)?;
         players.says::<Begins>(patience).context("the players")?;
         let begun = Cost::of(running);
         let seen: Seen = players.says(patience).context("the players")?;
@@ -297,19 +374,27 @@ impl Scenario {
         begun.spent(&after, &self.load, &seen, &mut figures);
         before.grown(&after, &self.load, &seen, &mut figures);
         drop(players);
-        if let Some(mut beside) = beside {
-            let seen: Seen = beside.says(patience).context("what goes on beside")?;
-            figures.insert(
-                Metric::BesideGbitPerSecond,
-                seen.bytes as f64 * 8e-9 / seen.seconds,
-            );
-            let count = seen.events.max(seen.sent) as f64;
-            figures.insert(Metric::BesidePerSecond, count / seen.seconds);
+        for mut process in beside {
+            let other: Seen = process.says(patience).context("what goes on beside")?;
+            let rate = other.bytes_a_second_beside(&seen);
+            *figures.entry(Metric::BesideGbitPerSecond).or_default() += rate * 8e-9;
+            let count = other.events.max(other.sent) as f64;
+            *figures.entry(Metric::BesidePerSecond).or_default() += count / other.seconds;
+            if other.received > 0 {
+                ensure!(
+                    other.wrong == 0,
+                    "{} datagrams came back wrong",
+                    other.wrong
+                );
+                *figures.entry(Metric::Sent).or_default() += other.sent as f64;
+                *figures.entry(Metric::Lost).or_default() += (other.sent - other.received) as f64;
+            }
         }
         Ok(Outcome {
             figures,
             latencies: seen.latencies,
             series: seen.series,
+            started: (seen.started > 0).then(|| Duration::from_nanos(seen.started)),
         })
     }
 
@@ -325,9 +410,17 @@ impl Scenario {
                 }
             }
         }
+        if matches!(self.load, Load::Bulk(_)) {
+            // Nothing at all is a rate too.
+            figures.entry(Metric::GbitPerSecond).or_insert(0.0);
+            figures.insert(Metric::Standstill, seen.standstill.lasted * 1e3);
+            figures.insert(Metric::StandstillAt, seen.standstill.at);
+        }
         if matches!(self.load, Load::Game(_)) && seen.sent > 0 {
             let lost = 1.0 - seen.received as f64 / seen.sent as f64;
             figures.insert(Metric::Loss, lost * 100.0);
+            figures.insert(Metric::Sent, seen.sent as f64);
+            figures.insert(Metric::Lost, (seen.sent - seen.received) as f64);
             figures.insert(Metric::Doubled, seen.doubled as f64);
             figures.insert(Metric::Silence, seen.silence * 1e3);
         }
@@ -349,84 +442,15 @@ impl Scenario {
     }
 }
 
-/// What both processes of a column have used so far.
-#[derive(Debug, Clone, Copy)]
-struct Cost {
-    at: std::time::Instant,
-    /// CPU seconds of relay and client.
-    cpu: [Option<f64>; 2],
-    /// MiB of memory of relay and client: now, and at the most.
-    memory: [Option<(f64, f64)>; 2],
-}
-
-impl Cost {
-    fn of(running: &Running) -> Self {
-        let processes = running.processes();
-        Self {
-            at: std::time::Instant::now(),
-            cpu: processes.map(|process| process?.cpu()),
-            memory: processes.map(|process| process?.memory()),
-        }
-    }
-
-    fn spent(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
-        let packets = (seen.sent + seen.received) as f64;
-        let gigabytes = seen.bytes as f64 / 1e9;
-        // Seconds per GB, seconds per million, microseconds each.
-        let per = match load {
-            Load::Bulk { .. } => Some((CPU_PER_GB, gigabytes)),
-            Load::Game(_) | Load::Packets { .. } => Some((CPU_PER_PACKET, packets / 1e6)),
-            Load::Trips { .. } | Load::Connections { .. } => {
-                Some((CPU_PER_EVENT, seen.events as f64 / 1e6))
-            }
-            _ => None,
-        };
-        let length = (after.at - self.at).as_secs_f64();
-        for side in 0..2 {
-            let (Some(before), Some(after)) = (self.cpu[side], after.cpu[side]) else {
-                continue;
-            };
-            let spent = after - before;
-            figures.insert(CPU[side], spent / length * 100.0);
-            if let Some((metrics, amount)) = per
-                && amount > 0.0
-            {
-                figures.insert(metrics[side], spent / amount);
-            }
-        }
-    }
-
-    fn grown(&self, after: &Self, load: &Load, seen: &Seen, figures: &mut Figures) {
-        for side in 0..2 {
-            let (Some((before, _)), Some((now, peak))) = (self.memory[side], after.memory[side])
-            else {
-                continue;
-            };
-            figures.insert(PEAK[side], peak);
-            if matches!(load, Load::Idle { .. }) && seen.events > 0 {
-                figures.insert(GROWTH[side], (now - before) * 1.048_576);
-                figures.insert(EACH[side], (now - before) * 1024.0 / seen.events as f64);
-            }
-        }
-    }
-}
-
 /// A game with packets of all sizes.
 const fn game(players: usize, rate: f64) -> Game {
     Game {
         players,
         rate,
         sizes: (60, 1200),
+        cold: false,
     }
 }
-
-const CPU_PER_GB: [Metric; 2] = [Metric::CpuPerGbRelay, Metric::CpuPerGbClient];
-const CPU_PER_PACKET: [Metric; 2] = [Metric::CpuPerPacketRelay, Metric::CpuPerPacketClient];
-const CPU_PER_EVENT: [Metric; 2] = [Metric::CpuPerEventRelay, Metric::CpuPerEventClient];
-const CPU: [Metric; 2] = [Metric::CpuRelay, Metric::CpuClient];
-const PEAK: [Metric; 2] = [Metric::PeakRelay, Metric::PeakClient];
-const EACH: [Metric; 2] = [Metric::EachRelay, Metric::EachClient];
-const GROWTH: [Metric; 2] = [Metric::GrowthRelay, Metric::GrowthClient];
 
 /// Longer than anything should take to begin or end: a hang fails.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,10 @@
 )]
 
 use super::{
-    column::{Column, DIRECT, RATHOLE},
+    column::{Column, DIRECT},
     data::{Cell, Measured, Metric, Report, Spread},
+    lines,
+    peers::RATHOLE,
     scenario::Scenario,
     targets,
 };
@@ -16,7 +18,7 @@ use super::{
 pub(super) fn print_choice(columns: &[Column], scenarios: &[Scenario]) {
     println!("columns: {}", names(columns));
     for scenario in scenarios {
-        println!("{:<20} {}", scenario.name, scenario.title);
+        println!("{:<40} {}", scenario.name, scenario.title);
     }
 }
 
@@ -65,9 +67,12 @@ pub fn write(report: &Report, markdown: bool) -> String {
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
     text += &format!("{}\n", versions.join(", "));
-    text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
-    text += &judgements(report, markdown);
-    for section in &report.sections {
+    if report.has_targets() {
+        text += "Medians of the rounds (lowest–highest); × is the ratio to the direct path and to rathole's plaintext.\n";
+        text += &judgements(report, markdown);
+    }
+    text += &lines::print::all(report, markdown);
+    for section in report.sections.iter().filter(|one| one.line.is_none()) {
         for scenario in &section.scenarios {
             let title = format!("{}: {}", section.name, scenario.title);
             text += &if markdown {
@@ -75,7 +80,7 @@ pub fn write(report: &Report, markdown: bool) -> String {
             } else {
                 format!("\n{title} ({})\n", scenario.name)
             };
-            text += &layout(&lines(scenario), markdown);
+            text += &layout(&rows(scenario), markdown);
             for cell in &scenario.cells {
                 for error in cell.distinct_errors() {
                     text += &format!("{}: {error}\n", cell.column);
@@ -111,7 +116,7 @@ fn judgements(report: &Report, markdown: bool) -> String {
 }
 
 /// A head and a line for each column.
-pub(super) fn lines(scenario: &Measured) -> Vec<Vec<String>> {
+pub(super) fn rows(scenario: &Measured) -> Vec<Vec<String>> {
     let shown: Vec<Metric> = scenario
         .shown
         .iter()
@@ -157,7 +162,7 @@ fn spread(cell: &Cell, metric: Metric) -> String {
     format!("{median} ({}–{})", metric.write(low), metric.write(high))
 }
 
-fn layout(lines: &[Vec<String>], markdown: bool) -> String {
+pub(super) fn layout(lines: &[Vec<String>], markdown: bool) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..count)
         .map(|place| {

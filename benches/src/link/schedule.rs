@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::shape::{Bottleneck, Jitter, Loss, Shape};
+use super::shape::{Jitter, Loss, Pause, Shape};
 
 /// Nanoseconds since the link began.
 pub(super) type Nanos = u64;
@@ -18,36 +18,36 @@ pub(super) enum Fate {
     QueueFull,
 }
 
+/// Where a link's chance and clock begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start {
+    /// Of everything that is drawn.
+    pub(super) seed: u64,
+    /// The moment.
+    pub(super) at: Nanos,
+    /// How far the clock of timetable, pauses and drifting jitter has gone by then.
+    pub(super) clock: Nanos,
+}
+
 /// One direction's decisions.
 #[derive(Debug)]
 pub(super) struct Schedule {
     shape: Shape,
+    start: Start,
     queue: Queue,
-    /// In a burst of losses.
-    bad: bool,
     /// When the last packet arrives that keeps its place.
     last: Nanos,
-    wander: u64,
-    loss: Chance,
-    jitter: Chance,
-    reorder: Chance,
-    duplicate: Chance,
+    chances: Chances,
 }
 
 impl Schedule {
-    pub(super) fn new(shape: Shape, seed: u64) -> Self {
-        // Each chance draws once a packet, so that one's setting changes nothing of the others' draws.
-        let mut seeds = Chance(seed);
+    pub(super) fn new(shape: Shape, start: Start) -> Self {
         Self {
             shape,
+            start,
             queue: Queue::default(),
-            bad: false,
             last: 0,
-            wander: seeds.next(),
-            loss: Chance(seeds.next()),
-            jitter: Chance(seeds.next()),
-            reorder: Chance(seeds.next()),
-            duplicate: Chance(seeds.next()),
+            chances: Chances::new(start.seed),
         }
     }
 
@@ -56,13 +56,19 @@ impl Schedule {
         self.shape = shape;
     }
 
+    /// What is to come meets the same fate as after the same start of another link; what is on its way keeps its own.
+    pub(super) fn restart(&mut self, start: Start) {
+        self.start = start;
+        self.chances = Chances::new(start.seed);
+    }
+
     /// Decides on a packet of `length` bytes that comes in `now`; calls are in the order of time.
     pub(super) fn offer(&mut self, now: Nanos, length: usize) -> Fate {
-        let lost = self.loses();
-        let jitter = self.jitter.share();
-        let held = self.reorder.share();
-        let twice = self.duplicate.share() < self.shape.duplicate;
-        let Some(leaves) = self.queue.enter(self.shape.bottleneck, now, length) else {
+        let lost = self.chances.loses(self.shape.loss);
+        let jitter = self.chances.jitter.share();
+        let held = self.chances.reorder.share();
+        let twice = self.chances.duplicate.share() < self.shape.duplicate;
+        let Some(leaves) = self.queue.enter(&self.shape, self.start, now, length) else {
             return Fate::QueueFull;
         };
         if lost {
@@ -74,7 +80,7 @@ impl Schedule {
             let share = if reorders {
                 jitter
             } else {
-                self.wandering(leaves, most)
+                self.chances.wandering(self.start.clock(leaves), most)
             };
             due += (nanos(most) as f64 * share) as Nanos;
             in_order = !reorders;
@@ -92,10 +98,43 @@ impl Schedule {
         }
         Fate::Arrives { due, twice }
     }
+}
 
-    fn loses(&mut self) -> bool {
+impl Start {
+    /// What the link's clock shows then; it does not run backwards.
+    const fn clock(self, then: Nanos) -> Nanos {
+        self.clock + then.saturating_sub(self.at)
+    }
+}
+
+/// Each draws once a packet, so that one's setting changes nothing of the others' draws.
+#[derive(Debug)]
+struct Chances {
+    /// In a burst of losses.
+    bad: bool,
+    wander: u64,
+    loss: Chance,
+    jitter: Chance,
+    reorder: Chance,
+    duplicate: Chance,
+}
+
+impl Chances {
+    fn new(seed: u64) -> Self {
+        let mut seeds = Chance(seed);
+        Self {
+            bad: false,
+            wander: seeds.next(),
+            loss: Chance(seeds.next()),
+            jitter: Chance(seeds.next()),
+            reorder: Chance(seeds.next()),
+            duplicate: Chance(seeds.next()),
+        }
+    }
+
+    fn loses(&mut self, loss: Loss) -> bool {
         let draw = self.loss.share();
-        match self.shape.loss {
+        match loss {
             Loss::Never => false,
             Loss::Random(share) => draw < share,
             Loss::Bursts { share, length } => {
@@ -133,39 +172,55 @@ struct Queue {
 
 impl Queue {
     /// When a packet will have left the bottleneck; `None` where there is no room.
-    fn enter(
-        &mut self,
-        bottleneck: Option<Bottleneck>,
-        now: Nanos,
-        length: usize,
-    ) -> Option<Nanos> {
+    fn enter(&mut self, shape: &Shape, start: Start, now: Nanos, length: usize) -> Option<Nanos> {
         while let Some(&(leaves, length)) = self.waiting.front()
             && leaves <= now
         {
             self.bytes -= length as u64;
             self.waiting.pop_front();
         }
-        let Some(bottleneck) = bottleneck else {
-            return Some(now.max(self.free_at));
+        // Sending that has begun is not broken off: a pause is where the next one would begin.
+        let begins = match shape.pause {
+            Some(pause) => open(pause, start, now.max(self.free_at)),
+            None => now.max(self.free_at),
+        };
+        let Some(bottleneck) = shape.bottleneck else {
+            return Some(begins);
         };
         let full = self.waiting.len() >= bottleneck.queue_packets
             || self.bytes + length as u64 > bottleneck.queue_bytes;
         if full && !self.waiting.is_empty() {
             return None;
         }
-        if self.free_at < now || self.rate != bottleneck.rate {
-            self.free_at = self.free_at.max(now);
+        let rate = match &shape.timetable {
+            Some(timetable) => timetable.rate(Duration::from_nanos(start.clock(begins))),
+            None => bottleneck.rate,
+        };
+        if self.free_at < begins || self.rate != rate {
+            self.free_at = begins;
             self.remainder = 0;
-            self.rate = bottleneck.rate;
+            self.rate = rate;
         }
         let parts = length as u128 * 8 * 1_000_000_000 + self.remainder;
-        let rate = u128::from(bottleneck.rate.max(1));
+        let rate = u128::from(rate.max(1));
         self.remainder = parts % rate;
         let sending = Nanos::try_from(parts / rate).unwrap_or(Nanos::MAX);
         self.free_at = self.free_at.saturating_add(sending);
         self.waiting.push_back((self.free_at, length));
         self.bytes += length as u64;
         Some(self.free_at)
+    }
+}
+
+/// The first moment from then on that is in no pause.
+fn open(pause: Pause, start: Start, then: Nanos) -> Nanos {
+    let every = nanos(pause.every).max(1);
+    let into = start.clock(then) % every;
+    let left = every - into;
+    if left <= nanos(pause.length).min(every - 1) {
+        then.saturating_add(left)
+    } else {
+        then
     }
 }
 
@@ -186,6 +241,11 @@ impl Chance {
     fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
+}
+
+/// A share, from 0 to 1, that a seed stands for.
+pub(super) fn share_of(seed: u64) -> f64 {
+    Chance(seed).share()
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use super::schedule::share_of;
+
 /// What one direction does to packets. The default passes everything on at once.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Shape {
     /// From leaving the bottleneck to arriving.
     pub delay: Duration,
@@ -13,6 +15,10 @@ pub struct Shape {
     pub loss: Loss,
     /// Of IP packets with their headers; `None` is as fast as the machine.
     pub bottleneck: Option<Bottleneck>,
+    /// Rates that take the place of the bottleneck's own, by the clock. Without a bottleneck there is none to change.
+    pub timetable: Option<Timetable>,
+    /// Times in which nothing leaves the bottleneck: what comes in waits in its queue.
+    pub pause: Option<Pause>,
     /// Packets that those behind them overtake.
     pub reorder: Option<Reorder>,
     /// Share of packets that arrive twice, 0 to 1.
@@ -39,6 +45,70 @@ impl Bottleneck {
             queue_packets: usize::MAX,
         }
     }
+
+    /// A queue of so many packets, whatever their length.
+    pub const fn packets(rate: u64, queue: usize) -> Self {
+        Self {
+            rate,
+            queue_bytes: u64::MAX,
+            queue_packets: queue,
+        }
+    }
+}
+
+/// Rates one after the other; behind the last the first begins again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timetable {
+    steps: Vec<RateStep>,
+    cycle: Duration,
+}
+
+/// A rate, and for how long it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateStep {
+    /// Bits per second.
+    pub rate: u64,
+    /// Above zero.
+    pub lasts: Duration,
+}
+
+impl Timetable {
+    /// `None` where there is no step, or one that lasts no time.
+    pub fn new(steps: Vec<RateStep>) -> Option<Self> {
+        let cycle = steps
+            .iter()
+            .try_fold(Duration::ZERO, |sum, step| sum.checked_add(step.lasts))?;
+        let lasts = !steps.is_empty() && steps.iter().all(|step| !step.lasts.is_zero());
+        lasts.then_some(Self { steps, cycle })
+    }
+
+    /// How long all steps take together.
+    pub const fn cycle(&self) -> Duration {
+        self.cycle
+    }
+
+    /// The rate so long after the beginning. A packet has the rate of the moment at which its sending begins.
+    pub fn rate(&self, at: Duration) -> u64 {
+        let mut left = at.as_nanos() % self.cycle.as_nanos();
+        let mut rate = 0;
+        for step in &self.steps {
+            rate = step.rate;
+            match left.checked_sub(step.lasts.as_nanos()) {
+                Some(later) => left = later,
+                None => break,
+            }
+        }
+        rate
+    }
+}
+
+/// The end of each `every` is a pause of `length`, as a radio has that looks after something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// From the end of one pause to the end of the next.
+    pub every: Duration,
+    /// Shorter than `every`: a link that never sends is a black-out.
+    pub length: Duration,
 }
 
 /// A delay that varies between nothing and `most`, evenly.
@@ -78,7 +148,7 @@ pub struct Reorder {
 }
 
 /// Both directions, and what the chance in them starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct LinkConfig {
     /// From home to the outside.
     pub up: Shape,
@@ -92,9 +162,42 @@ impl LinkConfig {
     /// The same both ways.
     pub fn symmetric(shape: Shape, seed: u64) -> Self {
         Self {
-            up: shape,
+            up: shape.clone(),
             down: shape,
             seed,
         }
+    }
+
+    /// Where the clock of timetable and pauses begins for a seed: anywhere between two pauses, and within the first tenth of
+    /// a timetable, so that its steps come at other moments of a transfer, and all of them do.
+    pub fn offset(&self, seed: u64) -> Duration {
+        let ways = [&self.up, &self.down];
+        let pauses = ways.iter().filter_map(|shape| shape.pause);
+        let tables = ways.iter().filter_map(|shape| shape.timetable.as_ref());
+        let between = pauses.map(|pause| pause.every);
+        let range = between.chain(tables.map(|table| table.cycle() / 10)).max();
+        range.map_or(Duration::ZERO, |range| range.mul_f64(share_of(seed)))
+    }
+
+    /// Both delays, and in the middle of the jitter's range.
+    pub fn round_trip(&self) -> Duration {
+        let way = |shape: &Shape| {
+            let most = shape.jitter.map_or(Duration::ZERO, |jitter| jitter.most);
+            shape.delay + most / 2
+        };
+        way(&self.up) + way(&self.down)
+    }
+
+    /// The standard deviation of the round trip. The two ways do not know of each other.
+    pub fn jitter_deviation(&self) -> Duration {
+        let variance = |shape: &Shape| {
+            let Some(Jitter { most, reorders }) = shape.jitter else {
+                return 0.0;
+            };
+            // Draws are even over the range; what drifts from one to the next is nearer to the middle.
+            let drifting = if reorders { 1.0 } else { 2.0 / 3.0 };
+            most.as_secs_f64().powi(2) / 12.0 * drifting
+        };
+        Duration::from_secs_f64((variance(&self.up) + variance(&self.down)).sqrt())
     }
 }

@@ -8,10 +8,10 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     process::Stdio,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -22,10 +22,10 @@ use rustix::{
 use tun_rs::SyncDevice;
 
 use super::{
-    namespace::command,
-    schedule::{Fate, Nanos, Schedule},
+    schedule::{Fate, Nanos, Schedule, Start, nanos},
     shape::Shape,
 };
+use crate::namespace::command;
 
 /// What reaches into a direction from outside its thread.
 #[derive(Debug)]
@@ -33,10 +33,27 @@ pub(super) struct Control {
     wake: OwnedFd,
     stop: AtomicBool,
     dark: AtomicBool,
-    /// There is a new shape to take up.
+    /// There is a new shape or a new start to take up.
     changed: AtomicBool,
-    shape: Mutex<Shape>,
+    wanted: Mutex<Wanted>,
     tally: Tally,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    shape: Shape,
+    /// Not yet taken up.
+    restart: Option<Restart>,
+}
+
+/// Chance and clock begin again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Restart {
+    pub(super) seed: u64,
+    /// The moment.
+    pub(super) at: Instant,
+    /// How far the clock has gone by then.
+    pub(super) clock: Duration,
 }
 
 impl Control {
@@ -46,7 +63,10 @@ impl Control {
             stop: AtomicBool::new(false),
             dark: AtomicBool::new(false),
             changed: AtomicBool::new(false),
-            shape: Mutex::new(shape),
+            wanted: Mutex::new(Wanted {
+                shape,
+                restart: None,
+            }),
             tally: Tally::default(),
         })
     }
@@ -61,12 +81,21 @@ impl Control {
     }
 
     pub(super) fn set(&self, shape: Shape) {
-        *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
+        self.wanted().shape = shape;
+        self.changed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn restart(&self, restart: Restart) {
+        self.wanted().restart = Some(restart);
         self.changed.store(true, Ordering::Release);
     }
 
     pub(super) fn shape(&self) -> Shape {
-        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+        self.wanted().shape.clone()
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -149,8 +178,14 @@ impl Wire {
         from: Arc<SyncDevice>,
         to: Arc<SyncDevice>,
         control: Arc<Control>,
-        schedule: Schedule,
+        seed: u64,
     ) -> Self {
+        let start = Start {
+            seed,
+            at: 0,
+            clock: 0,
+        };
+        let schedule = Schedule::new(control.shape(), start);
         Self {
             from,
             to,
@@ -238,8 +273,7 @@ impl Wire {
     fn offer(&mut self, now: Nanos, slot: Slot, length: usize) {
         // Looked at behind the packet: what is sent after a change meets the change.
         if self.control.changed.swap(false, Ordering::Acquire) {
-            let shape = self.control.shape();
-            self.schedule.set(shape);
+            self.take_up();
         }
         let tally = &self.control.tally;
         let fate = self.schedule.offer(now, length);
@@ -261,6 +295,22 @@ impl Wire {
         }
         if copy.is_some() {
             add(&tally.duplicated, 1);
+        }
+    }
+
+    fn take_up(&mut self) {
+        let (shape, restart) = {
+            let mut wanted = self.control.wanted();
+            (wanted.shape.clone(), wanted.restart.take())
+        };
+        self.schedule.set(shape);
+        if let Some(restart) = restart {
+            let at = restart.at.saturating_duration_since(self.started);
+            self.schedule.restart(Start {
+                seed: restart.seed,
+                at: nanos(at),
+                clock: nanos(restart.clock),
+            });
         }
     }
 

@@ -8,8 +8,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use self::engine::{Engine, Packet};
-use super::{Begins, Job, Seen, Series, histogram::Counter};
-use crate::role::{FLOOD, say};
+use super::{Begins, Job, Seen, Series, arrivals, histogram::Counter};
+use crate::worker::{say::say, target::FLOOD};
 
 /// A game. Every player has a phase and sizes of their own, the same in every run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub struct Game {
     pub rate: f64,
     /// Bytes of the smallest packet, and of the largest.
     pub sizes: (usize, usize),
+    /// Whether the first packets count, which open the flows; else each player's flow is opened before.
+    pub cold: bool,
 }
 
 /// Datagrams that the game server does not answer, from one player.
@@ -63,12 +65,15 @@ pub(super) fn play(job: &Job, game: &Game) -> Result<Seen> {
         GRID.mul_f64(steps)
     };
     let mut engine = Engine::new(job, game.players)?;
-    engine.open_flows(|player| game.size(player, 0))?;
+    if !game.cold {
+        engine.open_flows(|player| game.size(player, 0))?;
+    }
     let periods = (job.seconds * game.rate) as usize + 2;
     let mut tally = Tally::new(game, periods, job.length())?;
     say(&Begins)?;
     let start = Instant::now();
-    tally.series.start = start;
+    let started = arrivals::now();
+    tally.series.start = started;
     let mut number = 0;
     loop {
         let mut next = due(number);
@@ -100,7 +105,10 @@ pub(super) fn play(job: &Job, game: &Game) -> Result<Seen> {
             tally.handle(game, start, player, packet, length);
         })?;
     }
-    Ok(tally.finish(job.seconds))
+    Ok(Seen {
+        started: started.as_nanos() as u64,
+        ..tally.finish(job.seconds)
+    })
 }
 
 /// What came back of a game.
@@ -133,7 +141,7 @@ impl Tally {
             known: vec![vec![0; periods.div_ceil(64)]; game.players],
             latencies: Counter::new()?,
             lateness: Counter::new()?,
-            series: Series::new(Instant::now(), length),
+            series: Series::new(arrivals::now(), length),
         })
     }
 
@@ -174,7 +182,7 @@ impl Tally {
         let heard = self.heard.replace(now).unwrap_or(now);
         self.silence = self.silence.max(now - heard);
         self.latencies.add((now - start).saturating_sub(packet.due));
-        self.series.add(now, 1);
+        self.series.add(self.series.start + (now - start), 1);
     }
 
     fn finish(self, seconds: f64) -> Seen {
@@ -190,6 +198,7 @@ impl Tally {
             latencies: self.latencies.finish(),
             lateness: self.lateness.finish(),
             series: self.series.steps,
+            ..Seen::default()
         }
     }
 }
@@ -200,7 +209,7 @@ pub(super) fn packets(job: &Job, players: usize, window: usize) -> Result<Seen> 
     engine.open_flows(|_| FLAT_OUT)?;
     say(&Begins)?;
     let (start, length) = (Instant::now(), job.length());
-    let mut series = Series::new(start, length);
+    let mut series = Series::new(arrivals::now(), length);
     let mut on_the_way = vec![0_usize; players];
     let mut heard = vec![start; players];
     let (mut sent, mut received) = (0_u64, 0_u64);
@@ -228,7 +237,7 @@ pub(super) fn packets(job: &Job, players: usize, window: usize) -> Result<Seen> 
                 on_the_way[player] = on_the_way[player].saturating_sub(1);
                 let now = Instant::now();
                 heard[player] = now;
-                series.add(now, 1);
+                series.add(arrivals::now(), 1);
             }
         })?;
     }

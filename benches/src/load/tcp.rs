@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, TcpStream, UdpSocket},
+    net::{TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,11 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
-use socket2::{Domain, Socket, Type};
+use anyhow::{Context, Result};
 
-use super::{Begins, Job, PATIENCE, Seen, Series, histogram::Counter};
-use crate::role::{BLOCK, ECHO, SINK, SOURCE, TALK, say};
+use super::{
+    Begins, Job, Seen, Series,
+    arrivals::now,
+    histogram::Counter,
+    players::{connect, in_threads},
+};
+use crate::worker::{
+    say::say,
+    target::{ECHO, TALK},
+};
 
 pub(super) fn probe(job: &Job, tcp: bool, udp: bool) -> Result<Seen> {
     say(&Begins)?;
@@ -32,7 +39,8 @@ pub(super) fn probe(job: &Job, tcp: bool, udp: bool) -> Result<Seen> {
 }
 
 fn try_once(job: &Job, tcp: bool, udp: bool) -> Result<()> {
-    let patience = Some(Duration::from_secs(1));
+    // Of a satellite's round trip, and one retransmission.
+    let patience = Some(Duration::from_secs(3));
     if tcp {
         let mut tcp = TcpStream::connect(job.to)?;
         tcp.set_read_timeout(patience)?;
@@ -49,77 +57,6 @@ fn try_once(job: &Job, tcp: bool, udp: bool) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn bulk(job: &Job, streams: usize, reverse: bool) -> Result<Seen> {
-    let first = if reverse { SOURCE } else { SINK };
-    let mut connected = Vec::new();
-    for player in 0..streams {
-        let mut stream = connect(job, player)?;
-        stream.write_all(&[first])?;
-        connected.push(stream);
-    }
-    say(&Begins)?;
-    let (start, length) = (Instant::now(), job.length());
-    let carry = if reverse { take } else { give };
-    let carried = in_threads(connected, move |stream| {
-        let mut series = Series::new(start, length);
-        let bytes = carry(stream, start, length, &mut series)?;
-        Ok((bytes, series))
-    })?;
-    let mut all = Series::new(start, length);
-    let mut seen = Seen {
-        seconds: start.elapsed().as_secs_f64(),
-        ..Seen::default()
-    };
-    for (bytes, series) in carried {
-        seen.bytes += bytes;
-        all.merge(&series.steps);
-    }
-    seen.series = all.steps;
-    Ok(seen)
-}
-
-fn give(
-    mut stream: TcpStream,
-    start: Instant,
-    length: Duration,
-    series: &mut Series,
-) -> Result<u64> {
-    let block = vec![0x5a; BLOCK];
-    let mut sent = 0_u64;
-    loop {
-        let now = Instant::now();
-        if now - start >= length {
-            break;
-        }
-        stream.write_all(&block)?;
-        sent += block.len() as u64;
-        series.add(now, block.len() as u64);
-    }
-    // Only what the game server has taken counts, and the time until it has.
-    stream.shutdown(Shutdown::Write)?;
-    let mut total = [0; 8];
-    stream.read_exact(&mut total)?;
-    ensure!(u64::from_be_bytes(total) == sent, "bytes were lost");
-    Ok(sent)
-}
-
-fn take(
-    mut stream: TcpStream,
-    start: Instant,
-    length: Duration,
-    series: &mut Series,
-) -> Result<u64> {
-    let mut buffer = vec![0; BLOCK];
-    let mut taken = 0_u64;
-    while start.elapsed() < length {
-        let length = stream.read(&mut buffer)?;
-        ensure!(length > 0, "the game server has ended it");
-        taken += length as u64;
-        series.add(Instant::now(), length as u64);
-    }
-    Ok(taken)
-}
-
 pub(super) fn trips(job: &Job, players: usize) -> Result<Seen> {
     // All at once: on a long path one after the other would take minutes.
     let this = job.clone();
@@ -133,16 +70,16 @@ pub(super) fn trips(job: &Job, players: usize) -> Result<Seen> {
         Ok(stream)
     })?;
     say(&Begins)?;
-    let (start, length) = (Instant::now(), job.length());
+    let (start, length) = (now(), job.length());
     let counted = in_threads(connected, move |mut stream| {
         let mut counter = Counter::new()?;
         let mut series = Series::new(start, length);
-        while start.elapsed() < length {
-            let began = Instant::now();
+        while now() - start < length {
+            let began = now();
             trip(&mut stream)?;
-            let now = Instant::now();
-            counter.add(now - began);
-            series.add(now, 1);
+            let ended = now();
+            counter.add(ended - began);
+            series.add(ended, 1);
         }
         Ok((counter, series))
     })?;
@@ -156,20 +93,20 @@ fn trip(stream: &mut TcpStream) -> io::Result<()> {
 
 pub(super) fn connections(job: &Job, players: usize) -> Result<Seen> {
     say(&Begins)?;
-    let (start, length) = (Instant::now(), job.length());
+    let (start, length) = (now(), job.length());
     // Each connection is another player's: the ports of one address would run out, as closed connections linger.
     let (next, this) = (AtomicUsize::new(0), job.clone());
     let counted = in_threads((0..players).collect(), move |_| {
         let mut counter = Counter::new()?;
         let mut series = Series::new(start, length);
-        while start.elapsed() < length {
-            let began = Instant::now();
+        while now() - start < length {
+            let began = now();
             let mut stream = connect(&this, next.fetch_add(1, Ordering::Relaxed))?;
             stream.write_all(&[ECHO])?;
             stream.read_exact(&mut [0])?;
-            let now = Instant::now();
-            counter.add(now - began);
-            series.add(now, 1);
+            let ended = now();
+            counter.add(ended - began);
+            series.add(ended, 1);
         }
         Ok((counter, series))
     })?;
@@ -204,8 +141,8 @@ pub(super) fn idle(job: &Job, count: usize) -> Result<()> {
     }
 }
 
-fn gather(start: Instant, length: Duration, counted: Vec<(Counter, Series)>) -> Result<Seen> {
-    let seconds = start.elapsed().as_secs_f64();
+fn gather(start: Duration, length: Duration, counted: Vec<(Counter, Series)>) -> Result<Seen> {
+    let seconds = (now() - start).as_secs_f64();
     let mut all = Counter::new()?;
     let mut over_time = Series::new(start, length);
     for (counter, series) in counted {
@@ -220,38 +157,6 @@ fn gather(start: Instant, length: Duration, counted: Vec<(Counter, Series)>) -> 
         series: over_time.steps,
         ..Seen::default()
     })
-}
-
-fn connect(job: &Job, player: usize) -> Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(job.to), Type::STREAM, None)?;
-    if job.spread {
-        socket.bind(&job.source(player).into())?;
-    }
-    socket.connect_timeout(&job.to.into(), PATIENCE)?;
-    let stream = TcpStream::from(socket);
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
-}
-
-/// Does `work` with each item in a thread of its own, and gathers what they return.
-fn in_threads<I: Send + 'static, T: Send + 'static>(
-    items: Vec<I>,
-    work: impl Fn(I) -> Result<T> + Send + Sync + 'static,
-) -> Result<Vec<T>> {
-    let work = Arc::new(work);
-    let threads: Vec<_> = items
-        .into_iter()
-        .map(|item| {
-            let work = work.clone();
-            thread::spawn(move || work(item))
-        })
-        .collect();
-    threads
-        .into_iter()
-        .map(|thread| thread.join().map_err(|_| anyhow!("a player panicked"))?)
-        .collect()
 }
 
 const WARM_TRIPS: usize = 20;

@@ -6,7 +6,7 @@ use super::Path;
 use crate::{
     compare::scenario::Scenario,
     link::{Bottleneck, Jitter, LinkConfig, Loss, Shape},
-    load::{Game, Load},
+    load::{Bulk, Game, Load},
 };
 
 pub(super) fn all(seconds: f64) -> Vec<Path> {
@@ -55,6 +55,7 @@ fn path(
         title,
         link,
         congestion_control,
+        line: None,
         scenarios,
     }
 }
@@ -81,10 +82,7 @@ fn lossy_cubic() -> Vec<Scenario> {
 
 /// A game that shares its uplink with an upload, its own tunnel's or a foreign one's, and two uploads that share it.
 fn home(suffix: &str) -> Vec<Scenario> {
-    let upload = || Load::Bulk {
-        streams: 1,
-        reverse: true,
-    };
+    let upload = || Load::Bulk(Bulk::one(true));
     let game = |name: &str, title: &str| {
         let title = format!("game, 4 players × 100/s, {title}");
         Scenario::new(format!("path-home-{name}{suffix}"), title, game(4, 100.0)).longer(6.0)
@@ -222,11 +220,7 @@ fn bulk(name: &str, reverse: bool) -> Scenario {
     } else {
         "TCP, 1 stream to the server"
     };
-    let load = Load::Bulk {
-        streams: 1,
-        reverse,
-    };
-    Scenario::new(name, title, load).longer(5.0)
+    Scenario::new(name, title, Load::Bulk(Bulk::one(reverse))).longer(5.0)
 }
 
 /// Of 200 bytes, 6.4 Mbit/s at 4,000 packets a second: what fits any of these lines and fragments nowhere.
@@ -235,6 +229,7 @@ fn game(players: usize, rate: f64) -> Load {
         players,
         rate,
         sizes: (200, 200),
+        cold: false,
     })
 }
 
@@ -301,7 +296,7 @@ mod tests {
             let shapes: Vec<Shape> = paths
                 .iter()
                 .filter(|path| path.congestion_control == control)
-                .map(|path| path.link.up)
+                .map(|path| path.link.up.clone())
                 .collect();
             let any = |holds: &dyn Fn(&Shape) -> bool| shapes.iter().any(holds);
             for delay in [10, 20, 75] {

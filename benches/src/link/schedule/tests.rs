@@ -1,11 +1,20 @@
 use super::*;
-use crate::link::shape::Reorder;
+use crate::link::shape::{Bottleneck, RateStep, Reorder, Timetable};
 
 const MS: Nanos = 1_000_000;
 const SECOND: Nanos = 1_000 * MS;
 
 fn schedule(shape: Shape) -> Schedule {
-    Schedule::new(shape, 1)
+    Schedule::new(shape, start(1))
+}
+
+/// Of a link that begins with its clock.
+const fn start(seed: u64) -> Start {
+    Start {
+        seed,
+        at: 0,
+        clock: 0,
+    }
 }
 
 fn arrival(fate: Fate) -> Nanos {
@@ -191,8 +200,12 @@ fn same_seed_gives_the_same_fates_and_another_seed_others() {
             by: Duration::from_millis(3),
         }),
         duplicate: 0.1,
+        ..Shape::default()
     };
-    let fates = |seed| run(&mut Schedule::new(shape, seed), 10_000, MS / 3);
+    let fates = |seed| {
+        let mut schedule = Schedule::new(shape.clone(), start(seed));
+        run(&mut schedule, 10_000, MS / 3)
+    };
     assert_eq!(fates(7), fates(7));
     assert_ne!(fates(7), fates(8));
 }
@@ -218,7 +231,7 @@ fn losses_are_the_same_whatever_else_is_set() {
         }),
         bottleneck: Some(Bottleneck::new(20_000_000, Duration::from_millis(50))),
         duplicate: 0.5,
-        ..plain
+        ..plain.clone()
     };
     assert_eq!(losses(plain), losses(rich));
 }
@@ -237,21 +250,21 @@ fn only_what_is_asked_to_reorder_does() {
             most,
             reorders: false,
         }),
-        ..plain
+        ..plain.clone()
     };
     let jumping = Shape {
         jitter: Some(Jitter {
             most,
             reorders: true,
         }),
-        ..plain
+        ..plain.clone()
     };
     let held = Shape {
         reorder: Some(Reorder {
             share: 0.01,
             by: Duration::from_millis(1),
         }),
-        ..plain
+        ..plain.clone()
     };
     let ordered = |shape| arrivals(&run(&mut schedule(shape), 20_000, MS / 10)).is_sorted();
     assert!(ordered(plain));
@@ -266,7 +279,7 @@ fn cut_delay_lets_nothing_overtake() {
         delay: Duration::from_millis(150),
         ..Shape::default()
     };
-    let mut schedule = schedule(slow);
+    let mut schedule = schedule(slow.clone());
     assert_eq!(arrival(schedule.offer(0, 1000)), 150 * MS);
     schedule.set(Shape {
         delay: Duration::from_millis(10),
@@ -332,3 +345,208 @@ fn new_rate_holds_from_the_next_packet_on() {
     schedule.set(Shape::default());
     assert_eq!(arrival(schedule.offer(0, 1000)), MS + MS / 10);
 }
+
+/// 8 Mbit/s for 10 ms, then 1 Mbit/s for 20 ms: a packet of 1,000 bytes takes 1 ms, then 8 ms.
+fn rates() -> Option<Timetable> {
+    let step = |rate, millis| RateStep {
+        rate,
+        lasts: Duration::from_millis(millis),
+    };
+    Timetable::new(vec![step(8_000_000, 10), step(1_000_000, 20)])
+}
+
+#[test]
+fn timetable_changes_the_rate_and_begins_again() {
+    let mut schedule = schedule(Shape {
+        bottleneck: Some(Bottleneck::packets(77, 1000)),
+        timetable: rates(),
+        ..Shape::default()
+    });
+    let due: Vec<Nanos> = (0..20)
+        .map(|_| arrival(schedule.offer(0, 1000)) / MS)
+        .collect();
+    let fast = 1..=10;
+    // The last slow one began at 26 ms and keeps its rate to its end at 34; the next cycle's fast ones have begun by then.
+    let slow = [18, 26, 34];
+    let again = 35..=40;
+    let expected: Vec<Nanos> = fast.chain(slow).chain(again).collect();
+    assert_eq!(due[..19], expected);
+    assert_eq!(due[19], 48);
+}
+
+#[test]
+fn timetable_holds_to_the_nanosecond_while_a_rate_lasts() {
+    // 1,500 bytes at 7 Mbit/s are 1,714,285.7 ns.
+    let step = RateStep {
+        rate: 7_000_000,
+        lasts: Duration::from_secs(1000),
+    };
+    let mut schedule = schedule(Shape {
+        bottleneck: Some(Bottleneck::packets(1, 1000)),
+        timetable: Timetable::new(vec![step]),
+        ..Shape::default()
+    });
+    let due: Vec<Nanos> = (0..700).map(|_| arrival(schedule.offer(0, 1500))).collect();
+    assert_eq!(due[699], 700 * 1500 * 8 * SECOND / 7_000_000);
+}
+
+#[test]
+fn timetable_without_a_step_or_with_an_empty_one_is_none() {
+    let step = |lasts| RateStep { rate: 1, lasts };
+    assert_eq!(Timetable::new(vec![]), None);
+    assert_eq!(Timetable::new(vec![step(Duration::ZERO)]), None);
+    let long = step(Duration::MAX);
+    assert_eq!(Timetable::new(vec![long, long]), None);
+    let table = Timetable::new(vec![step(MS_LONG), step(3 * MS_LONG)]);
+    assert_eq!(table.map(|table| table.cycle()), Some(4 * MS_LONG));
+}
+
+#[test]
+fn timetable_without_a_bottleneck_changes_nothing() {
+    let mut schedule = schedule(Shape {
+        timetable: rates(),
+        ..Shape::default()
+    });
+    assert_eq!(arrival(schedule.offer(15 * MS, 1000)), 15 * MS);
+}
+
+#[test]
+fn nothing_leaves_in_a_pause_and_the_queue_holds_what_comes() {
+    let pause = Pause {
+        every: 10 * MS_LONG,
+        length: 4 * MS_LONG,
+    };
+    let mut schedule = schedule(Shape {
+        delay: 2 * MS_LONG,
+        bottleneck: Some(Bottleneck::packets(8_000_000, 5)),
+        pause: Some(pause),
+        ..Shape::default()
+    });
+    // 1 ms each; open from 0 to 6 ms and from 10 to 16 ms.
+    assert_eq!(arrival(schedule.offer(0, 1000)), 3 * MS);
+    // Sending that has begun before the pause ends in it.
+    assert_eq!(
+        arrival(schedule.offer(5 * MS + MS / 2, 1000)),
+        8 * MS + MS / 2
+    );
+    let waiting: Vec<Fate> = (0..6).map(|_| schedule.offer(7 * MS, 1000)).collect();
+    let due = [13 * MS, 14 * MS, 15 * MS, 16 * MS, 17 * MS];
+    assert_eq!(arrivals(&waiting[..5]), due);
+    assert_eq!(waiting[5], Fate::QueueFull);
+    // At its end to the nanosecond, and just before it begins.
+    assert_eq!(arrival(schedule.offer(30 * MS, 1000)), 33 * MS);
+    assert_eq!(arrival(schedule.offer(36 * MS - 1, 1000)), 39 * MS - 1);
+    assert_eq!(arrival(schedule.offer(46 * MS, 1000)), 53 * MS);
+}
+
+#[test]
+fn pause_without_a_bottleneck_lets_all_out_at_its_end_in_order() {
+    let mut schedule = schedule(Shape {
+        pause: Some(Pause {
+            every: 10 * MS_LONG,
+            length: 4 * MS_LONG,
+        }),
+        ..Shape::default()
+    });
+    let due = [0, 5, 6, 8, 9, 10, 11].map(|at| arrival(schedule.offer(at * MS, 1000)) / MS);
+    assert_eq!(due, [0, 5, 10, 10, 10, 10, 11]);
+}
+
+#[test]
+fn pause_that_never_ends_still_lets_time_go_on() {
+    for length in [10 * MS_LONG, 20 * MS_LONG] {
+        let mut schedule = schedule(Shape {
+            pause: Some(Pause {
+                every: 10 * MS_LONG,
+                length,
+            }),
+            ..Shape::default()
+        });
+        assert_eq!(arrival(schedule.offer(3 * MS, 1000)), 10 * MS);
+    }
+}
+
+/// Everything that varies.
+fn varied() -> Shape {
+    Shape {
+        delay: Duration::from_millis(20),
+        jitter: Some(Jitter {
+            most: Duration::from_millis(7),
+            reorders: false,
+        }),
+        loss: Loss::Bursts {
+            share: 0.05,
+            length: 5.0,
+        },
+        bottleneck: Some(Bottleneck::packets(20_000_000, 50)),
+        timetable: rates(),
+        pause: Some(Pause {
+            every: 13 * MS_LONG,
+            length: 3 * MS_LONG,
+        }),
+        reorder: Some(Reorder {
+            share: 0.1,
+            by: Duration::from_millis(3),
+        }),
+        duplicate: 0.1,
+    }
+}
+
+#[test]
+fn restart_is_the_same_whatever_was_before_it() {
+    let begin = Start {
+        seed: 9,
+        at: 50 * SECOND,
+        clock: 4 * MS,
+    };
+    let fates = |schedule: &mut Schedule| {
+        schedule.restart(begin);
+        (0..5000)
+            .map(|place| schedule.offer(begin.at + place * MS, 1000))
+            .collect::<Vec<_>>()
+    };
+    let fresh = fates(&mut schedule(varied()));
+    let mut used = Schedule::new(varied(), start(1234));
+    run(&mut used, 20_000, MS);
+    assert_eq!(fates(&mut used), fresh);
+    // Once more, later: the same, but for the time.
+    let later = Start {
+        at: 90 * SECOND,
+        ..begin
+    };
+    used.restart(later);
+    let shifted: Vec<Fate> = (0..5000)
+        .map(|place| used.offer(later.at + place * MS, 1000))
+        .map(|fate| match fate {
+            Fate::Arrives { due, twice } => Fate::Arrives {
+                due: due - 40 * SECOND,
+                twice,
+            },
+            other => other,
+        })
+        .collect();
+    assert_eq!(shifted, fresh);
+}
+
+#[test]
+fn restart_sets_the_clock() {
+    let mut schedule = schedule(Shape {
+        pause: Some(Pause {
+            every: 10 * MS_LONG,
+            length: 4 * MS_LONG,
+        }),
+        ..Shape::default()
+    });
+    assert_eq!(arrival(schedule.offer(MS, 1000)), MS);
+    schedule.restart(Start {
+        seed: 1,
+        at: 2 * MS,
+        clock: 7 * MS,
+    });
+    // The pause ends 3 ms behind the restart.
+    assert_eq!(arrival(schedule.offer(2 * MS, 1000)), 5 * MS);
+    assert_eq!(arrival(schedule.offer(11 * MS - 1, 1000)), 11 * MS - 1);
+    assert_eq!(arrival(schedule.offer(11 * MS, 1000)), 15 * MS);
+}
+
+const MS_LONG: Duration = Duration::from_millis(1);

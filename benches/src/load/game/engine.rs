@@ -81,7 +81,7 @@ impl Engine {
         let mut sockets = Vec::new();
         for player in 0..players {
             let socket = UdpSocket::bind(job.source(player))?;
-            socket.connect(job.to)?;
+            socket.connect(job.to_of(player))?;
             socket.set_nonblocking(true)?;
             if players < FEW {
                 drop(socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20));

@@ -12,6 +12,7 @@ fn sizes_stay_within_their_bounds_and_small_ones_are_more() {
         players: 10,
         rate: 30.0,
         sizes: (60, 1200),
+        cold: false,
     };
     let sizes: Vec<_> = (0..1000).map(|number| game.size(3, number)).collect();
     assert!(sizes.iter().all(|size| (60..=1200).contains(size)));
@@ -26,6 +27,7 @@ fn every_player_sends_once_a_period() {
         players: 100,
         rate: 30.0,
         sizes: (60, 60),
+        cold: false,
     };
     let phases = game.phases();
     assert!(phases.windows(2).all(|two| two[0].0 <= two[1].0));
@@ -41,9 +43,11 @@ fn what_is_lost_doubled_cut_short_or_changed_is_counted() -> Result<()> {
         players: 3,
         rate: 200.0,
         sizes: (60, 1200),
+        cold: false,
     };
     let job = Job {
         to: bad_server()?,
+        also: Vec::new(),
         seconds: 0.3,
         spread: false,
         load: Load::Game(game.clone()),

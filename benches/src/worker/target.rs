@@ -13,7 +13,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::say;
+use super::say::say;
+use crate::load::bulk::{self, BULK};
 
 pub(super) fn run(bind: IpAddr) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -76,8 +77,7 @@ async fn serve(mut player: TcpStream) -> io::Result<()> {
     let mut byte = [0];
     player.read_exact(&mut byte).await?;
     let serve = match byte[0] {
-        SINK => sink,
-        SOURCE => source,
+        BULK => bulk::serve,
         TALK => talk,
         _ => {
             // Thousands of these stand idle: a byte at a time, in little memory.
@@ -95,26 +95,6 @@ async fn serve(mut player: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes everything, then says how much that was.
-fn sink(mut player: std::net::TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; BLOCK];
-    let mut total = 0_u64;
-    loop {
-        match player.read(&mut buffer)? {
-            0 => return player.write_all(&total.to_be_bytes()),
-            length => total += length as u64,
-        }
-    }
-}
-
-/// Sends until the player has had enough.
-fn source(mut player: std::net::TcpStream) -> io::Result<()> {
-    let buffer = vec![0x5a; BLOCK];
-    loop {
-        player.write_all(&buffer)?;
-    }
-}
-
 /// Echoes.
 fn talk(mut player: std::net::TcpStream) -> io::Result<()> {
     let mut buffer = [0; 4096];
@@ -128,13 +108,7 @@ fn talk(mut player: std::net::TcpStream) -> io::Result<()> {
 
 /// First byte of a connection that is echoed, this byte included.
 pub(crate) const ECHO: u8 = b'E';
-/// First byte of a connection of which everything is taken and counted.
-pub(crate) const SINK: u8 = b'S';
-/// First byte of a connection on which the game server sends without end.
-pub(crate) const SOURCE: u8 = b'B';
 /// First byte of a connection of which everything behind it is echoed at once.
 pub(crate) const TALK: u8 = b'T';
 /// First byte of a datagram that is not answered.
 pub(crate) const FLOOD: u8 = 0xff;
-/// 128 KiB a call, as iperf3.
-pub(crate) const BLOCK: usize = 128 * 1024;

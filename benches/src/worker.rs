@@ -1,7 +1,8 @@
 //! The processes that a measurement starts of its own program: a relay, a client, a game server, players.
 
 mod adit;
-mod target;
+pub(crate) mod say;
+pub(crate) mod target;
 
 use std::{
     io,
@@ -12,20 +13,20 @@ use std::{
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::target::{BLOCK, ECHO, FLOOD, SINK, SOURCE, TALK};
+use self::say::{Failed, say};
 use crate::load::Job;
 
 /// What a process is. Each says one line of JSON when it is ready, and ends with its standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Role {
+pub enum Worker {
     /// Adit's relay; says where it listens.
     Relay {
         /// For tunnels and for players.
         bind: IpAddr,
     },
     /// Adit's client; says that its service is bound.
-    Client(ClientRole),
+    Client(ClientOptions),
     /// A game server for all scenarios; says where it listens, with TCP and UDP.
     Target {
         /// Where it listens.
@@ -37,7 +38,7 @@ pub enum Role {
 
 /// What Adit's client is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientRole {
+pub struct ClientOptions {
     /// Where the relay listens.
     pub relay: SocketAddr,
     /// The public port, of TCP and UDP.
@@ -59,14 +60,8 @@ pub struct ServiceOptions {
     pub udp: bool,
 }
 
-/// What a role says if it cannot do what it should.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Failed {
-    pub(crate) error: String,
-}
-
-impl Role {
-    /// Does what the role is, until standard input ends.
+impl Worker {
+    /// Does its work, until standard input ends.
     pub fn run(self) -> Result<()> {
         thread::spawn(|| {
             // Whoever started this has ended, however it did.
@@ -75,7 +70,7 @@ impl Role {
         });
         match self {
             Self::Relay { bind } => adit_daemon::runtime::block_on(adit::relay(bind))?,
-            Self::Client(role) => adit_daemon::runtime::block_on(adit::client(role))?,
+            Self::Client(options) => adit_daemon::runtime::block_on(adit::client(options))?,
             Self::Target { bind } => target::run(bind),
             Self::Load(job) => {
                 if let Err(error) = job.run() {
@@ -89,11 +84,4 @@ impl Role {
             }
         }
     }
-}
-
-/// One line for whoever started this process.
-#[expect(clippy::print_stdout, reason = "this is how a role answers")]
-pub(crate) fn say(what: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string(what)?);
-    Ok(())
 }

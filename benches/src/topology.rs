@@ -7,6 +7,8 @@ use std::{
     process::Command,
 };
 
+use crate::namespace::Namespace;
+
 /// On which side of the path a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -17,12 +19,17 @@ pub enum Side {
 }
 
 /// Two sides with a path between them.
-pub trait Place: fmt::Debug {
+pub trait Topology: fmt::Debug {
     /// A command that runs `program` on that side, under the process id that it is started with.
     fn command(&self, side: Side, program: &Path) -> Command;
 
     /// The address of that side, as the other one reaches it.
     fn address(&self, side: Side) -> IpAddr;
+
+    /// The network namespace of that side, where it has one of its own.
+    fn namespace(&self, _: Side) -> Option<&Namespace> {
+        None
+    }
 
     /// Whether players may come from addresses of their own in 127.0.0.0/8.
     fn spreads_players(&self) -> bool {
@@ -34,7 +41,7 @@ pub trait Place: fmt::Debug {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Loopback;
 
-impl Place for Loopback {
+impl Topology for Loopback {
     #[expect(clippy::disallowed_methods, reason = "a bench starts its processes")]
     fn command(&self, _: Side, program: &Path) -> Command {
         Command::new(program)

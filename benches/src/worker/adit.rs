@@ -10,7 +10,7 @@ use tunnel_core::{
     relay::{Relay, RelayLimits, StaticAuthority},
 };
 
-use super::{ClientRole, say};
+use super::{ClientOptions, say::say};
 
 pub(super) async fn relay(bind: IpAddr) -> Result<()> {
     let authority = StaticAuthority::new().client(
@@ -42,14 +42,14 @@ pub(super) async fn relay(bind: IpAddr) -> Result<()> {
     std::future::pending().await
 }
 
-pub(super) async fn client(role: ClientRole) -> Result<()> {
+pub(super) async fn client(options: ClientOptions) -> Result<()> {
     let game = RawService {
         name: "bench".into(),
         protocol: "both".into(),
-        public_port: Some(role.public_port.to_string()),
-        target: role.target.to_string(),
-        optimize: Some(role.service.optimize),
-        redundancy: role.service.redundancy,
+        public_port: Some(options.public_port.to_string()),
+        target: options.target.to_string(),
+        optimize: Some(options.service.optimize),
+        redundancy: options.service.redundancy,
         flows_per_address: Some(1 << 16),
         max_flows: Some(1 << 16),
         ..RawService::default()
@@ -59,13 +59,13 @@ pub(super) async fn client(role: ClientRole) -> Result<()> {
         services: vec![game],
     })?;
     let identity = ClientIdentity {
-        relay: role.relay.to_string().parse()?,
+        relay: options.relay.to_string().parse()?,
         relay_public_key: SecretKey::from(RELAY_KEY).public_key(),
         secret_key: SecretKey::from(NODE_KEY),
         psk: Psk::from(PSK),
     };
     let mut client = Client::builder(identity).instances([instance]);
-    if !role.service.udp {
+    if !options.service.udp {
         client = client.without_udp();
     }
     let client = client.start()?;

@@ -18,14 +18,14 @@ use rustix::{
 
 /// A namespace that goes with its value. What still runs in it keeps its network, without the link.
 #[derive(Debug)]
-pub(super) struct Namespace {
+pub struct Namespace {
     name: String,
     handle: File,
 }
 
 impl Namespace {
     /// Named by `side`, after this process.
-    pub(super) fn new(side: &str) -> Result<Self> {
+    pub(crate) fn new(side: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{count}-{side}", std::process::id());
@@ -40,25 +40,25 @@ impl Namespace {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// A command that runs there, as the process that is started: `ip` becomes it.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = command("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
     }
 
     /// Moves the calling thread there for good; what it has opened stays where it was.
-    pub(super) fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("cannot enter {}", self.name))
     }
 
     /// Calls `body` on a thread of its own there.
-    pub(super) fn visit<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn visit<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let visited = thread::scope(|scope| {
             let visitor = scope.spawn(|| {
                 self.enter()?;
@@ -70,7 +70,7 @@ impl Namespace {
     }
 
     /// Lines for `ip -batch`.
-    pub(super) fn configure(&self, lines: &str) -> Result<()> {
+    pub(crate) fn configure(&self, lines: &str) -> Result<()> {
         let mut ip = command("ip");
         ip.args(["-netns", &self.name, "-batch", "-"]);
         let mut child = ip
@@ -85,7 +85,7 @@ impl Namespace {
     }
 
     /// Sets what /proc/sys/net has for a namespace.
-    pub(super) fn set_system(&self, key: &str, value: &str) -> Result<()> {
+    pub(crate) fn set_system(&self, key: &str, value: &str) -> Result<()> {
         self.visit(|| {
             // The path leads to the namespace of the thread that opens it.
             fs::write(Path::new("/proc/sys/net").join(key), value)
@@ -101,7 +101,7 @@ impl Drop for Namespace {
 }
 
 /// Removes what processes have left behind that are no more.
-pub(super) fn sweep() {
+pub(crate) fn sweep() {
     let Ok(entries) = fs::read_dir(DIRECTORY) else {
         return;
     };
@@ -131,7 +131,7 @@ fn end_processes(name: &str) {
 }
 
 /// Why this process can make no namespaces; `None` where it can.
-pub(super) fn unavailable() -> Option<String> {
+pub(crate) fn unavailable() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("network namespaces and TUN devices take root".to_owned());
     }
@@ -146,7 +146,7 @@ pub(super) fn unavailable() -> Option<String> {
 
 /// Lets namespaces have this congestion control by default until the value goes: the kernel refuses them what the machine
 /// does not allow to everybody. Sockets and defaults that have it keep it.
-pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
+pub(crate) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
     let before = fs::read_to_string(ALLOWED).context("cannot read what the machine allows")?;
     if before.split_whitespace().any(|allowed| allowed == name) {
         return Ok(None);
@@ -157,7 +157,7 @@ pub(super) fn allow_congestion_control(name: &str) -> Result<Option<Allowed>> {
 }
 
 /// Puts back what the machine allowed.
-pub(super) struct Allowed {
+pub(crate) struct Allowed {
     before: String,
 }
 
@@ -179,7 +179,8 @@ fn remove(name: &str) {
     drop(ip(&["netns", "delete", name]));
 }
 
-fn ip(args: &[&str]) -> Result<()> {
+/// Runs `ip`, which says why it cannot.
+pub(crate) fn ip(args: &[&str]) -> Result<()> {
     let output = command("ip").args(args).output();
     succeeded(
         &args.join(" "),
@@ -199,7 +200,7 @@ fn succeeded(what: &str, output: &std::process::Output) -> Result<()> {
     clippy::disallowed_methods,
     reason = "this is a bench: it starts what it measures"
 )]
-pub(super) fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
