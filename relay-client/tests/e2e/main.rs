@@ -38,3 +38,4 @@ mod night;
 mod path;
 mod reload;
 mod shapes;
+mod unheard;

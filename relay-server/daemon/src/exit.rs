@@ -3,7 +3,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::{config::Invalid, print};
+use crate::{config::Invalid, log, notify, print};
 
 /// Why a command ended without success.
 #[derive(Debug)]
@@ -41,12 +41,18 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
 
 /// The exit status of an outcome, after its error has been written to stderr.
 pub fn report(outcome: Result<(), Stop>) -> ExitCode {
-    let (error, status) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Stop::Misuse(error)) => (error, 2),
-        Err(Stop::Superseded(error)) => (error, 3),
-        Err(Stop::Failure(error)) => (error, 1),
+    let status = match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Misuse(error)) => told(error, 2),
+        Err(Stop::Superseded(error)) => told(error, 3),
+        Err(Stop::Failure(error)) => told(error, 1),
     };
+    notify::finish();
+    log::finish();
+    status
+}
+
+fn told(error: anyhow::Error, status: u8) -> ExitCode {
     // Whoever closed our stdout knows; `relay-server clients list | head -1` needs no remark.
     if error.is::<Invalid>() {
         // One problem a line, each with its place, as editors read it.

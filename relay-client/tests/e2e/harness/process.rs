@@ -65,14 +65,19 @@ impl Process {
 
     /// As [`Process::start`], with the standard input that the command has.
     pub(crate) fn start_with_input(name: impl Into<String>, command: &mut Command) -> Self {
-        let name = name.into();
         // A group of its own, so that ending it ends what it has started.
-        command.process_group(0);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).stderr(Stdio::piped());
+        Self::start_unheard(name, command)
+    }
+
+    /// As [`Process::start_with_input`], with the standard error that the command has, which is kept only if it is
+    /// piped. The program leads no group, so that it may lead a session.
+    pub(crate) fn start_unheard(name: impl Into<String>, command: &mut Command) -> Self {
+        let name = name.into();
+        command.stdout(Stdio::piped());
         let mut child =
             spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let output = Arc::new(Output::default());
-        output.state().open = 2;
         collect(&output, Source::Stdout, child.stdout.take());
         collect(&output, Source::Stderr, child.stderr.take());
         Self {
@@ -196,8 +201,9 @@ impl Process {
         if self.reaped {
             return None;
         }
-        // Until it is reaped, its id and its group's belong to nobody else. The group may be empty by now.
+        // Until it is reaped, its id and its group's belong to nobody else. The group may be empty by now, or another's.
         kill_process_group(self.pid(), Signal::KILL).ok();
+        self.child.kill().ok();
         self.reaped = true;
         self.child.wait().ok()
     }
@@ -308,8 +314,9 @@ impl Output {
 }
 
 fn collect(output: &Arc<Output>, source: Source, pipe: Option<impl Read + Send + 'static>) {
+    let Some(pipe) = pipe else { return };
     let output = Arc::clone(output);
-    let pipe = pipe.expect("the pipe was asked for");
+    output.state().open += 1;
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
