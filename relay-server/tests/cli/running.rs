@@ -157,6 +157,31 @@ fn systemd_hears_how_it_goes() {
 }
 
 #[test]
+fn a_systemd_that_hangs_holds_nothing_up_and_hears_later() {
+    let relay = relay("");
+    let path = relay.path("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"of another service", &path).is_ok() {}
+    let mut running = Running::start(command(&relay, &[]).env("NOTIFY_SOCKET", &path)).ready();
+    // It serves: it acts on a signal.
+    running.signal("-HUP");
+    running.says("configuration read again");
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut heard = String::new();
+    while !heard.starts_with("READY=1\nSTATUS=0 clients connected") {
+        let mut buffer = [0; 1024];
+        let length = systemd.recv(&mut buffer).unwrap();
+        heard = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    }
+    // It hangs again, and the relay ends all the same.
+    while other.send_to(b"of another service", &path).is_ok() {}
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[test]
 fn a_taken_port_is_a_failure_that_names_it() {
     let relay = relay("");
     let config = fs::read_to_string(relay.config()).unwrap();
