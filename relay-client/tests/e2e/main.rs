@@ -22,6 +22,7 @@ mod harness;
 
 mod address;
 mod black_out;
+mod boot;
 mod bulk;
 mod dns;
 mod documents;

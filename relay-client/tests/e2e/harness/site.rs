@@ -362,7 +362,7 @@ fn relay_command(prefix: &[String], config: &Path) -> Command {
 }
 
 /// One of the two programs, by a command that comes before it.
-fn prefixed(prefix: &[String], name: &str) -> Command {
+pub(crate) fn prefixed(prefix: &[String], name: &str) -> Command {
     match prefix {
         [] => command(program(name)),
         [first, rest @ ..] => {
