@@ -13,6 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+use zeroize::Zeroize;
 
 use crate::{
     event::Event,
@@ -596,6 +597,8 @@ async fn say(transport: Transport, message: &Message) {
         }
     };
     drop(tokio::time::timeout(CONTROL_PATIENCE, told).await);
+    // WELCOME brings a secret.
+    encoded.zeroize();
 }
 
 /// Whether a client has said goodbye, or nothing that can be understood.

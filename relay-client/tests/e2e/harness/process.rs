@@ -2,8 +2,9 @@
 
 use std::{
     env, fmt,
+    fs::File,
     io::{self, BufRead, BufReader, Read},
-    os::unix::process::CommandExt,
+    os::unix::{fs::FileExt, process::CommandExt},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -178,6 +179,23 @@ impl Process {
     pub(crate) fn memory(&self) -> u64 {
         let text = self.status("VmRSS");
         text.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// What the program's memory holds that it may write: heap, stacks, data. It is passed to `look` piece by piece.
+    pub(crate) fn memory_of(&self, mut look: impl FnMut(&str, &[u8])) {
+        let pid = self.child.id();
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).unwrap());
+            let mut bytes = vec![0; (end - start) as usize];
+            // Some of it may be no memory: a device's, or the kernel's own.
+            if memory.read_exact_at(&mut bytes, start).is_ok() {
+                look(line, &bytes);
+            }
+        }
     }
 
     /// Leaves the program `spare` descriptors beside those that it has open.
