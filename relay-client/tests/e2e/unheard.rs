@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Write},
     os::fd::OwnedFd,
     process::{Command, Stdio},
@@ -61,6 +61,24 @@ fn a_terminal_that_is_closed_costs_no_player_anything() {
     };
     let prefix = ["setsid", "--ctty"].map(str::to_owned);
     serves_on(&prefix, terminal, || masters.borrow_mut().clear());
+}
+
+#[test]
+fn a_log_file_that_may_not_grow_costs_no_player_anything() {
+    requires!("prlimit");
+    // A hundred lines; the state file is smaller.
+    let small = ["prlimit", "--fsize=65536", "--"].map(str::to_owned);
+    let dir = tempfile::tempdir().unwrap();
+    let log = || {
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(dir.path().join("log"));
+        (Stdio::null(), log.unwrap().into())
+    };
+    fs::write(dir.path().join("log"), [b'\n'; 65_000]).unwrap();
+    serves_on(&small, log, || {});
+    assert_eq!(fs::metadata(dir.path().join("log")).unwrap().len(), 65_536);
 }
 
 #[test]
