@@ -73,7 +73,7 @@ impl fmt::Display for JoinString {
         let mut token = Zeroizing::new([0; TOKEN_LEN]);
         token[..16].copy_from_slice(&self.token.id.0);
         token[16..].copy_from_slice(self.token.secret.as_bytes());
-        let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*token));
+        let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.as_slice()));
         let (relay, key) = (&self.relay, self.relay_public_key);
         write!(f, "{SCHEME}{relay}/{key}#{}", *token)
     }
