@@ -64,6 +64,37 @@ fn a_terminal_that_is_closed_costs_no_player_anything() {
 }
 
 #[test]
+fn a_terminal_that_stops_who_writes_in_its_background_stops_no_program() {
+    requires!("setsid", "stty");
+    let mut site = Site::start();
+    let (port, target) = (ports::one(), local_address());
+    let node = site.node("node-1");
+    node.configure(&instance("game-1", &[Service::udp(port, target)]));
+    // A shell with job control runs the client in the background. Its ready goes to a pipe, its log to the terminal.
+    let script = "stty tostop; set -m; setpriv --pdeathsig KILL -- \"$0\" \"$@\" & \
+                  trap 'kill $!' TERM; wait $!; wait $!";
+    let prefix = ["setsid", "--ctty", "sh", "-c", script].map(str::to_owned);
+    let (_master, terminal) = terminal();
+    let mut command = node.command(&prefix);
+    command
+        .env("RUST_LOG", "debug")
+        .stdin(terminal.try_clone().unwrap());
+    let client = Process::start_unheard("node-1", command.stderr(terminal));
+    client.wait_until_ready();
+    let (public, game) = (site.public(port), udp_server(target));
+    for _ in 0..2 {
+        for _ in 0..25 {
+            converse(&udp_player(public), &game, 100);
+        }
+        site.restart_relay();
+        eventually("the service", || {
+            try_converse(&udp_player(public), &game, 100)
+        });
+    }
+    client.terminate().success();
+}
+
+#[test]
 fn a_log_file_that_may_not_grow_costs_no_player_anything() {
     requires!("prlimit");
     // A hundred lines; the state file is smaller.

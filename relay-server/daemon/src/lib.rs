@@ -14,3 +14,4 @@ pub mod observe;
 pub mod print;
 pub mod runtime;
 pub mod signal;
+mod terminal;

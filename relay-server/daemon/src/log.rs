@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 use crate::{
     aside::{Aside, Waiting},
     environment,
+    terminal::wait_for_turn,
 };
 
 /// How a log line looks.
@@ -164,6 +165,7 @@ fn leave(line: &[u8]) {
 }
 
 fn write(lines: Lines) {
+    wait_for_turn(io::stderr());
     write_to(&mut io::stderr().lock(), &lines.bytes, &LOST, &TOLD);
 }
 

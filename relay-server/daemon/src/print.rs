@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use crate::log;
+use crate::{log, terminal::wait_for_turn};
 
 /// Writes a line to stdout. A reader that is gone is an error, never a panic.
 pub fn line(text: impl fmt::Display) -> io::Result<()> {
@@ -24,6 +24,7 @@ pub fn bytes(text: &[u8]) -> io::Result<()> {
 /// holds nothing up.
 pub fn announce(text: &'static str) {
     let write = move || {
+        wait_for_turn(io::stdout());
         if let Err(error) = line(text) {
             tracing::warn!(%error, "nobody reads stdout");
         }
