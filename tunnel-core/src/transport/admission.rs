@@ -5,7 +5,7 @@
 //! an Initial packet costs a fiftieth of that. All of it is paid out of one budget of CPU time. Where the budget runs
 //! low, those go first who cost an attacker most to be: who comes from where a client has been let in before; then
 //! who has shown that it receives what is sent to its address (Retry, TCP); then everybody else. And no source, by
-//! its address, takes more than an eighth.
+//! its address, takes more than an eighth; nor does a /48 of IPv6, whose owner has 65,536 sources.
 
 mod known;
 
@@ -48,6 +48,13 @@ pub(crate) struct Source(IpAddr);
 impl Source {
     pub(crate) fn of(ip: IpAddr) -> Self {
         Self(network(ip.to_canonical(), 32, 64))
+    }
+}
+
+impl Source {
+    /// Who pays for the address, as far as that can be told: of IPv6, a /48 is one customer's.
+    fn customer(self) -> IpAddr {
+        network(self.0, 32, 48)
     }
 }
 
@@ -184,7 +191,7 @@ impl Admission {
     }
 
     fn place(&self, source: Source) -> usize {
-        (self.hasher.hash_one(source) % PLACES as u64) as usize
+        (self.hasher.hash_one(source.customer()) % PLACES as u64) as usize
     }
 
     fn refill(&mut self, now: Instant) {
@@ -300,14 +307,15 @@ mod tests {
         assert!(!admission.may_spend(later, source(2), true));
     }
 
-    #[test]
-    fn one_source_leaves_budget_for_the_others() {
+    /// Spends as fast as may be, for a source for each step; others are always looked at.
+    fn leaves_budget_for_the_others(source_of: impl Fn(u32) -> Source) {
         let (mut admission, mut now) = admission();
         let mut spent = Duration::ZERO;
         for step in 0..100_000u32 {
             now += MS;
-            if admission.may_spend(now, source(1), false) {
-                admission.charge(now, source(1), MS);
+            let greedy = source_of(step);
+            if admission.may_spend(now, greedy, false) {
+                admission.charge(now, greedy, MS);
                 spent += MS;
             }
             if step % 1_000 == 0 {
@@ -321,6 +329,18 @@ mod tests {
         // It had the first half as everybody, and what is above the half since: never what is below.
         assert!(admission.budget >= nanos(124 * MS), "{}", admission.budget);
         assert!(spent <= 5_260 * MS, "{spent:?}");
+    }
+
+    #[test]
+    fn one_source_leaves_budget_for_the_others() {
+        leaves_budget_for_the_others(|_| source(1));
+    }
+
+    #[test]
+    fn who_has_a_48_of_ipv6_leaves_budget_for_the_others() {
+        leaves_budget_for_the_others(|step| {
+            Source::of(Ipv6Addr::from_bits(0x2001_0db8_ffff << 80 | u128::from(step) << 64).into())
+        });
     }
 
     #[test]
