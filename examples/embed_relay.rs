@@ -42,8 +42,8 @@ async fn main() -> Result<()> {
     if let Some(secret) = made {
         println!(
             "now run: cargo run --example embed_client -- {address} {relay_public_key} {} {}",
-            secret.to_text(),
-            psk.to_text()
+            *secret.to_text(),
+            *psk.to_text()
         );
     }
 

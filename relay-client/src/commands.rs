@@ -6,7 +6,7 @@ mod run;
 
 use adit_daemon::{
     exit::{self, Stop},
-    log::Format,
+    log::{self, Format},
 };
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -53,9 +53,10 @@ Example:
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<(), Stop> {
+    log::install(cli.log_format);
     match cli.command {
-        Command::Join(arguments) => join::run(arguments, cli.log_format),
-        Command::Run(arguments) => run::run(&arguments, cli.log_format),
+        Command::Join(arguments) => join::run(arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Completions { shell } => Ok(exit::completions::<Cli>(shell)?),
     }

@@ -14,6 +14,7 @@ use tunnel_core::{
     join::JoinString,
     key::{Psk, SecretKey},
 };
+use zeroize::Zeroizing;
 
 /// Where an identity is, or will be.
 #[derive(Clone, Debug)]
@@ -71,8 +72,8 @@ impl Place {
     }
 }
 
-fn line(text: &str) -> String {
-    format!("{text}\n")
+fn line(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("{text}\n"))
 }
 
 fn cannot_write(path: &Path, error: io::Error) -> Stop {

@@ -1,13 +1,15 @@
 //! What a client is told by its options, its environment and its file, put together.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use adit_daemon::{
     config::{Invalid, Loaded, Remark},
+    environment,
     exit::Stop,
 };
 use clap::Args;
 use tunnel_core::{instance::Instance, join::JoinString};
+use zeroize::Zeroizing;
 
 use crate::{
     claims::Claims,
@@ -40,13 +42,13 @@ pub(crate) const ENVIRONMENT_HELP: &str = "\
 Environment:
   ADIT_STATE_DIR  where the identity is when there is no --config [default: /var/lib/adit]
   ADIT_JOIN       a join string, used when ADIT_STATE_DIR holds no identity yet
-  ADIT_EXPOSE     SPECs, separated by spaces, beside those of --expose
+  ADIT_EXPOSE     SPECs, separated by spaces or commas, beside those of --expose
   RUST_LOG        which log lines are written, such as debug or tunnel_core=trace [default: info]";
 
 /// The part of the environment that configures a client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
-    join: Option<String>,
+    join: Option<Zeroizing<String>>,
     expose: Option<String>,
     state_dir: Option<PathBuf>,
 }
@@ -54,20 +56,11 @@ pub(crate) struct Environment {
 impl Environment {
     /// That of this process. An empty variable counts as absent.
     pub(crate) fn read() -> Result<Self, Stop> {
-        let text = |name| match env::var(name) {
-            Ok(text) if text.trim().is_empty() => Ok(None),
-            Ok(text) => Ok(Some(text)),
-            Err(env::VarError::NotPresent) => Ok(None),
-            Err(env::VarError::NotUnicode(_)) => {
-                Err(Stop::misuse(format!("{name} is not UTF-8 text")))
-            }
-        };
+        let text = |name| environment::text(name).map_err(|error| Stop::misuse(error.to_string()));
         Ok(Self {
-            join: text("ADIT_JOIN")?,
+            join: text("ADIT_JOIN")?.map(Zeroizing::new),
             expose: text("ADIT_EXPOSE")?,
-            state_dir: env::var_os("ADIT_STATE_DIR")
-                .filter(|dir| !dir.is_empty())
-                .map(PathBuf::from),
+            state_dir: environment::path("ADIT_STATE_DIR"),
         })
     }
 }
@@ -77,8 +70,6 @@ impl Environment {
 pub(crate) struct Setup {
     /// The file that is read, now or once the client has joined.
     path: PathBuf,
-    /// How to get an identity where there is none.
-    join: Option<(Place, JoinString)>,
     exposed: Vec<Exposed>,
 }
 
@@ -91,30 +82,27 @@ struct Exposed {
 }
 
 impl Setup {
-    /// Puts options and environment together. No file is read but to see whether it is there.
-    pub(crate) fn new(options: &Options, environment: &Environment) -> Result<Self, Stop> {
-        let words = environment
-            .expose
-            .iter()
-            .flat_map(|text| text.split_whitespace());
-        let exposed = options
-            .expose
-            .iter()
-            .map(|spec| ("--expose", spec.as_str()))
-            .chain(words.map(|spec| ("ADIT_EXPOSE", spec)))
+    /// Puts options and environment together, and says where the client gets an identity from, if it has none. No file is
+    /// read but to see whether it is there.
+    pub(crate) fn new(
+        options: &Options,
+        environment: Environment,
+    ) -> Result<(Self, Option<(Place, JoinString)>), Stop> {
+        let of_options = options.expose.iter().map(|text| ("--expose", text));
+        let of_environment = environment.expose.iter().map(|text| ("ADIT_EXPOSE", text));
+        let exposed = of_options
+            .chain(of_environment)
+            .flat_map(|(source, text)| spec::list(text).into_iter().map(move |spec| (source, spec)))
             .map(|(source, spec)| Exposed {
                 what: format!("{source} {}", spec.chars().take(80).collect::<String>()),
                 instance: spec::parse(spec),
             })
             .collect();
         if let Some(path) = &options.config {
-            return Ok(Self {
-                path: path.clone(),
-                join: None,
-                exposed,
-            });
+            let path = path.clone();
+            return Ok((Self { path, exposed }, None));
         }
-        let dir = environment.state_dir.clone();
+        let dir = environment.state_dir;
         let dir = dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         let place = Place::new(dir.clone());
         let join = match &environment.join {
@@ -134,16 +122,8 @@ impl Setup {
                 )));
             }
         };
-        Ok(Self {
-            path: place.config(),
-            join,
-            exposed,
-        })
-    }
-
-    /// Where the client gets an identity from, if it has none.
-    pub(crate) const fn join(&self) -> Option<&(Place, JoinString)> {
-        self.join.as_ref()
+        let path = place.config();
+        Ok((Self { path, exposed }, join))
     }
 
     /// The file and what is exposed beside it, or every problem of both.
@@ -251,8 +231,8 @@ mod tests {
 
     fn environment(dir: &std::path::Path, join: Option<&str>, expose: &str) -> Environment {
         Environment {
-            join: join.map(Into::into),
-            expose: Some(expose.into()),
+            join: join.map(|join| Zeroizing::new(join.into())),
+            expose: Some(expose.to_owned()).filter(|text| !text.is_empty()),
             state_dir: Some(dir.to_owned()),
         }
     }
@@ -275,19 +255,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = join().to_string();
         let fresh = environment(dir.path(), Some(&text), "udp:1");
-        let setup = Setup::new(&options(None, &[]), &fresh).unwrap();
-        assert_eq!(setup.join().unwrap().1.to_string(), text);
+        let (_, join) = Setup::new(&options(None, &[]), fresh.clone()).unwrap();
+        assert_eq!(join.unwrap().1.to_string(), text);
         joined(dir.path());
-        let setup = Setup::new(&options(None, &[]), &fresh).unwrap();
-        assert!(setup.join().is_none());
+        let (_, join) = Setup::new(&options(None, &[]), fresh).unwrap();
+        assert!(join.is_none());
         // Then not even a wrong one is looked at.
         let stale = environment(dir.path(), Some("adit://"), "udp:1");
-        let setup = Setup::new(&options(None, &[]), &stale).unwrap();
+        let (setup, _) = Setup::new(&options(None, &[]), stale).unwrap();
         assert_eq!(ids(&setup.load().unwrap().value.instances), ["udp-1"]);
         let empty = tempfile::tempdir().unwrap();
         let wrong = environment(empty.path(), Some("adit://"), "");
         assert!(matches!(
-            Setup::new(&options(None, &[]), &wrong),
+            Setup::new(&options(None, &[]), wrong),
             Err(Stop::Misuse(_))
         ));
     }
@@ -296,7 +276,7 @@ mod tests {
     fn without_identity_and_join_string_it_is_said_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let Err(Stop::Misuse(error)) =
-            Setup::new(&options(None, &[]), &environment(dir.path(), None, ""))
+            Setup::new(&options(None, &[]), environment(dir.path(), None, ""))
         else {
             panic!("nothing to run with");
         };
@@ -309,9 +289,9 @@ mod tests {
         joined(dir.path());
         let nowhere = environment(std::path::Path::new("/nonexistent"), Some("x"), "");
         let file = dir.path().join("client.toml");
-        let setup = Setup::new(&options(Some(file), &[]), &nowhere).unwrap();
+        let (setup, join) = Setup::new(&options(Some(file), &[]), nowhere).unwrap();
         assert!(setup.load().is_ok());
-        assert!(setup.join().is_none());
+        assert!(join.is_none());
     }
 
     #[test]
@@ -323,7 +303,7 @@ mod tests {
         let service = "[[instance.service]]\nname='a'\nprotocol='udp'\ntarget='h:5'\n";
         std::fs::write(&file, format!("{text}[[instance]]\nid='srv'\n{service}")).unwrap();
         let both = environment(dir.path(), None, " tcp:3\n\ttcp:4 ");
-        let setup = Setup::new(&options(None, &["tcp:1", "tcp:5"]), &both).unwrap();
+        let (setup, _) = Setup::new(&options(None, &["tcp:1", "tcp:5"]), both).unwrap();
         let config = setup.load().unwrap().value;
         assert_eq!(
             ids(&config.instances),
@@ -347,9 +327,9 @@ mod tests {
             "tcp:7=h:1,name=game",
             "nonsense",
         ];
-        let setup = Setup::new(
+        let (setup, _) = Setup::new(
             &options(None, &specs),
-            &environment(dir.path(), None, "tcp:7"),
+            environment(dir.path(), None, "tcp:7"),
         )
         .unwrap();
         let invalid = setup.load().unwrap_err();

@@ -8,6 +8,36 @@ use tunnel_core::instance::{
     Instance, InstanceId, PortRange, Protocol, RawInstance, RawService, ServiceError,
 };
 
+/// The SPECs of a text that lists them: parted by white space, or by commas; quotes around them are passed over. There
+/// is one at least.
+pub(crate) fn list(text: &str) -> Vec<&str> {
+    let mut list = Vec::new();
+    for word in text.split_whitespace() {
+        let mut rest = word.trim_matches(AROUND);
+        while !rest.is_empty() {
+            let mut commas = rest.match_indices(',').map(|(at, _)| at);
+            let end = commas.find(|at| begins_spec(&rest[at + 1..]));
+            let (spec, behind) = rest.split_at(end.unwrap_or(rest.len()));
+            list.push(spec.trim_matches(AROUND));
+            rest = behind.trim_start_matches(AROUND);
+        }
+    }
+    if list.is_empty() {
+        list.push(text);
+    }
+    list
+}
+
+/// What lists have around their elements.
+const AROUND: [char; 3] = [',', '"', '\''];
+
+/// Whether the text behind a comma is the next SPEC and no option of this one.
+fn begins_spec(text: &str) -> bool {
+    let text = text.trim_start_matches(AROUND);
+    let protocol = text.split_once(':').map_or("", |(protocol, _)| protocol);
+    text.is_empty() || protocol.parse::<Protocol>().is_ok()
+}
+
 /// Reads a SPEC.
 pub(crate) fn parse(text: &str) -> Result<Instance, SpecError> {
     let (protocol, rest) = text.split_once(':').ok_or(SpecError::Form)?;
@@ -202,6 +232,24 @@ mod tests {
     fn a_remapped_game_is_warned_about() {
         let instance = parse("udp:7778=h:7777,name=game").unwrap();
         assert!(instance.services()[0].warning().is_some());
+    }
+
+    #[test]
+    fn lists_are_read_as_people_write_them() {
+        for (text, specs) in [
+            ("udp:1", &["udp:1"][..]),
+            (" udp:1\r\n\ttcp:2 ", &["udp:1", "tcp:2"]),
+            ("udp:1,tcp:2", &["udp:1", "tcp:2"]),
+            ("udp:1, tcp:2,", &["udp:1", "tcp:2"]),
+            ("udp:1=h:1,name=a,tcp:2", &["udp:1=h:1,name=a", "tcp:2"]),
+            ("\"udp:1\" 'tcp:2'", &["udp:1", "tcp:2"]),
+            ("\"udp:1\",\"both:2,name=b\"", &["udp:1", "both:2,name=b"]),
+            ("udp:1,nmae=a", &["udp:1,nmae=a"]),
+            ("", &[""]),
+            (",", &[","]),
+        ] {
+            assert_eq!(list(text), specs, "{text:?}");
+        }
     }
 
     #[test]

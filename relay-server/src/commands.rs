@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use adit_daemon::{
     exit::{self, Stop},
-    log::Format,
+    log::{self, Format},
 };
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -78,9 +78,10 @@ impl ConfigFile {
 
 /// Runs the command.
 pub(crate) fn run(cli: Cli) -> Result<(), Stop> {
+    log::install(cli.log_format);
     match cli.command {
         Command::Init(arguments) => init::run(&arguments),
-        Command::Run(arguments) => run::run(&arguments, cli.log_format),
+        Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Invite(arguments) => invite::run(arguments),
         Command::Clients(arguments) => clients::run(arguments),

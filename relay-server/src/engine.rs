@@ -1,10 +1,12 @@
 //! The relay of `tunnel_core`, as this program uses it: the one place where the two meet.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use adit_daemon::observe::{self, Summary};
+use adit_daemon::{exit::Stop, notify};
+use tokio::time;
 use tunnel_core::{
     event::Events,
+    metrics::Snapshot,
     relay::{Relay, RelayStartError},
 };
 
@@ -13,32 +15,41 @@ use crate::{config::Config, state::StateAuthority};
 /// A running relay.
 pub(crate) struct Engine {
     relay: Relay,
-    events: Events,
-    summary: Summary,
 }
 
 impl Engine {
+    /// Starts the relay, once this machine has the addresses that it is told: at boot they may still be coming up.
     pub(crate) async fn start(
         config: &Config,
         authority: Arc<StateAuthority>,
-    ) -> Result<Self, RelayStartError> {
-        let relay = Relay::builder(config.key.clone(), authority)
-            .listen(config.listen)
-            .public_bind(config.public_bind)
-            .ports(config.ports.clone())
-            .limits(config.limits.clone())
-            .start()
-            .await?;
+    ) -> Result<Self, Stop> {
+        let mut tries: u32 = 0;
+        let relay = loop {
+            let builder = Relay::builder(config.key.clone(), authority.clone())
+                .listen(config.listen)
+                .public_bind(config.public_bind)
+                .ports(config.ports.clone())
+                .limits(config.limits.clone());
+            match builder.start().await {
+                Ok(relay) => break relay,
+                Err(error) if error.is_not_there_yet() => {
+                    let error = named(error, &config.path);
+                    if tries.is_multiple_of(REMARK_EACH) {
+                        tracing::warn!("{error}: waiting until this machine has that address");
+                    }
+                    notify::status(format_args!("waiting for an address: {error}"));
+                    tries = tries.wrapping_add(1);
+                    time::sleep(ADDRESS_LOOK).await;
+                }
+                Err(error) => return Err(Stop::failure(named(error, &config.path))),
+            }
+        };
         tracing::info!(
             listen = %relay.local_addr().unwrap_or(config.listen),
             public_key = %relay.public_key(),
             "the relay listens"
         );
-        Ok(Self {
-            events: relay.events(),
-            summary: Summary::since(relay.metrics()),
-            relay,
-        })
+        Ok(Self { relay })
     }
 
     /// One line for `systemctl status`.
@@ -56,14 +67,14 @@ impl Engine {
         )
     }
 
-    /// Logs the next event. Cancel safe.
-    pub(crate) async fn next_event(&mut self) {
-        observe::log_next(&mut self.events).await;
+    /// What happens; the first to ask hears what has happened since the start.
+    pub(crate) fn events(&self) -> Events {
+        self.relay.events()
     }
 
-    /// Logs the counters if any has moved since the last time.
-    pub(crate) fn summarize(&mut self) {
-        self.summary.log(self.relay.metrics());
+    /// The counters at this moment.
+    pub(crate) fn metrics(&self) -> Snapshot {
+        self.relay.metrics()
     }
 
     /// Ends the tunnels of clients that may not connect any more.
@@ -81,3 +92,18 @@ impl Engine {
         self.relay.shutdown(grace).await;
     }
 }
+
+/// An error with the key that it is about.
+fn named(error: RelayStartError, config: &Path) -> String {
+    let key = match &error {
+        RelayStartError::Listen { .. } => "listen",
+        RelayStartError::PublicBind { .. } => "public_bind",
+        _ => return error.to_string(),
+    };
+    format!("{key} in {}: {error}", config.display())
+}
+
+/// How often it is looked whether an address has come up.
+const ADDRESS_LOOK: Duration = Duration::from_secs(1);
+/// Once a minute it is said that it has not.
+const REMARK_EACH: u32 = 60;

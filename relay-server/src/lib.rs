@@ -18,7 +18,7 @@ use adit_daemon::exit;
 /// The whole program: reads the arguments, does what they say, and answers with its exit status.
 pub fn main() -> ExitCode {
     match exit::arguments::<commands::Cli>() {
-        Ok(cli) => exit::report(commands::run(cli)),
+        Ok(cli) => exit::run(|| commands::run(cli)),
         Err(status) => status,
     }
 }

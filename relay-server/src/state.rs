@@ -1,6 +1,7 @@
 //! Who may connect: the clients of the configuration file and those of the state file, kept in memory for handshakes.
 
 mod authority;
+mod enrolment;
 mod store;
 
 pub(crate) use authority::StateAuthority;

@@ -7,10 +7,12 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
 
 use crate::{
     instance::{HostPort, HostPortError},
     key::{self, KEY_LEN, KeyError, Psk, PublicKey},
+    text::bare,
 };
 
 /// Which token a client claims: public, travels inside the encrypted payload of message 1.
@@ -68,16 +70,12 @@ pub struct JoinString {
 
 impl fmt::Display for JoinString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut token = [0; TOKEN_LEN];
+        let mut token = Zeroizing::new([0; TOKEN_LEN]);
         token[..16].copy_from_slice(&self.token.id.0);
         token[16..].copy_from_slice(self.token.secret.as_bytes());
-        write!(
-            f,
-            "{SCHEME}{}/{}#{}",
-            self.relay,
-            self.relay_public_key,
-            URL_SAFE_NO_PAD.encode(token)
-        )
+        let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.as_slice()));
+        let (relay, key) = (&self.relay, self.relay_public_key);
+        write!(f, "{SCHEME}{relay}/{key}#{}", *token)
     }
 }
 
@@ -85,26 +83,25 @@ impl FromStr for JoinString {
     type Err = JoinError;
 
     fn from_str(text: &str) -> Result<Self, JoinError> {
-        let text = text.trim();
+        let text = bare(text);
         if text.len() > MAX_LEN {
             return Err(JoinError::TooLong);
         }
         let rest = text.strip_prefix(SCHEME).ok_or(JoinError::NoScheme)?;
+        if rest.contains(char::is_whitespace) {
+            return Err(JoinError::WhiteSpace);
+        }
         let (relay, rest) = rest.split_once('/').ok_or(JoinError::NoKey)?;
         let (public_key, token) = rest.split_once('#').ok_or(JoinError::NoToken)?;
-        let bytes = URL_SAFE_NO_PAD
-            .decode(token)
-            .map_err(|_| JoinError::BadToken)?;
-        let bytes: [u8; TOKEN_LEN] = bytes.try_into().map_err(|_| JoinError::BadToken)?;
-        let mut id = [0; 16];
-        id.copy_from_slice(&bytes[..16]);
-        let mut secret = [0; KEY_LEN];
-        secret.copy_from_slice(&bytes[16..]);
+        let bytes = URL_SAFE_NO_PAD.decode(token).map(Zeroizing::new);
+        let bytes = bytes.map_err(|_| JoinError::BadToken)?;
+        let (id, secret) = bytes.split_first_chunk().ok_or(JoinError::BadToken)?;
+        let secret: [u8; KEY_LEN] = secret.try_into().map_err(|_| JoinError::BadToken)?;
         Ok(Self {
             relay: relay.parse().map_err(JoinError::BadAddress)?,
             relay_public_key: public_key.parse().map_err(JoinError::BadKey)?,
             token: Token {
-                id: TokenId(id),
+                id: TokenId(*id),
                 secret: Psk::from(secret),
             },
         })
@@ -123,6 +120,9 @@ pub enum JoinError {
         "a join string starts with adit:// (copy the whole line that `relay-server invite` printed)"
     )]
     NoScheme,
+    /// A mail program has broken it into lines, or something follows it.
+    #[error("a join string has no white space in it: put it on one line, with nothing behind it")]
+    WhiteSpace,
     /// The relay's public key is missing.
     #[error("the join string ends before the relay's public key (was it cut off?)")]
     NoKey,
@@ -180,6 +180,23 @@ mod tests {
             "adit://relay.example.net:4433/AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE#\
              AgICAgICAgICAgICAgICAgMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD"
         );
+    }
+
+    #[test]
+    fn text_that_tools_have_written_is_read() {
+        let text = sample().to_string();
+        for written in [
+            format!("\u{feff}{text}\r\n"),
+            format!("\"{text}\"\r"),
+            format!("'{text}'"),
+            format!("“{text}”"),
+        ] {
+            assert_eq!(written.parse(), Ok(sample()), "{written:?}");
+        }
+        let (start, end) = text.split_at(80);
+        for broken in [format!("{start}\r\n{end}"), format!("{text} {text}")] {
+            assert_eq!(broken.parse::<JoinString>(), Err(JoinError::WhiteSpace));
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@ use aws_lc_rs::{
     rand::{SecureRandom, SystemRandom},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::text::bare;
 
 /// Length of every key, in bytes.
 pub const KEY_LEN: usize = 32;
@@ -79,9 +81,9 @@ impl SecretKey {
         PublicKey(computed.unwrap_or_default())
     }
 
-    /// The text form, for the key file: 43 characters, a secret.
-    pub fn to_text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+    /// The text form, for the key file: 43 characters, a secret, wiped from memory when dropped.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
@@ -120,9 +122,9 @@ impl Psk {
         &self.0
     }
 
-    /// The text form, for the key file: 43 characters, a secret.
-    pub fn to_text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
+    /// The text form, for the key file: 43 characters, a secret, wiped from memory when dropped.
+    pub fn to_text(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
     }
 }
 
@@ -179,16 +181,14 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], KeyError> {
 }
 
 fn decode(text: &str) -> Result<[u8; KEY_LEN], KeyError> {
-    let text = text.trim();
+    let text = bare(text);
     // Longer than any key: refused before it is decoded into memory.
     if text.len() > 2 * KEY_LEN {
         return Err(KeyError::WrongLength(text.len() * 3 / 4));
     }
-    let bytes = URL_SAFE_NO_PAD
-        .decode(text)
-        .map_err(|_| KeyError::NotBase64)?;
-    let length = bytes.len();
-    bytes.try_into().map_err(|_| KeyError::WrongLength(length))
+    let bytes = URL_SAFE_NO_PAD.decode(text).map(Zeroizing::new);
+    let bytes = bytes.map_err(|_| KeyError::NotBase64)?;
+    (bytes.as_slice().try_into()).map_err(|_| KeyError::WrongLength(bytes.len()))
 }
 
 #[cfg(test)]
@@ -218,6 +218,21 @@ mod tests {
         let public = key.public_key();
         assert_eq!(public.to_string().parse::<PublicKey>().unwrap(), public);
         assert_eq!(public.to_string().len(), 43);
+    }
+
+    #[test]
+    fn text_that_tools_have_written_is_read() {
+        let key = SecretKey::from([7; 32]);
+        let text = key.to_text();
+        let text = text.as_str();
+        for written in [
+            format!("{text}\r\n"),
+            format!("\u{feff}{text}\r\n"),
+            format!("\"{text}\""),
+        ] {
+            let read: SecretKey = written.parse().unwrap();
+            assert_eq!(read.as_bytes(), key.as_bytes(), "{written:?}");
+        }
     }
 
     #[test]

@@ -190,6 +190,8 @@ counters! {
     declarations_limited: Counter = "adit_declarations_limited_total",
     /// Panics that were caught: those of tasks, and of what an embedder decides by.
     panics: Counter = "adit_panics_total",
+    /// Log lines that the program could not write; the engine itself writes none.
+    log_lines_lost: Counter = "adit_log_lines_lost_total",
 }
 
 impl Metrics {}

@@ -1,6 +1,7 @@
 //! The public side: accepts players, owns public ports, and sends everything through its clients' tunnels.
 
 mod accept;
+mod address;
 mod authority;
 mod further;
 mod ingress;
@@ -199,8 +200,23 @@ impl RelayBuilder {
     }
 
     /// Opens the sockets and runs. Needs a tokio runtime with I/O and time.
-    pub async fn start(self) -> Result<Relay, RelayStartError> {
+    ///
+    /// Where the system has no IPv6, `::` is every IPv4 address, and a warning says so.
+    pub async fn start(mut self) -> Result<Relay, RelayStartError> {
         let public_key = self.secret_key.public_key();
+        let wanted = self.config.public_bind;
+        self.config.public_bind =
+            address::local(wanted).map_err(|error| RelayStartError::PublicBind {
+                address: wanted,
+                error,
+            })?;
+        let mut without_v6 = self.config.public_bind != wanted;
+        if let Some(listen) = &mut self.listen
+            && let Ok(served) = address::local(listen.ip())
+        {
+            without_v6 |= served != listen.ip();
+            listen.set_ip(served);
+        }
         let (commands, received) = mpsc::channel(COMMANDS);
         let process = ProcessId::from(key::random::<16>()?);
         let (metrics, events) = (Arc::<Metrics>::default(), EventSink::new());
@@ -235,6 +251,10 @@ impl RelayBuilder {
             draining: CancellationToken::new(),
             stopped: CancellationToken::new(),
         });
+        if without_v6 {
+            let text = "this system has no IPv6: [::] is every IPv4 address";
+            shared.emit(Event::Warning(text.into()));
+        }
         let local_addr = match self.listen {
             Some(address) => Some(accept::listen(&shared, address)?),
             None => None,
@@ -309,12 +329,32 @@ pub enum RelayStartError {
         #[source]
         error: io::Error,
     },
+    /// Public ports could not be opened on their address.
+    #[error("no public port can be opened on {address}: {error}")]
+    PublicBind {
+        /// Which.
+        address: IpAddr,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
     /// Another relay has that network in memory.
     #[error("another relay has this network in memory")]
     NetworkInUse,
     /// No randomness was to be had.
     #[error(transparent)]
     Key(#[from] KeyError),
+}
+
+impl RelayStartError {
+    /// Whether an address is not this machine's, or not yet: it may come up, as at boot.
+    pub fn is_not_there_yet(&self) -> bool {
+        matches!(
+            self,
+            Self::Listen { error, .. } | Self::PublicBind { error, .. }
+                if error.kind() == io::ErrorKind::AddrNotAvailable
+        )
+    }
 }
 
 /// What the relay's tasks share.

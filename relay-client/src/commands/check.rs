@@ -26,8 +26,8 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
-    let setup = Setup::new(&arguments.options, &Environment::read()?)?;
-    let (heads, instances) = match setup.join() {
+    let (setup, join) = Setup::new(&arguments.options, Environment::read()?)?;
+    let (heads, instances) = match join {
         Some((_, join)) => {
             let loaded = setup.load_exposed().map_err(told)?;
             warn(&loaded.warnings);

@@ -6,16 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use adit_daemon::{
-    exit::Stop,
-    file,
-    log::{self, Format},
-    print, runtime,
-};
+use adit_daemon::{exit::Stop, file, print, runtime};
 use anyhow::Context;
 use clap::Args;
 use tokio::time;
 use tunnel_core::{client::Enrolled, join::JoinString, key::SecretKey};
+use zeroize::Zeroizing;
 
 use crate::{
     engine::{self, EnrolFailure},
@@ -39,13 +35,12 @@ pub(crate) struct Arguments {
     dir: PathBuf,
 }
 
-pub(super) fn run(arguments: Arguments, format: Format) -> Result<(), Stop> {
-    log::install(format);
+pub(super) fn run(arguments: Arguments) -> Result<(), Stop> {
     let text = if arguments.join == "-" {
         file::bounded(io::stdin().lock(), STDIN_LIMIT)
             .context("cannot read the join string from stdin")?
     } else {
-        arguments.join
+        Zeroizing::new(arguments.join)
     };
     let join: JoinString = text
         .parse()

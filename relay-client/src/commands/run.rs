@@ -1,21 +1,23 @@
 //! `relay-client run`: the client itself.
 
 use std::{
+    convert::Infallible,
     hash::{BuildHasher, RandomState},
+    pin::pin,
+    sync::Arc,
     time::Duration,
 };
 
 use adit_daemon::{
     config::{Loaded, Remark},
     exit::Stop,
-    log::{self, Format},
     notify,
     observe::{self, SUMMARY, Summary},
     print, runtime,
     signal::{Signal, Signals},
 };
 use clap::Args;
-use tokio::time;
+use tokio::{sync::Notify, task::spawn_blocking, time};
 use tunnel_core::{client::ClientEnd, join::JoinString, proto::backoff::Backoff};
 
 use crate::{
@@ -41,49 +43,66 @@ Examples:
   relay-client run --config client.toml --expose both:7777=srv_123:7777 --expose udp:15000,name=beacon
   ADIT_JOIN='adit://…' ADIT_EXPOSE='both:7777=srv_123:7777' relay-client run";
 
-pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Stop> {
-    log::install(format);
-    let setup = Setup::new(&arguments.options, &Environment::read()?)?;
+pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
+    let (setup, join) = Setup::new(&arguments.options, Environment::read()?)?;
     // Before anything is joined: a wrong SPEC must not cost a token.
     setup.load_exposed().map_err(Stop::invalid)?;
     runtime::raise_descriptor_limit();
-    runtime::block_on(serve(setup))?
+    runtime::block_on(serve(setup.into(), join))?
 }
 
-async fn serve(setup: Setup) -> Result<(), Stop> {
+async fn serve(setup: Arc<Setup>, join: Option<(Place, JoinString)>) -> Result<(), Stop> {
     let mut signals = Signals::new()?;
-    if let Some((place, join)) = setup.join() {
+    if let Some((place, join)) = join {
         notify::ready(format_args!("joining {}", join.relay));
         tokio::select! {
-            joined = enrol(place, join) => joined?,
+            joined = enrol(&place, &join) => joined?,
             () = signals.stop() => return Ok(()),
         }
     }
-    let config = warned(setup.load().map_err(Stop::invalid)?);
-    let (engine, mut events) = Engine::start(&config)?;
+    let mut running = warned(setup.load().map_err(Stop::invalid)?);
+    let (engine, mut events) = Engine::start(&running)?;
     notify::ready(engine.status().await);
-    let mut running = config;
-    let mut ready = false;
-    let mut summary = Summary::since(engine.metrics());
-    let mut minute = runtime::every(SUMMARY);
-    loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                Signal::Reload => reload(&setup, &mut running, &engine).await,
-                Signal::Stop => break,
-            },
-            () = engine.bound(), if !ready => {
-                ready = true;
-                if let Err(error) = print::line("ready") {
-                    tracing::warn!(%error, "nobody reads stdout");
+    let asked = Notify::new();
+    let serving = async {
+        let reloads = async {
+            loop {
+                asked.notified().await;
+                reload(&setup, &mut running, &engine).await;
+            }
+        };
+        let news = async {
+            let mut summary = Summary::since(engine.metrics());
+            let mut minute = runtime::every(SUMMARY);
+            loop {
+                tokio::select! {
+                    _ = minute.tick() => summary.log(engine.metrics()),
+                    () = observe::log_next(&mut events) => notify::status(engine.status().await),
                 }
             }
-            () = observe::log_next(&mut events) => notify::status(engine.status().await),
-            _ = minute.tick() => summary.log(engine.metrics()),
-            end = engine.finished() => return Err(match end {
-                ClientEnd::Superseded => Stop::Superseded(end.into()),
-                end => Stop::failure(end.to_string()),
-            }),
+        };
+        let ready = async {
+            engine.bound().await;
+            print::announce("ready");
+        };
+        let (never, ..): (Infallible, Infallible, ()) = tokio::join!(reloads, news, ready);
+        never
+    };
+    {
+        // Beside the signals: what waits for a slow disk or a busy tunnel does not keep the client from ending.
+        let mut serving = pin!(serving);
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => asked.notify_one(),
+                    Signal::Stop => break,
+                },
+                end = engine.finished() => return Err(match end {
+                    ClientEnd::Superseded => Stop::Superseded(end.into()),
+                    end => Stop::failure(end.to_string()),
+                }),
+                never = &mut serving => match never {},
+            }
         }
     }
     tracing::info!("stopping; a second signal ends at once");
@@ -124,10 +143,15 @@ async fn enrol(place: &Place, join: &JoinString) -> Result<(), Stop> {
 }
 
 /// Takes over what the file says now; if it does not hold, what was before stays.
-async fn reload(setup: &Setup, running: &mut Config, engine: &Engine) {
-    let config = match setup.load() {
-        Ok(loaded) => warned(loaded),
-        Err(invalid) => {
+async fn reload(setup: &Arc<Setup>, running: &mut Config, engine: &Engine) {
+    let setup = setup.clone();
+    let config = match spawn_blocking(move || setup.load()).await {
+        Ok(Ok(loaded)) => warned(loaded),
+        Err(panic) => {
+            tracing::error!("{panic}: everything stays as it was");
+            return;
+        }
+        Ok(Err(invalid)) => {
             warn(&invalid.warnings);
             for problem in &invalid.problems {
                 tracing::error!("{problem}");

@@ -280,6 +280,70 @@ async fn a_container_needs_no_file_and_can_start_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_env_files_and_editors_leave_behind_is_passed_over() {
+    let site = Site::new();
+    let _relay = site.open().await;
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (free_port(), free_port());
+    let (target_a, target_b) = (target("a"), target("b"));
+    let expose =
+        format!("\"tcp:{a}=127.0.0.1:{target_a},name=a, tcp:{b}=127.0.0.1:{target_b},\"\r");
+    let quoted = |text: &str| format!("\"{text}\"\r");
+    let state_dir = quoted(dir.path().to_str().unwrap());
+    let start = || {
+        let mut container = container(Path::new(&state_dir), &quoted(&site.join()), &expose);
+        container
+            .env("RUST_LOG", quoted("info"))
+            .env("ADIT_THREADS", quoted("1"));
+        Running::start(&mut container)
+    };
+    let mut running = start();
+    assert!(running.says("joined").contains("INFO"));
+    let running = running.ready();
+    drop((player(a, "a"), player(b, "b")));
+    running.signal("-TERM");
+    assert!(!running.ends().stderr.contains("RUST_LOG"));
+    // An editor on Windows has been over the files.
+    for name in ["client.toml", "client.key", "client.psk"] {
+        let path = dir.path().join(name);
+        let text = fs::read_to_string(&path).unwrap().replace('\n', "\r\n");
+        fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    }
+    let running = start().ready();
+    drop((player(a, "a"), player(b, "b")));
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+    let key = dir.path().join("client.key");
+    let text = fs::read_to_string(&key).unwrap();
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(&key, &wide).unwrap();
+    let ran = start().ends();
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("client.key: UTF-16 text: save it as UTF-8"),
+        "{ran:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_string_that_another_system_pipes_is_read_or_named() {
+    let site = Site::new();
+    let _relay = site.open().await;
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let arguments = ["join", "-", "--dir", node.to_str().unwrap()];
+    let text = format!("\u{feff}{}\r\n", site.join());
+    let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let said = with_stdin(&arguments, &wide).fails(1);
+    assert!(said.contains("UTF-16 text: save it as UTF-8"), "{said}");
+    let (start, end) = text.split_at(80);
+    let said = with_stdin(&arguments, format!("{start}\r\n{end}").as_bytes()).fails(2);
+    assert!(said.contains("no white space in it"), "{said}");
+    with_stdin(&arguments, text.as_bytes()).succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_join_string_that_has_ended_is_a_failure_that_says_so() {
     for (denial, text) in [
         (Denial::TokenExpired, "expired"),

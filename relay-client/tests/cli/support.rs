@@ -89,8 +89,8 @@ pub(crate) fn joined(text: &str) -> (TempDir, String) {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
         }
     };
-    secret("client.key", SecretKey::from([1; 32]).to_text());
-    secret("client.psk", Psk::from([2; 32]).to_text());
+    secret("client.key", SecretKey::from([1; 32]).to_text().to_string());
+    secret("client.psk", Psk::from([2; 32]).to_text().to_string());
     let config = dir.path().join("client.toml");
     let key = PublicKey::from([7; 32]);
     let identity = format!(

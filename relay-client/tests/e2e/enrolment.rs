@@ -6,6 +6,7 @@ use crate::harness::{
     eventually,
     players::reaches,
     ports,
+    process::Process,
     programs::local_address,
     site::{Service, Site, container, instance, join},
 };
@@ -57,6 +58,50 @@ fn secrets_are_for_their_owner_alone() {
         let mode = fs::metadata(site.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+}
+
+#[test]
+fn programs_that_run_hold_no_text_of_a_secret() {
+    let mut site = Site::start();
+    let (port, target) = (ports::one(), local_address());
+    let join_string = site.invite("node-1", &[]);
+    let (_, token) = join_string.split_once('#').unwrap();
+    let expose = format!("tcp:{port}={target}");
+    let joined = container(&site.path("node"), &join_string, &expose);
+    joined.wait_until_ready();
+    let text = |name| {
+        fs::read_to_string(site.path(name))
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    let [key, psk, relay_key] = ["node/client.key", "node/client.psk", "relay/relay.key"].map(text);
+    // The environment is the system's to keep, and stands on the first thread's stack.
+    holds_none(&joined, &[("key", &key), ("psk", &psk)]);
+    holds_none(
+        &site.relay,
+        &[("relay key", &relay_key), ("psk", &psk), ("token", token)],
+    );
+    joined.terminate().success();
+    let again = container(&site.path("node"), "", &expose);
+    again.wait_until_ready();
+    holds_none(&again, &[("key", &key), ("psk", &psk), ("token", token)]);
+    site.restart_relay();
+    holds_none(
+        &site.relay,
+        &[("relay key", &relay_key), ("psk", &psk), ("token", token)],
+    );
+}
+
+fn holds_none(process: &Process, secrets: &[(&str, &str)]) {
+    process.memory_of(|place, bytes| {
+        for (name, secret) in secrets {
+            let found = bytes
+                .windows(secret.len())
+                .any(|window| window == secret.as_bytes());
+            assert!(!found, "the text of the {name} is in {place}");
+        }
+    });
 }
 
 #[test]

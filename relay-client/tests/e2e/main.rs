@@ -22,6 +22,7 @@ mod harness;
 
 mod address;
 mod black_out;
+mod boot;
 mod bulk;
 mod dns;
 mod documents;
@@ -38,3 +39,4 @@ mod night;
 mod path;
 mod reload;
 mod shapes;
+mod unheard;

@@ -1,9 +1,13 @@
 //! How a program ends: 0 only on success, 1 on failure, 2 for bad usage or configuration, 3 where another has taken its
 //! place.
 
-use std::{io, process::ExitCode};
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    process::ExitCode,
+};
 
-use crate::{config::Invalid, print};
+use crate::{config::Invalid, log, notify, print};
 
 /// Why a command ended without success.
 #[derive(Debug)]
@@ -39,14 +43,21 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
     }
 }
 
-/// The exit status of an outcome, after its error has been written to stderr.
-pub fn report(outcome: Result<(), Stop>) -> ExitCode {
-    let (error, status) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Stop::Misuse(error)) => (error, 2),
-        Err(Stop::Superseded(error)) => (error, 3),
-        Err(Stop::Failure(error)) => (error, 1),
-    };
+/// Runs a command: its exit status, after its error has been written to stderr.
+pub fn run(command: impl FnOnce() -> Result<(), Stop>) -> ExitCode {
+    let status = catch_unwind(AssertUnwindSafe(|| match command() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Misuse(error)) => told(error, 2),
+        Err(Stop::Superseded(error)) => told(error, 3),
+        Err(Stop::Failure(error)) => told(error, 1),
+    }));
+    notify::finish();
+    log::finish();
+    // A panic is among what has been logged.
+    status.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+fn told(error: anyhow::Error, status: u8) -> ExitCode {
     // Whoever closed our stdout knows; `relay-server clients list | head -1` needs no remark.
     if error.is::<Invalid>() {
         // One problem a line, each with its place, as editors read it.

@@ -5,9 +5,11 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Once,
 };
 
 use anyhow::Context;
+use zeroize::Zeroizing;
 
 /// Who may read a file that is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,9 @@ pub enum Existing {
 
 /// Writes a file so that a crash leaves either nothing new or all of it. Made by root, it belongs to the owner of its
 /// directory, so that a service of that user can read what an administrator made.
+///
+/// A file system that cannot promise so much (a folder that a virtual machine or another system shares) is asked for
+/// what it can, and the log says what it cannot.
 pub fn write(path: &Path, content: &str, access: Access, existing: Existing) -> io::Result<()> {
     let dir = directory_of(path);
     let mut builder = tempfile::Builder::new();
@@ -47,13 +52,50 @@ pub fn write(path: &Path, content: &str, access: Access, existing: Existing) -> 
     let mut temporary = builder.tempfile_in(dir)?;
     temporary.write_all(content.as_bytes())?;
     give_to_owner_of(dir, temporary.as_file())?;
-    temporary.as_file().sync_all()?;
+    asked(dir, temporary.as_file().sync_all())?;
     match existing {
-        Existing::Keep => temporary.persist_noclobber(path),
+        Existing::Keep => match temporary.persist_noclobber(path) {
+            // It has neither links nor a renaming that keeps what is there: the name is taken first.
+            Err(refused) if is_beyond(&refused.error) => {
+                File::create_new(path)?;
+                refused.file.persist(path)
+            }
+            done => done,
+        },
         Existing::Replace => temporary.persist(path),
     }
     .map_err(|e| e.error)?;
-    sync(dir)
+    if cfg!(unix) {
+        // Makes the file's new name last.
+        asked(dir, File::open(dir).and_then(|dir| dir.sync_all()))?;
+    }
+    Ok(())
+}
+
+/// What a file system answered to being asked to make something in `dir` last through a power cut.
+fn asked(dir: &Path, answer: io::Result<()>) -> io::Result<()> {
+    static SAID: Once = Once::new();
+    match answer {
+        Err(error) if is_beyond(&error) => {
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "the file system of {} cannot make files last through a power cut ({error}): a crash of this \
+                     machine may lose what is written there",
+                    dir.display()
+                );
+            });
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a file system says that it has no such thing, and not that the thing failed.
+fn is_beyond(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    // EINVAL, EPERM, ENOSYS; and EOPNOTSUPP on Linux, which not every version of Rust has a kind for.
+    matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported)
+        || cfg!(target_os = "linux") && error.raw_os_error() == Some(95)
 }
 
 /// What root makes takes the owner of its directory. Nothing changes for others.
@@ -75,13 +117,15 @@ pub fn give_to_owner_of(_dir: &Path, _file: &File) -> io::Result<()> {
 }
 
 /// Reads a text of at most `limit` bytes; a longer one is an error, whatever its length.
-pub fn read(path: &Path, limit: u64) -> io::Result<String> {
+pub fn read(path: &Path, limit: u64) -> io::Result<Zeroizing<String>> {
     bounded(File::open(path)?, limit)
 }
 
-/// Reads a stream to its end; more than `limit` bytes of text is an error.
-pub fn bounded(from: impl Read, limit: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
+/// Reads a stream to its end; more than `limit` bytes of text is an error. A byte-order mark at its start is passed over.
+/// The text is wiped when it is dropped: it may be a secret.
+pub fn bounded(from: impl Read, limit: u64) -> io::Result<Zeroizing<String>> {
+    // A secret has room in it, so that no copy is left behind when it grows.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4 * KEY_FILE_LIMIT as usize));
     from.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(
@@ -89,8 +133,24 @@ pub fn bounded(from: impl Read, limit: u64) -> io::Result<String> {
             format!("larger than {limit} bytes"),
         ));
     }
-    String::from_utf8(bytes)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
+    let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    if is_utf_16(&bytes) {
+        return Err(wrong("UTF-16 text: save it as UTF-8"));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| wrong("not UTF-8 text"))?;
+    Ok(Zeroizing::new(text.trim_start_matches(BOM).to_owned()))
+}
+
+/// Whether it is what Windows calls Unicode: with a mark at its start, or with every other byte zero as far as its first
+/// characters go.
+fn is_utf_16(bytes: &[u8]) -> bool {
+    match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, b, c, d, ..] => {
+            matches!([*a != 0, *b != 0, *c != 0, *d != 0], [x, y, z, w] if x != y && x == z && y == w)
+        }
+        _ => false,
+    }
 }
 
 /// Reads a key from its file.
@@ -142,16 +202,9 @@ pub fn relative_to(dir: &Path, path: &str) -> PathBuf {
     }
 }
 
+const BOM: char = '\u{feff}';
 /// A key is 43 characters; 1 KiB leaves room for stray white space, and none for the wrong file.
 const KEY_FILE_LIMIT: u64 = 1024;
-
-/// Makes a file's new name last through a power cut.
-fn sync(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
-}
 
 #[cfg(test)]
 #[cfg(unix)]
@@ -198,8 +251,45 @@ mod tests {
     }
 
     #[test]
+    fn text_that_tools_have_written_is_read_or_named() {
+        let read = |bytes: &[u8]| bounded(bytes, 100);
+        for (bytes, text) in [
+            (&b"\xef\xbb\xbfa = 1\r\n"[..], "a = 1\r\n"),
+            (b"", ""),
+            (b"a", "a"),
+            (b"a\0\0b", "a\0\0b"),
+        ] {
+            assert_eq!(read(bytes).unwrap().as_str(), text);
+        }
+        for bytes in [
+            &b"\xff\xfea\0d\0"[..],
+            b"\xfe\xff\0a\0d",
+            b"\xff\xfe",
+            b"a\0d\0i\0t\0",
+            b"\0a\0d\0i\0t",
+        ] {
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.contains("UTF-16 text: save it as UTF-8"), "{error}");
+        }
+        assert_eq!(read(b"\xff").unwrap_err().to_string(), "not UTF-8 text");
+    }
+
+    #[test]
+    fn what_a_file_system_cannot_do_is_no_failure_and_what_fails_is() {
+        let answer = |number| asked(Path::new("."), Err(io::Error::from_raw_os_error(number)));
+        // EINVAL, ENOSYS, EOPNOTSUPP, EPERM.
+        for beyond in [22, 38, 95, 1] {
+            assert!(answer(beyond).is_ok(), "{beyond}");
+        }
+        // EIO, ENOSPC.
+        for failed in [5, 28] {
+            assert!(answer(failed).is_err(), "{failed}");
+        }
+    }
+
+    #[test]
     fn reading_is_bounded() {
-        assert_eq!(bounded(&b"1234"[..], 4).unwrap(), "1234");
+        assert_eq!(bounded(&b"1234"[..], 4).unwrap().as_str(), "1234");
         let error = bounded(io::repeat(b'x'), 4).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }

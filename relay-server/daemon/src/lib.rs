@@ -2,7 +2,9 @@
 //! whose every problem is reported at once with its place, key files, output, logs, signals and exit statuses.
 #![forbid(unsafe_code)]
 
+mod aside;
 pub mod config;
+pub mod environment;
 pub mod exit;
 pub mod file;
 pub mod limits;
@@ -12,3 +14,4 @@ pub mod observe;
 pub mod print;
 pub mod runtime;
 pub mod signal;
+mod terminal;

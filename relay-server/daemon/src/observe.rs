@@ -7,6 +7,8 @@ use tunnel_core::{
     metrics::{Kind, Snapshot},
 };
 
+use crate::log;
+
 /// Logs the next event; waits for ever once the engine has ended. Cancel safe.
 pub async fn log_next(events: &mut Events) {
     match events.next().await {
@@ -30,8 +32,9 @@ impl Summary {
         Self(counters)
     }
 
-    /// Logs one line if any counter has moved.
-    pub fn log(&mut self, now: Snapshot) {
+    /// Logs one line if any counter has moved, the log's own among them.
+    pub fn log(&mut self, mut now: Snapshot) {
+        now.log_lines_lost = log::lost();
         if let Some(line) = summary(&self.0, &now) {
             tracing::info!("last minute: {line}");
         }

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     io::{self, Write},
+    thread,
 };
+
+use crate::{log, terminal::wait_for_turn};
 
 /// Writes a line to stdout. A reader that is gone is an error, never a panic.
 pub fn line(text: impl fmt::Display) -> io::Result<()> {
@@ -17,10 +20,24 @@ pub fn bytes(text: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a line to stdout for whoever waits for it, beside the caller, who has players to serve: a reader who hangs
+/// holds nothing up.
+pub fn announce(text: &'static str) {
+    let write = move || {
+        wait_for_turn(io::stdout());
+        if let Err(error) = line(text) {
+            tracing::warn!(%error, "nobody reads stdout");
+        }
+    };
+    let thread = thread::Builder::new().name("stdout".into());
+    if let Err(error) = thread.spawn(write) {
+        tracing::warn!(%error, "stdout cannot be written");
+    }
+}
+
 /// Writes a line to stderr: remarks for the person at the terminal.
 pub fn note(text: impl fmt::Display) {
-    // Dropping is safe: when stderr is gone, nobody is there to be told.
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    log::line(&text.to_string());
 }
 
 /// Columns padded to their widest cell, two spaces apart, one row a line.

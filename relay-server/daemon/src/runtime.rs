@@ -7,6 +7,8 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
+use crate::environment;
+
 /// Runs a program's main task to its end on the runtime that relays and clients use. This is the one place that says
 /// which flavour. What still runs in threads that may block is left behind: the process ends with its main task.
 ///
@@ -17,10 +19,8 @@ use tokio::{
 /// `ADIT_THREADS` says otherwise, so that the measurement can be repeated where the machine or the load is another.
 pub fn block_on<T>(task: impl Future<Output = T>) -> io::Result<T> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = match std::env::var(THREADS) {
-        Ok(written) => Some(parse_threads(&written)?),
-        Err(_) => None,
-    };
+    let written = environment::text(THREADS).map_err(io::Error::other)?;
+    let wanted = written.as_deref().map(parse_threads).transpose()?;
     let runtime = match threads(wanted, cores) {
         1 => Builder::new_current_thread().enable_all().build()?,
         threads => Builder::new_multi_thread()
@@ -43,7 +43,7 @@ fn threads(wanted: Option<usize>, cores: usize) -> usize {
 }
 
 fn parse_threads(written: &str) -> io::Result<usize> {
-    let threads = written.trim().parse().ok();
+    let threads = written.parse().ok();
     threads
         .filter(|threads| (1..=THREADS_MAX).contains(threads))
         .ok_or_else(|| {
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_number_of_threads_that_cannot_be_is_an_error_that_names_it() {
-        assert_eq!(parse_threads(" 4 ").unwrap(), 4);
+        assert_eq!(parse_threads("4").unwrap(), 4);
         assert_eq!(parse_threads("256").unwrap(), 256);
         for written in ["", "0", "257", "-1", "many"] {
             let error = parse_threads(written).unwrap_err();

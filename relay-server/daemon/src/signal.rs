@@ -25,6 +25,9 @@ impl Signals {
     /// Takes the signals over; needs a runtime.
     pub fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
+        // Taken over for good and not listened to: a log file that may not grow is an error of its write, and no end.
+        #[cfg(target_os = "linux")]
+        drop(signal(SignalKind::from_raw(SIGXFSZ))?);
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -41,6 +44,10 @@ impl Signals {
         }
     }
 }
+
+/// The signal for who writes beyond its limit of a file's size (setrlimit(2)).
+#[cfg(target_os = "linux")]
+const SIGXFSZ: i32 = 25;
 
 impl Signals {
     /// Waits until the program is asked to end; what else is asked is passed over. Cancel safe.

@@ -17,6 +17,7 @@ use tunnel_core::{
     instance::{HostPort, PortSet},
     key::SecretKey,
 };
+use zeroize::Zeroizing;
 
 use crate::config;
 
@@ -57,7 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let key = SecretKey::generate()?;
-    create(&key_path, &format!("{}\n", key.to_text()), Access::Owner)?;
+    let line = Zeroizing::new(format!("{}\n", *key.to_text()));
+    create(&key_path, &line, Access::Owner)?;
     if let Err(stop) = create(&config_path, &template(arguments), Access::All) {
         // Without its configuration the key is of no use, and would be in the way next time.
         drop(fs::remove_file(&key_path));

@@ -1,16 +1,25 @@
 //! `relay-server run`: the relay itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use adit_daemon::{
+    config::Loaded,
     exit::Stop,
-    log::{self, Format},
     notify,
-    observe::SUMMARY,
+    observe::{self, SUMMARY, Summary},
     print, runtime,
     signal::{Signal, Signals},
 };
+use anyhow::Context;
 use clap::Args;
+use tokio::{sync::Notify, task::spawn_blocking};
 
 use super::ConfigFile;
 use crate::{config::Config, engine::Engine, state::StateAuthority};
@@ -27,83 +36,163 @@ pub(crate) struct Arguments {
     config: ConfigFile,
 }
 
-pub(super) fn run(arguments: &Arguments, format: Format) -> Result<(), Stop> {
-    log::install(format);
+pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
     let loaded = Config::load(&arguments.config.path).map_err(Stop::invalid)?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
     runtime::raise_descriptor_limit();
-    runtime::block_on(serve(loaded.value))?
+    runtime::block_on(serve(warned(loaded)))?
 }
 
 async fn serve(config: Config) -> Result<(), Stop> {
     let mut signals = Signals::new()?;
-    let mut state = State::open(&config)?;
-    let mut engine = Engine::start(&config, state.authority.clone()).await?;
-    if let Err(error) = print::line("ready") {
-        tracing::warn!(%error, "nobody reads stdout");
-    }
-    notify::ready(engine.status().await);
-    let mut poll = runtime::every(POLL);
-    let mut summary = runtime::every(SUMMARY);
-    let mut running = config;
-    loop {
-        tokio::select! {
-            signal = signals.next() => match signal {
-                Signal::Reload => reload(&mut running, &state, &engine).await,
-                Signal::Stop => break,
-            },
-            _ = poll.tick() => state.poll().await,
-            () = state.authority.changed() => engine.recheck().await,
-            _ = summary.tick() => engine.summarize(),
-            () = engine.next_event() => notify::status(engine.status().await),
+    let mut relay = tokio::select! {
+        started = start(config) => started?,
+        () = signals.stop() => return Ok(()),
+    };
+    print::announce("ready");
+    notify::ready(relay.engine.status().await);
+    let asked = Notify::new();
+    {
+        // Beside the signals: what waits for a slow disk or a busy relay does not keep it from ending.
+        let mut serving = pin!(relay.serve(&asked));
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => asked.notify_one(),
+                    Signal::Stop => break,
+                },
+                never = &mut serving => match never {},
+            }
         }
     }
     tracing::info!("stopping; a second signal ends at once");
     notify::stopping();
     tokio::select! {
-        () = engine.shutdown(running.grace) => Ok(()),
+        () = relay.engine.shutdown(relay.config.grace) => Ok(()),
         () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
     }
 }
 
-/// Takes over what the file says now; if it does not hold, what was before stays.
-async fn reload(running: &mut Config, state: &State, engine: &Engine) {
-    let loaded = match Config::load(&running.path) {
-        Ok(loaded) => loaded,
-        Err(invalid) => {
+/// Opens the state file and the sockets, however long an address takes to come up.
+async fn start(config: Config) -> Result<Running, Stop> {
+    let own = config.clone();
+    let authority = spawn_blocking(move || StateAuthority::open(&own)).await??;
+    let authority = Arc::new(authority);
+    let engine = Engine::start(&config, authority.clone()).await?;
+    let watched = authority.clone();
+    let thread = thread::Builder::new().name("state file".into());
+    thread
+        .spawn(move || watch(&watched))
+        .context("no thread for the state file is to be had")?;
+    Ok(Running {
+        config,
+        authority,
+        engine,
+    })
+}
+
+/// Looks at the state file again and again, in a thread of its own: a disk may be slow, another process may hold a lock.
+fn watch(authority: &StateAuthority) -> ! {
+    // What went wrong last, so that it is said once and not four times a second.
+    let mut failure = None;
+    loop {
+        thread::sleep(POLL);
+        let now = match catch_unwind(AssertUnwindSafe(|| authority.poll())) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the look at the state file panicked".into()),
+        };
+        if failure != now {
+            match &now {
+                Some(error) => tracing::error!("{error}; who could connect before still can"),
+                None => tracing::info!("the state file can be read again"),
+            }
+            failure = now;
+        }
+    }
+}
+
+/// A relay that runs, and what it runs with.
+struct Running {
+    config: Config,
+    authority: Arc<StateAuthority>,
+    engine: Engine,
+}
+
+impl Running {
+    /// Does what comes up, each beside the others. `asked` asks for a reload.
+    async fn serve(&mut self, asked: &Notify) -> Infallible {
+        let Self {
+            config,
+            authority,
+            engine,
+        } = self;
+        let rights = async {
+            loop {
+                authority.changed().await;
+                engine.recheck().await;
+            }
+        };
+        let reloads = async {
+            loop {
+                asked.notified().await;
+                reload(config, authority, engine).await;
+            }
+        };
+        let news = async {
+            let mut events = engine.events();
+            let mut summary = Summary::since(engine.metrics());
+            let mut minute = runtime::every(SUMMARY);
+            loop {
+                tokio::select! {
+                    _ = minute.tick() => summary.log(engine.metrics()),
+                    () = observe::log_next(&mut events) => notify::status(engine.status().await),
+                }
+            }
+        };
+        tokio::join!(rights, reloads, news).0
+    }
+}
+
+/// Takes over what the file says now, as a whole; if it does not hold, what was before stays, as a whole.
+async fn reload(running: &mut Config, authority: &StateAuthority, engine: &Engine) {
+    let path = running.path.clone();
+    let config = match spawn_blocking(move || Config::load(&path)).await {
+        Ok(Ok(loaded)) => warned(loaded),
+        Ok(Err(invalid)) => {
             for problem in &invalid.problems {
                 tracing::error!("{problem}");
             }
             tracing::error!("the configuration does not hold: everything stays as it was");
             return;
         }
+        Err(panic) => {
+            tracing::error!("{panic}: everything stays as it was");
+            return;
+        }
     };
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    let config = loaded.value;
     for key in needs_restart(running, &config) {
         tracing::warn!("{key} has changed: it takes effect at the next start");
     }
-    if state.configure(&config).await {
-        engine.set_ports(&config).await;
-        engine.recheck().await;
-        tracing::info!(
-            clients = state.authority.clients(),
-            "configuration read again"
-        );
-        *running = Config {
-            // These stay what they are, so that the next reload remarks them too.
-            listen: running.listen,
-            public_bind: running.public_bind,
-            key: running.key.clone(),
-            state_file: running.state_file.clone(),
-            limits: running.limits.clone(),
-            ..config
-        };
+    authority.configure(&config);
+    engine.set_ports(&config).await;
+    engine.recheck().await;
+    tracing::info!(clients = authority.clients(), "configuration read again");
+    *running = Config {
+        // These stay what they are, so that the next reload remarks them too.
+        listen: running.listen,
+        public_bind: running.public_bind,
+        key: running.key.clone(),
+        state_file: running.state_file.clone(),
+        limits: running.limits.clone(),
+        ..config
+    };
+}
+
+fn warned(loaded: Loaded<Config>) -> Config {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
     }
+    loaded.value
 }
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -121,55 +210,5 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     changed.map(|(key, _)| key).collect()
 }
 
-/// The authority, from a task that must not block.
-struct State {
-    authority: Arc<StateAuthority>,
-    /// What went wrong last, so that it is said once and not four times a second.
-    failure: Option<String>,
-}
-
-impl State {
-    fn open(config: &Config) -> Result<Self, Stop> {
-        Ok(Self {
-            authority: Arc::new(StateAuthority::open(config)?),
-            failure: None,
-        })
-    }
-
-    async fn poll(&mut self) {
-        let authority = self.authority.clone();
-        let polled = tokio::task::spawn_blocking(move || authority.poll()).await;
-        let failure = match polled {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(panic) => Some(panic.to_string()),
-        };
-        if self.failure != failure {
-            match &failure {
-                Some(error) => tracing::error!("{error}; who could connect before still can"),
-                None => tracing::info!("the state file can be read again"),
-            }
-            self.failure = failure;
-        }
-    }
-
-    /// Whether it worked.
-    async fn configure(&self, config: &Config) -> bool {
-        let (authority, config) = (self.authority.clone(), config.clone());
-        let configured = tokio::task::spawn_blocking(move || authority.configure(&config)).await;
-        match configured {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::error!("{error}: everything stays as it was");
-                false
-            }
-            Err(panic) => {
-                tracing::error!("{panic}: everything stays as it was");
-                false
-            }
-        }
-    }
-}
-
-/// A change by another process takes effect within a second; a poll is one read of 100 bytes.
+/// A change by another process takes effect within a second; a look is one read of 100 bytes.
 const POLL: Duration = Duration::from_millis(250);

@@ -18,7 +18,7 @@ fn load_in(dir: &TempDir, text: &str) -> Result<Loaded<Config>, Vec<String>> {
     write("relay.key", &SecretKey::from([1; 32]).to_text());
     write(
         "node-1.psk",
-        &format!("{}\n", SecretKey::from([2; 32]).to_text()),
+        &format!("{}\n", *SecretKey::from([2; 32]).to_text()),
     );
     write("relay.toml", text);
     let prefix = format!("{}/", dir.path().display());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tunnel_core::{
     instance::PortSet,
     join::TokenId,
@@ -16,48 +16,61 @@ use tunnel_core::{
     relay::{Admission, Authority, Denial},
 };
 
-use super::{ClientName, Store, StoreError, store::FileId};
+use super::{
+    ClientName, Store, StoreError,
+    enrolment::{Claim, Verdict},
+    store::{ClientRow, FileId, TokenRow, unavailable},
+};
 use crate::{
     config::{Config, FileClient},
     time::UnixTime,
 };
 
 /// Answers for the clients of the configuration file and of the state file. On an equal name or key the file wins.
+///
+/// Whatever needs no change of the state file is answered from memory, so that a state file that somebody has locked
+/// stops new clients only.
 pub(crate) struct StateAuthority {
+    state_file: PathBuf,
     snapshot: ArcSwap<Snapshot>,
-    /// Only for threads that may block.
-    inner: Mutex<Inner>,
+    /// Held while the snapshot changes, and for nothing that blocks.
+    changing: Mutex<()>,
+    /// The state file as it is read. Only for threads that may block.
+    reader: Mutex<Reader>,
+    /// Who may wait for the state file's lock.
+    writers: Semaphore,
     changed: Notify,
 }
 
-struct Inner {
+/// An open state file, and which version of it the snapshot is of.
+struct Reader {
     store: Store,
-    seen: Seen,
-    written: Written,
-    /// What was last said about clients that both files have, so that it is said once.
-    clashes: Vec<String>,
-}
-
-/// The state file's version that the snapshot is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
     file: Option<FileId>,
     version: i64,
-}
-
-/// What the configuration file says.
-#[derive(Debug)]
-struct Written {
-    state_file: PathBuf,
-    clients: Vec<FileClient>,
-    ports: PortSet,
 }
 
 /// Everything that a handshake asks for.
 #[derive(Debug, Default)]
 struct Snapshot {
+    written: Arc<Written>,
+    stored: Arc<Stored>,
     clients: HashMap<PublicKey, Known>,
-    tokens: HashMap<TokenId, Psk>,
+    /// Clients that both files have.
+    clashes: Vec<String>,
+}
+
+/// What the configuration file says.
+#[derive(Debug, Default)]
+struct Written {
+    clients: Vec<FileClient>,
+    ports: PortSet,
+}
+
+/// What the state file says.
+#[derive(Debug, Default)]
+struct Stored {
+    clients: Vec<ClientRow>,
+    tokens: HashMap<TokenId, TokenRow>,
 }
 
 #[derive(Debug)]
@@ -73,52 +86,37 @@ impl StateAuthority {
     /// Opens the state file that the configuration names, and makes it where there is none.
     pub(crate) fn open(config: &Config) -> Result<Self, StoreError> {
         let mut store = Store::open(&config.state_file)?;
-        store.purge(UnixTime::now())?;
+        if let Err(error) = store.purge(UnixTime::now()) {
+            tracing::warn!(%error, "who is enrolled can connect, and nobody can enrol");
+        }
         let authority = Self {
+            state_file: config.state_file.clone(),
             snapshot: ArcSwap::default(),
-            inner: Mutex::new(Inner {
-                seen: Seen::of(&store, config)?,
+            changing: Mutex::new(()),
+            reader: Mutex::new(Reader {
                 store,
-                written: Written::from(config),
-                clashes: Vec::new(),
+                file: Store::file_id(&config.state_file),
+                version: STALE,
             }),
+            writers: Semaphore::new(WRITERS),
             changed: Notify::new(),
         };
-        authority.load(&mut authority.inner())?;
+        authority.configure(config);
+        authority.refresh(Writer::Own)?;
         Ok(authority)
     }
 
-    /// Takes over what the configuration file says now. May block.
-    pub(crate) fn configure(&self, config: &Config) -> Result<(), StoreError> {
-        let mut inner = self.inner();
-        let state_file = inner.written.state_file.clone();
-        inner.written = Written {
-            // Another state file takes effect at the next start.
-            state_file,
-            ..Written::from(config)
-        };
-        self.load(&mut inner)?;
-        self.changed.notify_one();
-        Ok(())
+    /// Takes over what the configuration file says now.
+    pub(crate) fn configure(&self, config: &Config) {
+        // Another state file takes effect at the next start.
+        self.change(|snapshot| {
+            Snapshot::merge(Written::from(config).into(), snapshot.stored.clone())
+        });
     }
 
     /// Looks whether another process has changed the state file, and takes the change over. May block.
     pub(crate) fn poll(&self) -> Result<(), StoreError> {
-        let mut inner = self.inner();
-        let path = inner.written.state_file.clone();
-        let file = Store::file_id(&path);
-        // While it is gone, it may be on its way back: a restored backup.
-        if file.is_some() && file != inner.seen.file {
-            tracing::info!(file = %path.display(), "the state file was replaced");
-            inner.store = Store::open(&path)?;
-            inner.seen = Seen {
-                file,
-                version: STALE,
-            };
-        } else if inner.store.data_version()? == inner.seen.version {
-            return Ok(());
-        }
-        self.load(&mut inner)
+        self.refresh(Writer::Another)
     }
 
     /// Waits until the answers may have changed: then the relay asks again about its live clients.
@@ -131,61 +129,94 @@ impl StateAuthority {
         self.snapshot.load().clients.len()
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        // What it guards holds at every step: a panic leaves an older snapshot at worst.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn load(&self, inner: &mut Inner) -> Result<(), StoreError> {
-        // Before the rows: a change in between is then seen by the next poll.
-        let version = inner.store.data_version()?;
-        let (snapshot, clashes) = Snapshot::merge(&inner.written, &inner.store)?;
-        if clashes != inner.clashes {
-            for clash in &clashes {
-                tracing::warn!("{clash}");
-            }
-            inner.clashes = clashes;
+    fn refresh(&self, writer: Writer) -> Result<(), StoreError> {
+        // Held to the end: what was read first must not be taken over last.
+        let mut reader = lock(&self.reader);
+        let file = Store::file_id(&self.state_file);
+        // While it is gone, it may be on its way back: a restored backup.
+        if file.is_some() && file != reader.file {
+            let Some(store) = Store::open_existing(&self.state_file)? else {
+                return Ok(());
+            };
+            tracing::info!(file = %self.state_file.display(), "the state file was replaced");
+            *reader = Reader {
+                store,
+                file,
+                version: STALE,
+            };
         }
-        self.snapshot.store(Arc::new(snapshot));
-        // Only now: had the rows not been read, the next poll would have to read them.
-        let before = std::mem::replace(&mut inner.seen.version, version);
-        if version != before {
-            if before != STALE {
-                tracing::info!("another process has changed the state file");
-            }
-            self.changed.notify_one();
+        // Before the rows: a change in between is then seen by the next look.
+        let version = reader.store.data_version()?;
+        if version == reader.version {
+            return Ok(());
         }
+        let stored = Arc::new(Stored::read(&reader.store)?);
+        let before = std::mem::replace(&mut reader.version, version);
+        if before != STALE && writer == Writer::Another {
+            tracing::info!("another process has changed the state file");
+        }
+        self.change(|snapshot| Snapshot::merge(snapshot.written.clone(), stored));
         Ok(())
     }
 
-    fn enrol(&self, key: &PublicKey, token: TokenId) -> Result<Admission, Denial> {
-        let mut inner = self.inner();
-        let Inner { store, written, .. } = &mut *inner;
-        let client = store.redeem(token, key, UnixTime::now(), |name, key| {
-            written.clash(name, key).is_some()
-        })?;
-        tracing::info!(client = %client.name, key = %client.public_key, "enrolled");
-        let admission = Admission {
-            name: client.name.to_string(),
-            ports: permitted(client.ports.as_ref(), &written.ports),
-            psk: Some(client.psk),
-        };
-        if let Err(error) = self.load(&mut inner) {
-            tracing::error!(%error, "the new client is not known to handshakes yet");
-            inner.seen.version = STALE;
+    fn change(&self, next: impl FnOnce(&Snapshot) -> Snapshot) {
+        let changing = lock(&self.changing);
+        let before = self.snapshot.load();
+        let next = next(&before);
+        if next.clashes != before.clashes {
+            for clash in &next.clashes {
+                tracing::warn!("{clash}");
+            }
         }
-        // The name's old key, if it had one, has ended.
+        self.snapshot.store(Arc::new(next));
+        drop(changing);
         self.changed.notify_one();
-        Ok(admission)
+    }
+
+    fn enrol(&self, key: &PublicKey, token: TokenId) -> Result<Admission, Denial> {
+        let now = UnixTime::now();
+        let snapshot = self.snapshot.load();
+        // Who holds a token that has ended learns it without a look at the state file.
+        if let Some(row) = snapshot.stored.tokens.get(&token)
+            && let Verdict::Again(client) = snapshot.judge(row, key, now)?
+        {
+            return Ok(snapshot.enrolled(client));
+        }
+        let Ok(_turn) = self.writers.try_acquire() else {
+            return Err(Denial::Unavailable("too many enrol at once".into()));
+        };
+        let Some(mut store) = self.store().map_err(|error| unavailable(&error))? else {
+            return Err(Denial::Unavailable("the relay's state file is gone".into()));
+        };
+        let stands_in_file =
+            |name: &_, key: &_| self.snapshot.load().written.clash(name, key).is_some();
+        let client = store.redeem(token, key, now, stands_in_file)?;
+        tracing::info!(client = %client.name, key = %client.public_key, "enrolled");
+        // The name's old key, if it had one, ends with this.
+        if let Err(error) = self.refresh(Writer::Own) {
+            tracing::error!(%error, "the new client is not known to handshakes yet");
+        }
+        Ok(self.snapshot.load().enrolled(&client))
     }
 
     fn mark_seen(&self, key: &PublicKey) {
-        let mut inner = self.inner();
-        let marked = inner.store.mark_seen(key);
-        if let Err(error) = marked.and_then(|()| self.load(&mut inner)) {
+        let marked = || {
+            if let (Ok(_turn), Some(mut store)) = (self.writers.try_acquire(), self.store()?) {
+                store.mark_seen(key)?;
+                self.refresh(Writer::Own)?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = marked() {
             // Harmless: until it works, the client's token can be redeemed again, by this client only.
             tracing::warn!(%error, "a client's first connection was not written down");
         }
+    }
+
+    /// The state file to write, where it stands now. It is another connection than the reader's, which waits for nobody
+    /// who waits for the lock.
+    fn store(&self) -> Result<Option<Store>, StoreError> {
+        Store::open_existing(&self.state_file)
     }
 }
 
@@ -193,7 +224,7 @@ impl Authority for StateAuthority {
     fn psk(&self, client: &PublicKey, token: Option<TokenId>) -> Option<Psk> {
         let snapshot = self.snapshot.load();
         match token {
-            Some(token) => snapshot.tokens.get(&token).cloned(),
+            Some(token) => (snapshot.stored.tokens.get(&token)).map(|row| row.token.secret.clone()),
             None => snapshot.clients.get(client).map(|known| known.psk.clone()),
         }
     }
@@ -237,19 +268,16 @@ impl fmt::Debug for StateAuthority {
     }
 }
 
-impl Seen {
-    fn of(store: &Store, config: &Config) -> Result<Self, StoreError> {
-        Ok(Self {
-            file: Store::file_id(&config.state_file),
-            version: store.data_version()?,
-        })
-    }
+/// Who has changed the state file, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    Own,
+    Another,
 }
 
 impl From<&Config> for Written {
     fn from(config: &Config) -> Self {
         Self {
-            state_file: config.state_file.clone(),
             clients: config.clients.clone(),
             ports: config.ports.clone(),
         }
@@ -263,11 +291,21 @@ impl Written {
     }
 }
 
+impl Stored {
+    fn read(store: &Store) -> Result<Self, StoreError> {
+        let tokens = store.tokens()?.into_iter();
+        Ok(Self {
+            clients: store.clients()?,
+            tokens: tokens.map(|row| (row.token.id, row)).collect(),
+        })
+    }
+}
+
 impl Snapshot {
-    fn merge(written: &Written, store: &Store) -> Result<(Self, Vec<String>), StoreError> {
-        let mut snapshot = Self::default();
+    fn merge(written: Arc<Written>, stored: Arc<Stored>) -> Self {
+        let mut clients = HashMap::new();
         let mut clashes = Vec::new();
-        for client in store.clients()? {
+        for client in &stored.clients {
             if client.revoked.is_some() {
                 continue;
             }
@@ -279,12 +317,12 @@ impl Snapshot {
                 continue;
             }
             let known = Known {
-                name: client.name,
-                psk: client.psk,
+                name: client.name.clone(),
+                psk: client.psk.clone(),
                 ports: permitted(client.ports.as_ref(), &written.ports),
                 unseen: !client.seen,
             };
-            snapshot.clients.insert(client.public_key, known);
+            clients.insert(client.public_key, known);
         }
         for client in &written.clients {
             let known = Known {
@@ -293,20 +331,57 @@ impl Snapshot {
                 ports: permitted(client.ports.as_ref(), &written.ports),
                 unseen: false,
             };
-            snapshot.clients.insert(client.public_key, known);
+            clients.insert(client.public_key, known);
         }
-        let tokens = store.tokens()?.into_iter();
-        snapshot.tokens = tokens.map(|row| (row.token.id, row.token.secret)).collect();
-        Ok((snapshot, clashes))
+        Self {
+            written,
+            stored,
+            clients,
+            clashes,
+        }
+    }
+
+    /// What a claim comes to, as far as is known here: a denial that is no more true a moment later is a temporary one.
+    fn judge<'s>(
+        &'s self,
+        token: &'s TokenRow,
+        key: &'s PublicKey,
+        now: UnixTime,
+    ) -> Result<Verdict<'s>, Denial> {
+        let find = |is: &dyn Fn(&ClientRow) -> bool| self.stored.clients.iter().find(|c| is(c));
+        let claim = Claim {
+            token,
+            named: find(&|client| client.name == token.client),
+            keyed: find(&|client| client.public_key == *key),
+            key,
+            now,
+        };
+        claim.judge(|name, key| self.written.clash(name, key).is_some())
+    }
+
+    /// What a client gets that has enrolled.
+    fn enrolled(&self, client: &ClientRow) -> Admission {
+        Admission {
+            name: client.name.to_string(),
+            ports: permitted(client.ports.as_ref(), &self.written.ports),
+            psk: Some(client.psk.clone()),
+        }
     }
 }
 
-/// A version that no state file has: the next poll reads it again.
+/// A version that no state file has: the next look reads it again.
 const STALE: i64 = -1;
+/// How many may wait for the state file's lock at a time: 16, each for some milliseconds. The others try again.
+const WRITERS: usize = 16;
 
 /// A client's ports, never more than the relay gives at all.
 fn permitted(own: Option<&PortSet>, relay: &PortSet) -> PortSet {
     own.map_or_else(|| relay.clone(), |own| own.intersection(relay))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What it guards holds at every step: a panic leaves an older snapshot at worst.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

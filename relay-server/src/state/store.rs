@@ -20,7 +20,10 @@ use tunnel_core::{
     relay::Denial,
 };
 
-use super::ClientName;
+use super::{
+    ClientName,
+    enrolment::{Claim, Verdict},
+};
 use crate::time::UnixTime;
 
 /// An open state file.
@@ -63,7 +66,8 @@ impl TokenRow {
         !self.is_expired(now) && (self.reusable || self.redeemed_by.is_none())
     }
 
-    fn is_expired(&self, now: UnixTime) -> bool {
+    /// Whether its time is over.
+    pub(super) fn is_expired(&self, now: UnixTime) -> bool {
         // One that was ended holds at no time, wherever the clock jumps.
         self.expires
             .is_some_and(|expires| expires <= now || expires <= self.created)
@@ -186,38 +190,25 @@ impl Store {
         stands_in_file: impl Fn(&ClientName, &PublicKey) -> bool,
     ) -> Result<ClientRow, Denial> {
         let path = self.path.clone();
-        let failed = |source| unavailable(StoreError::sqlite(&path, source));
+        let failed = |source| unavailable(&StoreError::sqlite(&path, source));
         let tx = self.begin().map_err(failed)?;
         // A token that is not remembered any more has ended more than 30 days ago.
         let token = token_by_id(&tx, token)
             .map_err(failed)?
             .ok_or(Denial::TokenExpired)?;
-        if stands_in_file(&token.client, key) {
-            return Err(Denial::Unavailable(format!(
-                "client {} or its key stands in the relay's configuration file",
-                token.client
-            )));
-        }
-        let own = client_by_name(&tx, &token.client).map_err(failed)?;
-        if let Some(client) = redeemed_before(&token, own.as_ref(), key)? {
-            return Ok(client);
-        }
-        if token.is_expired(now) {
-            return Err(Denial::TokenExpired);
-        }
-        if !token.reusable && own.is_some_and(|client| client.revoked.is_none()) {
-            return Err(Denial::TokenUsed);
-        }
-        let other = client_by_key(&tx, key).map_err(failed)?;
-        if let Some(other) = other
-            && other.name != token.client
-            && other.revoked.is_none()
-        {
-            return Err(Denial::Unavailable(format!(
-                "this client's key is enrolled as {} already",
-                other.name
-            )));
-        }
+        let named = client_by_name(&tx, &token.client).map_err(failed)?;
+        let keyed = client_by_key(&tx, key).map_err(failed)?;
+        let claim = Claim {
+            token: &token,
+            named: named.as_ref(),
+            keyed: keyed.as_ref(),
+            key,
+            now,
+        };
+        let token = match claim.judge(stands_in_file)? {
+            Verdict::Again(client) => return Ok(client.clone()),
+            Verdict::New(token) => token,
+        };
         let client = ClientRow {
             name: token.client.clone(),
             public_key: *key,
@@ -227,7 +218,7 @@ impl Store {
             revoked: None,
             seen: false,
         };
-        enrol(&tx, &client, &token, now).map_err(failed)?;
+        enrol(&tx, &client, token, now).map_err(failed)?;
         tx.commit().map_err(failed)?;
         Ok(client)
     }
@@ -455,26 +446,6 @@ fn create(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The client that an earlier redemption of this token by this key enrolled: a crash in between locks nobody out.
-fn redeemed_before(
-    token: &TokenRow,
-    own: Option<&ClientRow>,
-    key: &PublicKey,
-) -> Result<Option<ClientRow>, Denial> {
-    match token.redeemed_by {
-        None => Ok(None),
-        Some(by) if by != *key && token.reusable => Ok(None),
-        Some(by) if by != *key => Err(Denial::TokenUsed),
-        Some(_) => match own.filter(|client| client.public_key == *key) {
-            Some(client) if client.revoked.is_some() && token.reusable => Ok(None),
-            Some(client) if client.revoked.is_some() => Err(Denial::Revoked),
-            Some(client) if token.reusable || !client.seen => Ok(Some(client.clone())),
-            _ if token.reusable => Ok(None),
-            _ => Err(Denial::TokenUsed),
-        },
-    }
-}
-
 fn enrol(
     tx: &Transaction<'_>,
     client: &ClientRow,
@@ -508,12 +479,19 @@ fn end_open_tokens(
     name: &ClientName,
     now: UnixTime,
 ) -> rusqlite::Result<usize> {
-    // Ended at its own beginning, so that no clock that jumps back revives it.
-    tx.execute(
-        "UPDATE tokens SET expires = ?2, created = ?2
-         WHERE client = ?1 AND (expires IS NULL OR expires > ?2) AND (reusable OR redeemed IS NULL)",
-        params![name.as_str(), now.0],
-    )
+    // What has expired ends, too: a clock that is ahead says so of what holds again once it is right.
+    let unended =
+        "client = ?1 AND (reusable OR redeemed IS NULL) AND (expires IS NULL OR expires > created)";
+    let count = format!(
+        "SELECT count(*) FROM tokens WHERE {unended} AND (expires IS NULL OR expires > ?2)"
+    );
+    let open = tx.query_row(&count, params![name.as_str(), now.0], |row| {
+        row.get::<_, i64>(0)
+    })?;
+    // Each ends at its own beginning, so that no clock that jumps back revives it.
+    let end = format!("UPDATE tokens SET expires = ?2, created = ?2 WHERE {unended}");
+    tx.execute(&end, params![name.as_str(), now.0])?;
+    Ok(usize::try_from(open).unwrap_or_default())
 }
 
 fn purge(tx: &Transaction<'_>, now: UnixTime) -> rusqlite::Result<()> {
@@ -596,7 +574,8 @@ where
     })
 }
 
-fn unavailable(error: StoreError) -> Denial {
+/// What a client is told that cannot enrol for the state file's sake; the operator is told why.
+pub(super) fn unavailable(error: &StoreError) -> Denial {
     tracing::error!(%error, "nobody can enrol");
     // The reason is the operator's, not the client's.
     Denial::Unavailable("the relay cannot use its state file, its log says why".into())

@@ -157,6 +157,31 @@ fn systemd_hears_how_it_goes() {
 }
 
 #[test]
+fn a_systemd_that_hangs_holds_nothing_up_and_hears_later() {
+    let relay = relay("");
+    let path = relay.path("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"of another service", &path).is_ok() {}
+    let mut running = Running::start(command(&relay, &[]).env("NOTIFY_SOCKET", &path)).ready();
+    // It serves: it acts on a signal.
+    running.signal("-HUP");
+    running.says("configuration read again");
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut heard = String::new();
+    while !heard.starts_with("READY=1\nSTATUS=0 clients connected") {
+        let mut buffer = [0; 1024];
+        let length = systemd.recv(&mut buffer).unwrap();
+        heard = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    }
+    // It hangs again, and the relay ends all the same.
+    while other.send_to(b"of another service", &path).is_ok() {}
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[test]
 fn a_taken_port_is_a_failure_that_names_it() {
     let relay = relay("");
     let config = fs::read_to_string(relay.config()).unwrap();
@@ -359,6 +384,91 @@ async fn a_client_of_the_file_comes_and_goes_by_reload() {
     running.signal("-HUP");
     loses_its_tunnel(&client).await;
     closes("127.0.0.1", port);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pre_shared_key_that_is_replaced_ends_the_tunnel_of_the_old_one() {
+    let relay = relay("");
+    let key = SecretKey::generate().unwrap();
+    let (old, new) = (Psk::generate().unwrap(), Psk::generate().unwrap());
+    secret(&relay.path("node-1.psk"), &old.to_text());
+    relay.append(&format!(
+        "[[client]]\nname = 'node-1'\npublic_key = '{}'\npsk_file = 'node-1.psk'\n",
+        key.public_key()
+    ));
+    let mut running = run(&relay);
+    let config = fs::read_to_string(relay.config()).unwrap();
+    let relay_key = fs::read_to_string(relay.path("relay.key")).unwrap();
+    let identity = |psk| ClientIdentity {
+        relay: config.split('"').nth(1).unwrap().parse().unwrap(),
+        relay_public_key: relay_key.parse::<SecretKey>().unwrap().public_key(),
+        secret_key: key.clone(),
+        psk,
+    };
+    let (instance, port) = echo("echo");
+    let start = |psk| {
+        Client::builder(identity(psk))
+            .instances([instance.clone()])
+            .start()
+    };
+    let leaked = start(old).unwrap();
+    bound(&leaked).await;
+    let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    echoes(&mut player);
+    secret(&relay.path("node-1.psk"), &new.to_text());
+    running.signal("-HUP");
+    loses_its_tunnel(&leaked).await;
+    running.says("pre-shared key has become another one");
+    assert!(!matches!(player.read(&mut [0]), Ok(1..)));
+    let client = start(new).unwrap();
+    bound(&client).await;
+    echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
+    assert!(leaked.status().await.transport.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_file_that_is_locked_delays_no_signal() {
+    let relay = relay("grace = 0\n");
+    let psk = Psk::generate().unwrap();
+    let key = SecretKey::generate().unwrap();
+    secret(&relay.path("node-1.psk"), &psk.to_text());
+    let without = fs::read_to_string(relay.config()).unwrap();
+    relay.append(&format!(
+        "[[client]]\nname = 'node-1'\npublic_key = '{}'\npsk_file = 'node-1.psk'\n",
+        key.public_key()
+    ));
+    let invited = relay.invite(&["node-2"]);
+    let mut running = run(&relay);
+    let identity = ClientIdentity {
+        relay: invited.relay.clone(),
+        relay_public_key: invited.relay_public_key,
+        secret_key: key,
+        psk,
+    };
+    let client = Client::builder(identity).start().unwrap();
+    bound(&client).await;
+    let holder = rusqlite::Connection::open(relay.path("state.db")).unwrap();
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Somebody enrols and waits for the lock, as each look at the file does.
+    let other = SecretKey::generate().unwrap();
+    let enrolling = tokio::spawn(async move { client::enrol(&invited, &other).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let asked = Instant::now();
+    // A revocation in the file takes effect, and so does the wish to end.
+    fs::write(relay.config(), without).unwrap();
+    running.signal("-HUP");
+    running.says("configuration read again");
+    loses_its_tunnel(&client).await;
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+    // Whoever waited for the lock would have waited for 5 s, each time.
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        asked.elapsed()
+    );
+    enrolling.abort();
+    drop(holder);
 }
 
 #[tokio::test(flavor = "multi_thread")]

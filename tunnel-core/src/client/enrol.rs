@@ -56,7 +56,15 @@ pub enum EnrolError {
 impl EnrolError {
     /// Whether the same try may work later.
     pub const fn is_temporary(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Lost(_))
+        matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::Lost(_)
+                | Self::Rejected {
+                    code: Code::Internal | Code::Limit | Code::Shutdown,
+                    ..
+                }
+        )
     }
 }
 

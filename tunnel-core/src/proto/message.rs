@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::{Buf, BufMut, BytesMut};
+use zeroize::Zeroize;
 
 use crate::{
     instance::{
@@ -248,6 +249,8 @@ impl Decoder {
             };
             let decoded = Message::decode_fields(number, body)
                 .map_err(|error| MessageError::Malformed { message, error })?;
+            // WELCOME brings a secret.
+            self.buffer[..total].zeroize();
             self.buffer.advance(total);
             return Ok(decoded);
         }

@@ -13,6 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
+use zeroize::Zeroize;
 
 use crate::{
     event::Event,
@@ -51,6 +52,7 @@ use crate::{
 /// A client that has proved itself, and how it came.
 struct Proven {
     peer: PublicKey,
+    psk: Psk,
     hello: Hello,
     suite: Suite,
     exporter: Secret,
@@ -228,9 +230,9 @@ async fn finish_quic(
         Err(error) => return failed(&shared, address, &error),
     };
     drop(place);
-    lock(&shared.admission).prove(Source::of(address.ip()));
     let proven = Proven {
         peer: accepted.peer,
+        psk: accepted.psk,
         hello: accepted.hello,
         suite: accepted.suite,
         exporter: quic::lane_secret(&accepted.connection),
@@ -245,7 +247,7 @@ struct Door {
     side: RelaySide,
     /// Connections that have said nothing yet.
     strangers: Arc<Pending>,
-    /// The same from where clients have proved themselves, so that strangers cannot stand in their way.
+    /// The same from where clients have been let in, so that strangers cannot stand in their way.
     known: Arc<Pending>,
     /// Handshakes that have their answer.
     answered: Arc<Pending>,
@@ -312,7 +314,6 @@ async fn open_lane(
     match tokio::time::timeout(limits.handshake_time, opened).await {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(opened))) => {
-            lock(&shared.admission).prove(Source::of(address.ip()));
             serve_opened(shared, opened, Some(address), "lane").await;
         }
         Ok(Err(error)) => failed(&shared, address, &error),
@@ -358,6 +359,7 @@ async fn serve_opened(
         Opened::First(first) => {
             let proven = Proven {
                 peer: first.peer,
+                psk: first.psk,
                 hello: first.hello,
                 suite: first.suite,
                 exporter: first.exporter,
@@ -368,6 +370,7 @@ async fn serve_opened(
         }
         Opened::Further(further) => {
             if let Some(tunnel) = shared.further.tunnel(&further.tunnel) {
+                shared.let_in_from(address);
                 tracing::trace!(client = %tunnel.name, number = further.number, "lane opened");
                 shared.add_lane(tunnel, Box::new(further.halves));
             }
@@ -426,6 +429,7 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
             .await;
         }
     };
+    shared.let_in_from(proven.address);
     if admission.psk.is_some() {
         shared.emit(Event::Enrolled {
             client: admission.name.as_str().into(),
@@ -494,6 +498,8 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
     let up = Command::Up {
         tunnel: tunnel.clone(),
         admission,
+        // A token's secret ends with the token, and is no lasting key.
+        psk: proven.hello.token.is_none().then_some(proven.psk),
     };
     if shared.commands.send(up).await.is_ok() {
         session::drive(shared, tunnel, control, greeting, from_supervisor).await;
@@ -590,6 +596,8 @@ async fn say(transport: Transport, message: &Message) {
         }
     };
     drop(tokio::time::timeout(CONTROL_PATIENCE, told).await);
+    // WELCOME brings a secret.
+    encoded.zeroize();
 }
 
 /// Whether a client has said goodbye, or nothing that can be understood.
@@ -618,6 +626,13 @@ impl Shared {
                 self.metrics.handshakes_ignored.one();
                 None
             }
+        }
+    }
+
+    /// A client has been let in from there. Who has proved a key that is of no more use is not.
+    fn let_in_from(&self, address: Option<SocketAddr>) {
+        if let Some(address) = address {
+            lock(&self.admission).let_in(Source::of(address.ip()));
         }
     }
 

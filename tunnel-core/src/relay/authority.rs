@@ -16,6 +16,8 @@ pub trait Authority: Send + Sync + fmt::Debug + 'static {
     /// The pre-shared key by which `client` must prove itself: its lasting one or, with `token`, that token's secret.
     /// `None` for an unknown or revoked client, which then sees what a client with a wrong key sees.
     ///
+    /// A client whose lasting key has become another one is ended by [`Relay::recheck`](super::Relay::recheck).
+    ///
     /// Called within the handshake: it must answer from memory and never block. For tokens that are used or
     /// expired it should still give the secret, so that [`admit`](Self::admit) can say so to who holds them.
     fn psk(&self, client: &PublicKey, token: Option<TokenId>) -> Option<Psk>;
@@ -101,10 +103,16 @@ impl Guarded {
             .unwrap_or_else(unavailable)
     }
 
-    /// What a client may have that has connected before: not even its key may be known any more.
-    pub(crate) fn readmit(&self, client: &PublicKey) -> Result<Admission, Denial> {
+    /// What a client may have that has connected before, by the lasting key `proved`: that may be another one by now, or
+    /// the client not known at all.
+    pub(crate) fn readmit(
+        &self,
+        client: &PublicKey,
+        proved: Option<&Psk>,
+    ) -> Result<Admission, Denial> {
         let admission = self.ask("readmit", |authority| {
-            match authority.psk(client, None).is_some() {
+            let lasting = authority.psk(client, None).ok_or(Denial::Revoked)?;
+            match proved.is_none_or(|proved| *proved == lasting) {
                 true => authority.readmit(client),
                 false => Err(Denial::Revoked),
             }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     event::Event,
     instance::{InstanceId, PortSet},
-    key::PublicKey,
+    key::{Psk, PublicKey},
     proto::{
         message::{Code, Message, Revision, ServiceDeclaration, Text},
         session::relay::RelayEvent,
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Up {
         tunnel: Arc<RelayTunnel>,
         admission: Admission,
+        /// The lasting key that it has proved, unless it was a token's secret.
+        psk: Option<Psk>,
     },
     /// A client said something.
     Said {
@@ -85,6 +87,8 @@ struct Ending {
 
 struct Client {
     admission: Admission,
+    /// What it has proved to have this tunnel.
+    psk: Option<Psk>,
     tunnel: Option<Arc<RelayTunnel>>,
     /// The tunnel that was lost, whose streams wait for the next one.
     lost: Option<Arc<RelayTunnel>>,
@@ -189,7 +193,11 @@ impl Supervisor {
 
     async fn handle(&mut self, command: Command) {
         match command {
-            Command::Up { tunnel, admission } => self.handle_up(tunnel, admission),
+            Command::Up {
+                tunnel,
+                admission,
+                psk,
+            } => self.handle_up(tunnel, admission, psk),
             Command::Said {
                 tunnel,
                 event,
@@ -214,19 +222,13 @@ impl Supervisor {
         }
     }
 
-    fn handle_up(&mut self, tunnel: Arc<RelayTunnel>, admission: Admission) {
+    fn handle_up(&mut self, tunnel: Arc<RelayTunnel>, admission: Admission, psk: Option<Psk>) {
         let key = tunnel.client;
         // Between its admission and now the client may have been revoked, or its rights changed.
-        let admission = match self.shared.authority.readmit(&key) {
+        let admission = match self.shared.authority.readmit(&key, psk.as_ref()) {
             Ok(now) => now,
             Err(super::Denial::Unavailable(_)) => admission,
-            _ => {
-                return end(
-                    tunnel,
-                    Code::Revoked,
-                    "the relay's operator has revoked this client",
-                );
-            }
+            _ => return end(tunnel, Code::Revoked, REVOKED),
         };
         let now = Instant::now();
         self.paces.retain(|_, pace| !pace.is_full(now));
@@ -234,11 +236,13 @@ impl Supervisor {
         let limits = &self.shared.config.limits;
         let client = self.clients.entry(key).or_insert_with(|| Client {
             admission: admission.clone(),
+            psk: None,
             tunnel: None,
             lost: None,
             earlier: VecDeque::new(),
         });
         client.admission = admission;
+        client.psk = psk;
         let before = client.tunnel.replace(tunnel.clone());
         if let Some(lost) = client.lost.take() {
             if lost.process == tunnel.process {
@@ -543,7 +547,7 @@ impl Supervisor {
     fn recheck(&mut self) {
         let mut gone = Vec::new();
         for (key, client) in &mut self.clients {
-            match self.shared.authority.readmit(key) {
+            match self.shared.authority.readmit(key, client.psk.as_ref()) {
                 Ok(admission) => client.admission = admission,
                 // It could not be found out now: what was granted stays.
                 Err(super::Denial::Unavailable(_)) => {}
@@ -556,13 +560,12 @@ impl Supervisor {
             if let Some(tunnel) = self.clients.remove(&key).and_then(|client| client.tunnel) {
                 self.shared.emit(Event::TunnelDown {
                     client: tunnel.name.clone(),
-                    reason: "the client was revoked".into(),
+                    reason: match self.shared.authority.psk(&key, None) {
+                        Some(_) => "the client's pre-shared key has become another one".into(),
+                        None => "the client was revoked".into(),
+                    },
                 });
-                end(
-                    tunnel,
-                    Code::Revoked,
-                    "the relay's operator has revoked this client",
-                );
+                end(tunnel, Code::Revoked, REVOKED);
             }
         }
         self.unbind_forbidden();
@@ -857,6 +860,9 @@ fn end(tunnel: Arc<RelayTunnel>, code: Code, text: &str) {
     });
 }
 
+/// What a client is told whose right to connect has ended.
+const REVOKED: &str =
+    "the relay's operator has revoked this client, or given it another pre-shared key";
 /// Opening 16 sockets costs what a declaration does.
 const SOCKETS_A_DECLARATION: usize = 16;
 /// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
@@ -914,6 +920,7 @@ mod tests {
                 ports: PortSet::all(),
                 psk: None,
             },
+            psk: None,
             tunnel: None,
             lost: None,
             earlier: VecDeque::new(),

@@ -3,19 +3,21 @@
 //!
 //! A handshake costs its client one packet, even a recorded one, and the relay four Diffie-Hellman operations; opening
 //! an Initial packet costs a fiftieth of that. All of it is paid out of one budget of CPU time. Where the budget runs
-//! low, those go first who cost an attacker most to be: who comes from where a client has proved itself before; then
+//! low, those go first who cost an attacker most to be: who comes from where a client has been let in before; then
 //! who has shown that it receives what is sent to its address (Retry, TCP); then everybody else. And no source, by
-//! its address, takes more than an eighth.
+//! its address, takes more than an eighth; nor does a /48 of IPv6, whose owner has 65,536 sources.
+
+mod known;
 
 use std::{
-    collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use crate::tunnel::datagrams::lock;
+use known::Known;
 
 /// The bounds of [`Admission`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +47,22 @@ pub(crate) struct Source(IpAddr);
 
 impl Source {
     pub(crate) fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V6(v6) => {
-                Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into())
-            }
-            v4 => Self(v4),
-        }
+        Self(network(ip.to_canonical(), 32, 64))
+    }
+}
+
+impl Source {
+    /// Who pays for the address, as far as that can be told: of IPv6, a /48 is one customer's.
+    fn customer(self) -> IpAddr {
+        network(self.0, 32, 48)
+    }
+}
+
+/// The first so many bits of an address, as its family has it.
+fn network(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << (32 - v4))).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << (128 - v6))).into(),
     }
 }
 
@@ -75,9 +87,8 @@ pub(crate) struct Admission {
     /// What sources have cost lately, by a keyed hash of theirs. Two that share a place share their part, too.
     spent: Vec<Spent>,
     hasher: RandomState,
-    /// Where clients have proved themselves, and in which order.
-    known: HashMap<Source, u64>,
-    proofs: u64,
+    /// Where clients have been let in.
+    known: Known,
 }
 
 /// What a source has cost, in ns; it is forgotten at the pace of the source's part.
@@ -99,8 +110,7 @@ impl Admission {
             refilled: now,
             spent: vec![Spent { cost: 0, at: now }; PLACES],
             hasher: RandomState::new(),
-            known: HashMap::new(),
-            proofs: 0,
+            known: Known::default(),
         }
     }
 
@@ -112,7 +122,7 @@ impl Admission {
     /// Whether somebody's packet may be looked at who has proved nothing but, perhaps, its address (`validated`).
     pub(crate) fn may_spend(&mut self, now: Instant, source: Source, validated: bool) -> bool {
         self.refill(now);
-        let floor = if self.known.contains_key(&source) {
+        let floor = if self.known.has(source) {
             0
         } else if validated {
             nanos(self.limits.burst) / FLOOR_VALIDATED
@@ -134,7 +144,7 @@ impl Admission {
             return Verdict::Ignore;
         }
         let is_busy = self.is_short() || in_flight >= self.limits.in_flight.div_ceil(2);
-        if is_busy && !validated && !self.known.contains_key(&source) {
+        if is_busy && !validated && !self.known.has(source) {
             Verdict::Retry
         } else {
             Verdict::Accept
@@ -156,21 +166,14 @@ impl Admission {
         };
     }
 
-    /// A client has proved itself from there: when it comes again, it goes first.
-    pub(crate) fn prove(&mut self, source: Source) {
-        self.proofs += 1;
-        if self.known.len() >= KNOWN_MAX
-            && !self.known.contains_key(&source)
-            && let Some((&oldest, _)) = self.known.iter().min_by_key(|(_, proof)| **proof)
-        {
-            self.known.remove(&oldest);
-        }
-        self.known.insert(source, self.proofs);
+    /// A client has been let in from there: when it comes again, it goes first.
+    pub(crate) fn let_in(&mut self, source: Source) {
+        self.known.add(source);
     }
 
-    /// Whether a client has proved itself from there.
+    /// Whether a client has been let in from there.
     pub(crate) fn knows(&self, source: Source) -> bool {
-        self.known.contains_key(&source)
+        self.known.has(source)
     }
 
     /// Whether half of the budget is gone.
@@ -188,7 +191,7 @@ impl Admission {
     }
 
     fn place(&self, source: Source) -> usize {
-        (self.hasher.hash_one(source) % PLACES as u64) as usize
+        (self.hasher.hash_one(source.customer()) % PLACES as u64) as usize
     }
 
     fn refill(&mut self, now: Instant) {
@@ -229,8 +232,6 @@ const FLOOR_VALIDATED: i64 = 8;
 const PART: i64 = 8;
 /// Places to count sources in: 4,096, of 24 bytes. With 100 sources at a time, two in a hundred share theirs.
 const PLACES: usize = 4096;
-/// Sources that are known: 4,096, more than a relay has clients.
-const KNOWN_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -244,7 +245,7 @@ mod tests {
     }
 
     fn source(number: u32) -> Source {
-        Source::of(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into())
+        Source::of(Ipv4Addr::from_bits(0x0a00_0000 + number).into())
     }
 
     /// Spends for sources that each stay below their part.
@@ -270,7 +271,7 @@ mod tests {
         spend(&mut admission, now, 126 * MS);
         assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Retry);
         assert_eq!(admission.decide(now, source(1), true, 0), Verdict::Accept);
-        admission.prove(source(1));
+        admission.let_in(source(1));
         assert_eq!(admission.decide(now, source(1), false, 0), Verdict::Accept);
     }
 
@@ -284,7 +285,7 @@ mod tests {
     #[test]
     fn the_last_of_the_budget_is_for_who_has_proved_most() {
         let (mut admission, now) = admission();
-        admission.prove(source(3));
+        admission.let_in(source(3));
         let may = |admission: &mut Admission| {
             [
                 admission.may_spend(now, source(1), false),
@@ -306,14 +307,15 @@ mod tests {
         assert!(!admission.may_spend(later, source(2), true));
     }
 
-    #[test]
-    fn one_source_leaves_budget_for_the_others() {
+    /// Spends as fast as may be, for a source for each step; others are always looked at.
+    fn leaves_budget_for_the_others(source_of: impl Fn(u32) -> Source) {
         let (mut admission, mut now) = admission();
         let mut spent = Duration::ZERO;
         for step in 0..100_000u32 {
             now += MS;
-            if admission.may_spend(now, source(1), false) {
-                admission.charge(now, source(1), MS);
+            let greedy = source_of(step);
+            if admission.may_spend(now, greedy, false) {
+                admission.charge(now, greedy, MS);
                 spent += MS;
             }
             if step % 1_000 == 0 {
@@ -330,25 +332,24 @@ mod tests {
     }
 
     #[test]
+    fn one_source_leaves_budget_for_the_others() {
+        leaves_budget_for_the_others(|_| source(1));
+    }
+
+    #[test]
+    fn who_has_a_48_of_ipv6_leaves_budget_for_the_others() {
+        leaves_budget_for_the_others(|step| {
+            Source::of(Ipv6Addr::from_bits(0x2001_0db8_ffff << 80 | u128::from(step) << 64).into())
+        });
+    }
+
+    #[test]
     fn addresses_of_one_site_are_one_source() {
         let of = |text: &str| Source::of(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:2"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-    }
-
-    #[test]
-    fn known_sources_are_bounded_and_the_oldest_goes() {
-        let (mut admission, _) = admission();
-        for number in 0..KNOWN_MAX as u32 {
-            admission.prove(source(number));
-        }
-        admission.prove(source(0));
-        admission.prove(source(99_999));
-        assert_eq!(admission.known.len(), KNOWN_MAX);
-        assert!(admission.knows(source(0)) && admission.knows(source(99_999)));
-        assert!(!admission.knows(source(1)));
     }
 
     #[test]

@@ -197,6 +197,8 @@ pub(crate) struct Accepted {
     pub(crate) connection: quinn::Connection,
     /// The client's static key.
     pub(crate) peer: PublicKey,
+    /// The pre-shared key that it has proved, or the token's secret.
+    pub(crate) psk: Psk,
     /// What it said.
     pub(crate) hello: Hello,
     /// The cipher it picked.
@@ -228,6 +230,7 @@ impl Answered {
             .ok_or(QuicAcceptError::Timeout)?;
         let crypto::Client {
             key,
+            psk,
             hello,
             suite,
             relay_versions,
@@ -239,6 +242,7 @@ impl Answered {
         Ok(Accepted {
             connection,
             peer: key,
+            psk,
             hello,
             suite,
         })

@@ -6,6 +6,7 @@ pub(crate) mod players;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod programs;
+pub(crate) mod refusal;
 pub(crate) mod site;
 
 use std::{

@@ -2,8 +2,9 @@
 
 use std::{
     env, fmt,
+    fs::File,
     io::{self, BufRead, BufReader, Read},
-    os::unix::process::CommandExt,
+    os::unix::{fs::FileExt, process::CommandExt},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -65,14 +66,19 @@ impl Process {
 
     /// As [`Process::start`], with the standard input that the command has.
     pub(crate) fn start_with_input(name: impl Into<String>, command: &mut Command) -> Self {
-        let name = name.into();
         // A group of its own, so that ending it ends what it has started.
-        command.process_group(0);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).stderr(Stdio::piped());
+        Self::start_unheard(name, command)
+    }
+
+    /// As [`Process::start_with_input`], with the standard error that the command has, which is kept only if it is
+    /// piped. The program leads no group, so that it may lead a session.
+    pub(crate) fn start_unheard(name: impl Into<String>, command: &mut Command) -> Self {
+        let name = name.into();
+        command.stdout(Stdio::piped());
         let mut child =
             spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let output = Arc::new(Output::default());
-        output.state().open = 2;
         collect(&output, Source::Stdout, child.stdout.take());
         collect(&output, Source::Stderr, child.stderr.take());
         Self {
@@ -175,6 +181,23 @@ impl Process {
         text.split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    /// What the program's memory holds that it may write: heap, stacks, data. It is passed to `look` piece by piece.
+    pub(crate) fn memory_of(&self, mut look: impl FnMut(&str, &[u8])) {
+        let pid = self.child.id();
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+        for line in maps.lines().filter(|line| line.contains(" rw")) {
+            let (range, _) = line.split_once(' ').unwrap();
+            let (start, end) = range.split_once('-').unwrap();
+            let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).unwrap());
+            let mut bytes = vec![0; (end - start) as usize];
+            // Some of it may be no memory: a device's, or the kernel's own.
+            if memory.read_exact_at(&mut bytes, start).is_ok() {
+                look(line, &bytes);
+            }
+        }
+    }
+
     /// Leaves the program `spare` descriptors beside those that it has open.
     pub(crate) fn limit_descriptors(&self, spare: u64) {
         let most = Some(self.descriptors() as u64 + spare);
@@ -196,8 +219,9 @@ impl Process {
         if self.reaped {
             return None;
         }
-        // Until it is reaped, its id and its group's belong to nobody else. The group may be empty by now.
+        // Until it is reaped, its id and its group's belong to nobody else. The group may be empty by now, or another's.
         kill_process_group(self.pid(), Signal::KILL).ok();
+        self.child.kill().ok();
         self.reaped = true;
         self.child.wait().ok()
     }
@@ -308,8 +332,9 @@ impl Output {
 }
 
 fn collect(output: &Arc<Output>, source: Source, pipe: Option<impl Read + Send + 'static>) {
+    let Some(pipe) = pipe else { return };
     let output = Arc::clone(output);
-    let pipe = pipe.expect("the pipe was asked for");
+    output.state().open += 1;
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use tempfile::TempDir;
@@ -97,6 +98,11 @@ impl Site {
     /// Starts the relay that has ended; it may not be ready yet.
     pub(crate) fn start_relay(&mut self) {
         self.relay = start_relay(&self.prefix, &self.relay_config());
+    }
+
+    /// The command that runs the relay, by one that comes before it.
+    pub(crate) fn relay_command(&self, prefix: &[String]) -> Command {
+        relay_command(prefix, &self.relay_config())
     }
 
     /// Ends the relay as systemd would.
@@ -224,9 +230,14 @@ impl Node {
 
     /// As [`Node::start`], by a command that comes before the client's.
     pub(crate) fn start_inside(&self, prefix: &[String]) -> Process {
+        Process::start(self.name.clone(), &mut self.command(prefix))
+    }
+
+    /// The command that runs the client, by one that comes before it.
+    pub(crate) fn command(&self, prefix: &[String]) -> Command {
         let mut client = prefixed(prefix, "relay-client");
         client.arg("run").arg("--config").arg(self.config());
-        Process::start(self.name.clone(), &mut client)
+        client
     }
 
     /// As [`Node::start`], with further arguments.
@@ -341,13 +352,17 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 fn start_relay(prefix: &[String], config: &Path) -> Process {
+    Process::start("relay", &mut relay_command(prefix, config))
+}
+
+fn relay_command(prefix: &[String], config: &Path) -> Command {
     let mut relay = prefixed(prefix, "relay-server");
     relay.arg("run").arg("--config").arg(config);
-    Process::start("relay", &mut relay)
+    relay
 }
 
 /// One of the two programs, by a command that comes before it.
-fn prefixed(prefix: &[String], name: &str) -> std::process::Command {
+pub(crate) fn prefixed(prefix: &[String], name: &str) -> Command {
     match prefix {
         [] => command(program(name)),
         [first, rest @ ..] => {

@@ -156,9 +156,7 @@ async fn clients_of_the_file_win_and_are_never_enrolled() {
     let (dir, authority) = authority(Vec::new());
     let token = invite(&dir, "node-1", false);
     authority.admit(&key(1), Some(token.id)).unwrap();
-    authority
-        .configure(&config(dir.path(), vec![written("node-1", 5)]))
-        .unwrap();
+    authority.configure(&config(dir.path(), vec![written("node-1", 5)]));
     assert_eq!(authority.psk(&key(5), None), Some(Psk::from([5; 32])));
     assert_eq!(authority.admit(&key(1), None), Err(Denial::Revoked));
     let admission = authority.admit(&key(5), None).unwrap();
@@ -170,12 +168,67 @@ async fn clients_of_the_file_win_and_are_never_enrolled() {
     ));
     // Taken out of the file, it is gone at once.
     while has_changed(&authority).await {}
-    authority
-        .configure(&config(dir.path(), Vec::new()))
-        .unwrap();
+    authority.configure(&config(dir.path(), Vec::new()));
     assert!(has_changed(&authority).await);
     assert_eq!(authority.admit(&key(5), None), Err(Denial::Revoked));
     assert_eq!(authority.clients(), 1);
+}
+
+/// Holds the state file's lock, as a backup or another process that hangs does.
+fn held(dir: &TempDir) -> rusqlite::Connection {
+    let holder = rusqlite::Connection::open(dir.path().join("state.db")).unwrap();
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    holder
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_and_a_reload_want_nothing_of_the_state_file() {
+    let (dir, authority) = authority(Vec::new());
+    let (used, ended) = (invite(&dir, "used", false), invite(&dir, "ended", false));
+    let first = authority.admit(&key(1), Some(used.id)).unwrap();
+    revoke(&dir, "ended");
+    authority.poll().unwrap();
+    let _holder = held(&dir);
+    let started = std::time::Instant::now();
+    for (token, denial) in [(&used, Denial::TokenUsed), (&ended, Denial::TokenExpired)] {
+        assert_eq!(authority.admit(&key(2), Some(token.id)), Err(denial));
+    }
+    // So does the key that the token belongs to, whose first answer was lost.
+    assert_eq!(authority.admit(&key(1), Some(used.id)), Ok(first));
+    while has_changed(&authority).await {}
+    authority.configure(&config(dir.path(), vec![written("file", 5)]));
+    assert!(has_changed(&authority).await);
+    assert!(authority.admit(&key(5), None).is_ok());
+    // Whoever waited for the lock would have waited for 5 s.
+    assert!(started.elapsed() < std::time::Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn a_reload_that_comes_while_somebody_waits_for_the_state_file_takes_effect() {
+    let (dir, authority) = authority(Vec::new());
+    let authority = Arc::new(authority);
+    let token = invite(&dir, "node-1", false);
+    authority.poll().unwrap();
+    let holder = held(&dir);
+    let waiting = [
+        std::thread::spawn({
+            let authority = authority.clone();
+            move || authority.admit(&key(1), Some(token.id)).is_ok()
+        }),
+        std::thread::spawn({
+            let authority = authority.clone();
+            move || authority.poll().is_ok()
+        }),
+    ];
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    authority.configure(&config(dir.path(), vec![written("file", 5)]));
+    assert!(authority.psk(&key(5), None).is_some());
+    assert!(waiting.iter().all(|thread| !thread.is_finished()));
+    drop(holder);
+    // What they come with does not undo it.
+    assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+    assert!(authority.psk(&key(5), None).is_some());
+    assert!(authority.psk(&key(1), None).is_some());
 }
 
 #[tokio::test]

@@ -336,8 +336,24 @@ fn a_clock_that_jumps_revives_no_invitation_that_was_ended() {
             assert_eq!(denied.unwrap_err(), Denial::TokenExpired, "{earlier:?}");
         }
     }
-    // One that stands does at an earlier time, too; a clock that is ahead only ends it early.
+    // A clock that is ahead takes them for expired, and they end all the same.
     let ahead = NOW.after(HOUR * 48);
+    let (superseded, revoked) = (invitation("node-3"), invitation("node-4"));
+    let (superseded, revoked) = (invite(&mut store, superseded), invite(&mut store, revoked));
+    let later = Invitation {
+        expires: Some(ahead.after(HOUR)),
+        ..invitation("node-3")
+    };
+    assert_eq!(store.invite(&later, ahead).unwrap(), 0, "none was open");
+    let met = store.revoke(&name("node-4"), ahead).unwrap();
+    assert_eq!(met, Revoked::Unknown, "none was open");
+    for token in [superseded, revoked] {
+        assert_eq!(
+            redeem(&mut store, token, 1).unwrap_err(),
+            Denial::TokenExpired
+        );
+    }
+    // One that stands does at an earlier time, too; a clock that is ahead only ends it early.
     let denied = store.redeem(open, &key(1), ahead, |_, _| false);
     assert_eq!(denied.unwrap_err(), Denial::TokenExpired);
     let earlier = NOW.before(HOUR * 24);
@@ -346,4 +362,16 @@ fn a_clock_that_jumps_revives_no_invitation_that_was_ended() {
     store.purge(ahead).unwrap();
     store.purge(UnixTime(0)).unwrap();
     assert_eq!(store.clients().unwrap().len(), 1);
+}
+
+#[test]
+fn what_has_ended_is_not_ended_anew() {
+    let (_dir, mut store) = store();
+    invite(&mut store, invitation("node-1"));
+    store.revoke(&name("node-1"), NOW).unwrap();
+    let ended = |store: &Store| store.tokens().unwrap()[0].expires;
+    assert_eq!(ended(&store), Some(NOW));
+    // It would be remembered for another 30 days each time.
+    store.revoke(&name("node-1"), NOW.after(HOUR)).unwrap();
+    assert_eq!(ended(&store), Some(NOW));
 }

@@ -4,6 +4,8 @@ use super::*;
 use crate::{
     client::{self, EnrolError},
     join::{JoinString, Token},
+    proto::handshake::Hello,
+    transport::{admission::Source, lane},
 };
 
 /// Hears until then what happens, and says which of it speaks of tunnels.
@@ -107,8 +109,8 @@ async fn who_cannot_prove_its_key_takes_nothing_over() {
     assert_eq!(client.status().await.transport, Some("quic"));
 }
 
-#[tokio::test]
-async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
+/// Has a client connect that has proved itself and was let in, and takes its right away before its tunnel stands.
+async fn loses_its_right_during_its_handshake(take_away: impl FnOnce(&Desk, PublicKey)) {
     let site = Site::new().await;
     let identity = site.identity();
     let (reached, at_gate) = oneshot::channel();
@@ -119,8 +121,7 @@ async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
     });
     let connecting = tokio::spawn(Scripted::connected(identity.clone()));
     soon("the question", at_gate).await.unwrap();
-    // It has proved itself and was let in, but its tunnel does not stand yet.
-    site.desk.revoke(&identity.secret_key.public_key());
+    take_away(&site.desk, identity.secret_key.public_key());
     site.relay.recheck().await;
     open.send(()).unwrap();
     let mut revoked = connecting.await.unwrap();
@@ -140,6 +141,92 @@ async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
     );
     assert!(site.relay.status().await.clients.is_empty());
     until("the tunnel's end", || site.relay.metrics().tunnels == 0).await;
+}
+
+#[tokio::test]
+async fn who_is_revoked_during_its_handshake_gets_no_tunnel() {
+    loses_its_right_during_its_handshake(|desk, client| desk.revoke(&client)).await;
+}
+
+#[tokio::test]
+async fn whose_pre_shared_key_is_replaced_during_its_handshake_gets_no_tunnel() {
+    let another = Psk::generate().unwrap();
+    loses_its_right_during_its_handshake(|desk, client| desk.knows(client, another)).await;
+}
+
+#[tokio::test]
+async fn another_pre_shared_key_ends_the_tunnel_that_the_old_one_made() {
+    let site = Site::new().await;
+    let mut events = site.relay.events();
+    let echo = Echo::new().await;
+    let identity = site.identity();
+    let wanted = echo.instance("a", site.port);
+    let start = |identity| {
+        Client::builder(identity)
+            .instances([wanted.clone()])
+            .start()
+    };
+    let old = start(identity.clone()).unwrap();
+    soon("the instance's being bound", old.bound()).await;
+    let mut player = Neighbour::of(&site, site.port).await;
+    let neighbour = site.client([echo.instance("b", site.port + 1)]).await;
+    let mut other = Neighbour::of(&site, site.port + 1).await;
+    site.relay.recheck().await;
+    player.plays().await;
+    let psk = Psk::generate().unwrap();
+    site.desk
+        .knows(identity.secret_key.public_key(), psk.clone());
+    site.relay.recheck().await;
+    assert!(is_reset(&mut player.tcp).await);
+    let is_down = |event: &Event| matches!(event, Event::TunnelDown { .. });
+    let heard = tunnels_until(&mut events, is_down).await;
+    let last = heard.last().unwrap();
+    assert!(
+        last.contains("pre-shared key has become another one"),
+        "{last}"
+    );
+    // Who has the new one is let in, and the old one stays out.
+    let new = start(ClientIdentity { psk, ..identity }).unwrap();
+    soon("the instance's being bound", new.bound()).await;
+    Neighbour::of(&site, site.port).await.plays().await;
+    assert_eq!(old.status().await.transport, None);
+    other.plays().await;
+    assert!(neighbour.status().await.transport.is_some());
+}
+
+#[tokio::test]
+async fn only_who_is_let_in_is_known_where_it_comes_from() {
+    let site = Site::new().await;
+    let home = Source::of(Ipv4Addr::LOCALHOST.into());
+    let is_known = || lock(&site.relay.shared.admission).knows(home);
+    // As the holder of a token that has ended, or of a key that was revoked a moment ago: it proves itself in vain.
+    lock(&site.desk.panics).insert("admit");
+    let identity = site.identity();
+    let mut denied = Scripted::connected(identity.clone()).await;
+    let said = denied.hear().await;
+    assert!(matches!(said, Some(Message::Reject { .. })), "{said:?}");
+    let (suite, tcp) = (Suite::fastest(), site.relay.local_addr().unwrap());
+    let io = lane::Io::Tcp(TcpStream::connect(tcp).await.unwrap());
+    let hello = Hello {
+        versions: SUPPORTED,
+        capabilities: Capabilities::SUPPORTED,
+        process: ProcessId::from([1; 16]),
+        token: None,
+        transport_parameters: None,
+    };
+    let (key, relay) = (&identity.secret_key, &identity.relay_public_key);
+    let lane = lane::connect_first(io, suite, key, relay, &identity.psk, &hello);
+    let (mut lane, ..) = lane.await.unwrap();
+    assert!(
+        soon("a denial", lane.reader.read())
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert!(!is_known());
+    lock(&site.desk.panics).clear();
+    Scripted::at(&site).await;
+    assert!(is_known());
 }
 
 /// A client with an instance on each of two ports, and a player of either.

@@ -95,6 +95,8 @@ pub(crate) struct RelaySide {
 pub(crate) struct FirstLane {
     /// Who the client is.
     pub(crate) peer: PublicKey,
+    /// The pre-shared key that it has proved, or the token's secret.
+    pub(crate) psk: Psk,
     /// What it said. The versions may not agree: whoever takes the lane looks.
     pub(crate) hello: Hello,
     /// The suite that it picked, which further lanes use too.
@@ -160,6 +162,7 @@ pub(crate) async fn hear(io: &mut Io) -> Result<Heard, LaneError> {
 #[derive(Debug)]
 pub(crate) struct AnsweredLane {
     peer: PublicKey,
+    psk: Psk,
     hello: Hello,
     suite: Suite,
     message: Vec<u8>,
@@ -179,6 +182,7 @@ impl FirstMessage {
         let (message, secrets) = identified.answer(&psk, &relay.answer)?;
         Ok(AnsweredLane {
             peer,
+            psk,
             hello,
             suite,
             message,
@@ -198,6 +202,7 @@ impl AnsweredLane {
         }
         Ok(FirstLane {
             peer: self.peer,
+            psk: self.psk,
             hello: self.hello,
             suite: self.suite,
             halves,

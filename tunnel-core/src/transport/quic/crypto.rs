@@ -165,6 +165,8 @@ impl quic::ClientConfig for ClientCrypto {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) key: PublicKey,
+    /// What it has to prove.
+    pub(super) psk: Psk,
     pub(super) hello: Hello,
     pub(super) suite: Suite,
     pub(super) relay_versions: VersionRange,
@@ -223,6 +225,7 @@ impl NoiseSession {
                 let (identified, psk) = crypto.read_hello(self.suite, message)?;
                 let client = Client {
                     key: identified.peer(),
+                    psk: psk.clone(),
                     hello: identified.hello().clone(),
                     suite: self.suite,
                     relay_versions: crypto.identity.versions,

@@ -362,7 +362,7 @@ mod tests {
         spend(200);
         assert_eq!(filter.check(&fresh, SENDER), Err(DropReason::Unopened));
         assert_eq!(filter.check(&retried, SENDER), Ok(()));
-        lock(&relay.admission).prove(Source::of(SENDER));
+        lock(&relay.admission).let_in(Source::of(SENDER));
         assert_eq!(filter.check(&fresh, SENDER), Ok(()));
         spend(1_000);
         assert_eq!(filter.check(&retried, SENDER), Err(DropReason::Unopened));
