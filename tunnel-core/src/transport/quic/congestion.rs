@@ -336,8 +336,11 @@ impl Level {
         (self.best, self.flat) = (0.0, 0);
         self.phase = Phase::Drain;
         self.drained = now;
-        let product = self.product(self.empty.rtt() + self.allowance());
-        self.goal = (product / 10 * 9)
+        let empty = self.empty.rtt();
+        let below = (DRY + empty / 64).min(empty / 10);
+        let dry = self.product(empty + self.allowance() - below);
+        // Whether somebody else keeps a queue is worth a round trip at half the rate.
+        self.goal = (if self.rival.is_some() { dry / 2 } else { dry })
             .max(self.window / MAX_SHRINK)
             .max(self.floor());
         self.start_round(now);
@@ -351,7 +354,10 @@ impl Level {
                 .saturating_sub(acked * DRAIN.0 / DRAIN.1)
                 .max(self.goal)
         } else {
-            (self.window + acked).min(self.goal)
+            // What is sent at once queues at once.
+            let is_near = self.window > self.goal / 4 * 3;
+            let grown = if is_near { acked / 6 } else { acked };
+            (self.window + grown).min(self.goal)
         };
     }
 
@@ -538,7 +544,7 @@ impl Level {
     /// The queueing delay that the window aims at.
     fn target(&self) -> Duration {
         let target = if self.config.is_felt() {
-            MIN_TARGET.max(self.empty.rtt() / TARGET_SHARE)
+            MIN_TARGET.max(self.empty.rtt() / TARGET_SHARE) + self.allowance() / 3
         } else {
             BULK_TARGET.max(self.empty.rtt() / 4 * 3)
         };
@@ -685,13 +691,12 @@ const INITIAL_WINDOW: u64 = FLOOR_RATE / 10;
 /// game, and a window must not follow a queue without end.
 const MAX_GAME_RTT: Duration = Duration::from_millis(500);
 
-/// Queueing delay aimed at on paths up to 80 ms. Players do not feel 5 ms, CoDel uses the same
-/// figure, and it stands clear of the millisecond of jitter of timers and schedulers.
-const MIN_TARGET: Duration = Duration::from_millis(5);
+/// Queueing delay aimed at on paths up to 100 ms, of 20 Mbit/s. Players do not feel it, and it stands clear of the millisecond of
+/// jitter of timers and schedulers.
+const MIN_TARGET: Duration = Duration::from_millis(4);
 
-/// On longer paths the target is the sixteenth of the round trip, which is what one round of the
-/// fastest climb adds.
-const TARGET_SHARE: u32 = 16;
+/// On paths longer than 120 ms the target is this part of the round trip: what a path carries is known to a few per cent.
+const TARGET_SHARE: u32 = 24;
 
 /// Declared rate at which the target is neither longer nor shorter, in bytes per second: 20 Mbit/s. Who has less of a line bears a
 /// longer queue (by the fourth root), and so gets more of it from who has more, until all have the same.
@@ -709,6 +714,10 @@ const FOREIGN: u8 = 5;
 
 /// Rounds without a queue that start a search, if each brought more than the one before.
 const SHORT: u8 = 4;
+
+/// How far below the empty path a drain goes, and a 64th of the round trip: what is left out once leaves a gap as long in every round
+/// after, beside which the rest queues.
+const DRY: Duration = Duration::from_millis(2);
 
 /// How often the queue runs dry, to see what the path's delay is.
 const DRY_EVERY: Duration = Duration::from_secs(3);

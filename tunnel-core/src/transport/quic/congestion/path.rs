@@ -57,10 +57,11 @@ impl Rates {
         self.rounds.iter().copied().fold(0.0, f64::max)
     }
 
-    /// Each of the last rounds carried more than what was carried before them.
+    /// The last round carried more than any a few rounds before it.
     pub(super) fn is_growing(&self) -> bool {
         let of = |back: usize| self.rounds[self.next.wrapping_sub(back) % RATE_ROUNDS];
-        of(1) > of(4) * GROWTH && (1..4).all(|back| of(back) >= of(back + 1))
+        let before = (4..=RATE_ROUNDS).map(of).fold(0.0, f64::max);
+        of(1) > before * GROWTH
     }
 
     /// The network asks for less.
@@ -116,7 +117,7 @@ impl Jitter {
     /// jitter.
     pub(super) fn allowance(&self) -> Duration {
         let steady = self.steady();
-        let (least, most) = (steady * 3 / 2, steady * 3);
+        let (least, most) = (steady * 3 / 2, steady * 2);
         (self.drained).map_or(least, |drained| drained.clamp(least, most))
     }
 
@@ -200,8 +201,8 @@ impl Full {
 /// How long a lowest round trip is believed, at least: the queue runs dry several times meanwhile.
 const EMPTY_FOR: Duration = Duration::from_secs(5);
 
-/// Three rounds of the slowest growth that the target allows on a path with room.
-const GROWTH: f64 = 1.15;
+/// Growth in three rounds that tells of room: about the least that the target allows.
+const GROWTH: f64 = 1.05;
 
 /// Rounds of which the most is what the path carries.
 const RATE_ROUNDS: usize = 8;
