@@ -378,10 +378,10 @@ impl Level {
         self.jitter.handle_round(&round);
         let queue = self.queue(&round);
         if let Some(share) = self.loss.judge(self.mtu) {
-            let was_bound = self.full.is_bound(now);
+            let left_room = self.full.is_bound(now) && queue > self.target() * 2;
             let near = self.full.is_near(round.mean(), self.empty.rtt());
             let overflows = self.full.handle_loss(now, share, queue, near);
-            if overflows && was_bound && self.rival.is_none() && self.phase != Phase::Search {
+            if overflows && left_room && self.rival.is_none() && self.phase != Phase::Search {
                 // We left room: it was filled by somebody else.
                 self.rival = Some(Rival::new(now, queue, self.rates.most()));
             }
@@ -548,7 +548,8 @@ impl Level {
         } else {
             BULK_TARGET.max(self.empty.rtt() / 4 * 3)
         };
-        self.full.bound(target.mul_f64(self.fair()))
+        self.full
+            .bound(target.mul_f64(self.fair()), self.empty.rtt())
     }
 
     fn fair(&self) -> f64 {

@@ -193,8 +193,11 @@ impl Full {
     }
 
     /// A target that does not overflow.
-    pub(super) fn bound(&self, target: Duration) -> Duration {
-        self.bound.map_or(target, |(bound, _)| target.min(bound))
+    /// On any path some room is left: a window that carries just what was carried carries less by every round trip that is
+    /// longer by chance.
+    pub(super) fn bound(&self, target: Duration, empty: Duration) -> Duration {
+        let room = ROOM.max((empty / 20).min(ROOM * 3));
+        (self.bound).map_or(target, |(bound, _)| target.min(bound.max(room)))
     }
 }
 
@@ -214,5 +217,8 @@ const TALLEST_FOR: Duration = Duration::from_secs(5);
 
 /// Share lost beyond the path's own that tells of an overflow.
 const OVERFLOW: f64 = 0.02;
+
+/// Least room that a shallow queue is taken to have: two packets of 10 Mbit/s, and what timers are late.
+const ROOM: Duration = Duration::from_micros(1_500);
 
 const BOUND_FOR: Duration = Duration::from_secs(5);
