@@ -28,6 +28,7 @@ macro_rules! on_transport {
     };
 }
 
+mod crowds;
 mod drain;
 mod instances;
 mod isolation;
