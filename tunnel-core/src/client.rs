@@ -235,15 +235,16 @@ impl ClientBuilder {
         let process = ProcessId::from(key::random::<16>()?);
         let place = self.mem.map_or(Place::Net(relay), Place::Mem);
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
+        let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),
+            flows: Flows::new(&self.limits, &metrics),
             limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
-            flows: Flows::default(),
             streams: Streams::default(),
             players: TaskTracker::new(),
-            metrics: Arc::default(),
+            metrics,
             events: EventSink::new(),
             stopped: CancellationToken::new(),
             random: AtomicU64::new(u64::from_le_bytes(key::random::<8>()?)),

@@ -111,7 +111,7 @@ async fn a_client_bounds_its_streams_and_flows(via: Via) {
     let udp = lab.udp(lab.port).await;
     udp_echo(&udp, b"hello").await;
     lab.udp(lab.port).await.send(b"one too many").await.unwrap();
-    until("the drop", || client.metrics().drop_service_cap > 0).await;
+    until("the drop", || client.metrics().drop_limit > 0).await;
     udp_echo(&udp, b"undisturbed").await;
     assert_eq!(client.metrics().flows, 1);
 }

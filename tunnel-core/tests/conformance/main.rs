@@ -36,6 +36,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod moves;
+mod parked;
 mod redundancy;
 mod resume;
 mod tcp;
