@@ -1,12 +1,18 @@
 //! The relay dies, and the game notices nothing of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::harness::{
     Seeded,
     crowd::Crowd,
-    eventually, heavy, ports,
+    eventually, heavy,
+    namespace::{filter, isolated},
+    ports,
     programs::local_address,
+    requires,
     site::{Service, Site},
 };
 
@@ -16,9 +22,27 @@ const RECOVERY: Duration = Duration::from_secs(3);
 #[test]
 fn twenty_deaths_of_the_relay_leave_twenty_players_who_they_are_to_the_game() {
     let _turn = heavy();
-    let mut site = Site::start();
+    survives(&mut Site::start());
+}
+
+#[test]
+fn the_same_where_lanes_carry_everything() {
+    requires!("nft", "ip");
+    let _turn = heavy();
+    isolated(|| {
+        let mut site = Site::start();
+        let port = site.listen.port();
+        filter(&format!(
+            "chain in {{ type filter hook input priority 0; udp dport {port} drop; }}"
+        ));
+        survives(&mut site);
+    });
+}
+
+/// Twenty players, some load beside them, and twenty deaths at any moment.
+fn survives(site: &mut Site) {
     let [game, bulk] = [(); 2].map(|()| (ports::one(), local_address()));
-    let client = site.expose(&[
+    let _client = site.expose(&[
         Service::udp(game.0, game.1).named("game"),
         Service::tcp(bulk.0, bulk.1).named("bulk"),
     ]);
@@ -40,8 +64,8 @@ fn twenty_deaths_of_the_relay_leave_twenty_players_who_they_are_to_the_game() {
     let mut moment = Seeded(9);
     let mut times = Vec::new();
     for death in 0..20 {
-        // Now and then another one, before the tunnel has stood for long.
-        std::thread::sleep(Duration::from_millis(moment.below(1_500)));
+        // Some come before the tunnel has stood for long.
+        thread::sleep(Duration::from_millis(moment.below(1_500)));
         site.relay.kill();
         let since = Instant::now();
         site.start_relay();
@@ -58,5 +82,4 @@ fn twenty_deaths_of_the_relay_leave_twenty_players_who_they_are_to_the_game() {
     }
     times.sort_unstable();
     eprintln!("back after {times:?} ms");
-    drop(client);
 }

@@ -76,8 +76,16 @@ pub(crate) struct View {
     port: AtomicU16,
     /// Answers that say another.
     changed: AtomicU64,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    /// When the newest question was asked that has been answered.
+    asked: Option<Instant>,
     /// When the last answer came, and the longest time between two.
-    answers: Mutex<(Option<Instant>, Duration)>,
+    last: Option<Instant>,
+    longest_gap: Duration,
 }
 
 impl View {
@@ -88,24 +96,26 @@ impl View {
         Some(self.port.load(Ordering::Relaxed)).filter(|port| *port != 0)
     }
 
+    /// Whether what the player has asked since then has been answered.
     pub(crate) fn is_answered_since(&self, then: Instant) -> bool {
-        let (last, _) = *self.answers.lock().unwrap();
-        last.is_some_and(|last| last > then)
+        let asked = self.answers.lock().unwrap().asked;
+        asked.is_some_and(|asked| asked > then)
     }
 
     pub(crate) fn longest_gap(&self) -> Duration {
-        self.answers.lock().unwrap().1
+        self.answers.lock().unwrap().longest_gap
     }
 
-    fn note(&self, port: u16) {
+    fn note(&self, asked: Instant, port: u16) {
         let first = (self.port).compare_exchange(0, port, Ordering::Relaxed, Ordering::Relaxed);
         if first.is_err_and(|first| first != port) {
             self.changed.fetch_add(1, Ordering::Relaxed);
         }
         let now = Instant::now();
-        let (last, longest) = &mut *self.answers.lock().unwrap();
-        let gap = last.replace(now).map(|last| now - last);
-        *longest = gap.unwrap_or_default().max(*longest);
+        let mut answers = self.answers.lock().unwrap();
+        let gap = answers.last.replace(now).map(|last| now - last);
+        answers.longest_gap = gap.unwrap_or_default().max(answers.longest_gap);
+        answers.asked = answers.asked.max(Some(asked));
     }
 }
 
@@ -173,13 +183,19 @@ impl Crowd {
             socket.connect(public).await.unwrap();
             let mut ticks = interval(pace);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut buffer = [0; 256];
+            let (start, mut question, mut buffer) = (Instant::now(), [7; 100], [0; 256]);
             loop {
                 tokio::select! {
-                    // An error is the news of a relay that is not there at the moment.
-                    _ = ticks.tick() => drop(socket.send(&[7; 100]).await),
+                    _ = ticks.tick() => {
+                        let now = start.elapsed().as_micros() as u64;
+                        question[..8].copy_from_slice(&now.to_be_bytes());
+                        // An error is the news of a relay that is not there at the moment.
+                        drop(socket.send(&question).await);
+                    }
                     received = socket.recv(&mut buffer) => if received.is_ok() {
-                        of_task.note(u16::from_be_bytes([buffer[0], buffer[1]]));
+                        let asked = u64::from_be_bytes(buffer[2..10].try_into().unwrap());
+                        let asked = start + Duration::from_micros(asked);
+                        of_task.note(asked, u16::from_be_bytes([buffer[0], buffer[1]]));
                     },
                 }
             }
