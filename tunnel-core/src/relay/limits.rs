@@ -49,7 +49,7 @@ pub struct RelayLimits {
     /// Those of one player's address (of IPv6, a /64). 256: players of a whole school behind one NAT, and many that each
     /// open ten.
     pub streams_per_address: usize,
-    /// Players' flows at once. 131,072: each takes some 400 bytes, and a flood from as many addresses no more than 64 MiB.
+    /// Players' flows at once. 131,072: each takes up to some 500 bytes, so that a flood from as many addresses takes 64 MiB.
     pub flows: usize,
     /// Those of one client. 65,536: as many as a client has sockets for, and half is left for the others.
     pub flows_per_client: usize,
