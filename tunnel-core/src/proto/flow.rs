@@ -354,13 +354,13 @@ impl FlowTable {
         self.by_key.insert(key, at);
         self.by_id.insert(id, at);
         self.enter_age(now, at);
-        self.enter_standing(now, at, Standing::Unanswered);
+        self.rehang(at, None, Some(Standing::Unanswered));
         at
     }
 
     fn remove_at(&mut self, at: At) -> Flow {
         self.leave_age(at);
-        self.leave_standing(at);
+        self.rehang(at, Some(self.entries[at].standing), None);
         let flow = self.entries[at].flow;
         let address = flow.key.address();
         if let Some(standings) = self.by_address.get(&address)
@@ -422,34 +422,28 @@ impl FlowTable {
 
     /// The flow has shown once more what it is.
     fn stand(&mut self, now: Instant, at: At, standing: Standing) {
-        self.leave_standing(at);
-        self.enter_standing(now, at, standing);
-    }
-
-    fn enter_standing(&mut self, now: Instant, at: At, standing: Standing) {
         let entry = &mut self.entries[at];
-        (entry.standing, entry.since) = (standing, now);
-        let address = entry.flow.key.address();
-        let list = &mut self.standings[standing as usize];
-        self.entries.hang(list, Hook::Table, at);
-        let list = &mut self.by_address.entry(address).or_default()[standing as usize];
-        self.entries.hang(list, Hook::Address, at);
-        if standing.is_loose() {
-            self.counts.loosen(true);
-        }
+        let before = std::mem::replace(&mut entry.standing, standing);
+        entry.since = now;
+        self.rehang(at, Some(before), Some(standing));
     }
 
-    fn leave_standing(&mut self, at: At) {
-        let entry = &self.entries[at];
-        let (standing, address) = (entry.standing, entry.flow.key.address());
-        let list = &mut self.standings[standing as usize];
-        self.entries.unhang(list, Hook::Table, at);
-        if let Some(standings) = self.by_address.get_mut(&address) {
-            let list = &mut standings[standing as usize];
-            self.entries.unhang(list, Hook::Address, at);
+    /// Hangs a flow of one standing under another; `None` is where it comes from, and where it goes.
+    fn rehang(&mut self, at: At, before: Option<Standing>, after: Option<Standing>) {
+        let address = self.entries[at].flow.key.address();
+        let of_address = self.by_address.entry(address).or_default();
+        let of_table = &mut self.standings;
+        for (hook, lists) in [(Hook::Table, of_table), (Hook::Address, of_address)] {
+            if let Some(before) = before {
+                self.entries.unhang(&mut lists[before as usize], hook, at);
+            }
+            if let Some(after) = after {
+                self.entries.hang(&mut lists[after as usize], hook, at);
+            }
         }
-        if standing.is_loose() {
-            self.counts.loosen(false);
+        let [was_loose, is_loose] = [before, after].map(|it| it.is_some_and(Standing::is_loose));
+        if was_loose != is_loose {
+            self.counts.loosen(is_loose);
         }
     }
 
