@@ -249,6 +249,10 @@ pub enum Limit {
     StreamsPerClient,
     /// `streams` of the relay.
     Streams,
+    /// `flows` of the client.
+    ClientFlows,
+    /// `streams` of the client.
+    ClientStreams,
 }
 
 impl Limit {
@@ -262,6 +266,8 @@ impl Limit {
             Self::StreamsPerAddress => ("the relay's [limits] streams_per_address", "connections"),
             Self::StreamsPerClient => ("the relay's [limits] streams_per_client", "connections"),
             Self::Streams => ("the relay's [limits] streams", "connections"),
+            Self::ClientFlows => ("the client's [limits] flows", "flows"),
+            Self::ClientStreams => ("the client's [limits] streams", "connections"),
         }
     }
 }

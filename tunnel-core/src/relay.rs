@@ -5,7 +5,6 @@ mod authority;
 mod further;
 mod ingress;
 mod limits;
-mod notices;
 mod pace;
 mod pending;
 pub(crate) mod registry;
@@ -42,12 +41,11 @@ use crate::{
         admission::{self, Source},
         mem, quic,
     },
-    tunnel::{lanes::Granted, pump::StreamEnd, supervise::Reporter},
+    tunnel::{lanes::Granted, notices::Notices, pump::StreamEnd, supervise::Reporter},
 };
 use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::directory::{Directories, Directory};
-use notices::Notices;
 use shares::Shares;
 use supervisor::{Command, Supervisor};
 

@@ -117,14 +117,25 @@ async fn a_client_bounds_its_streams_and_flows(via: Via) {
     let client = start(&lab, limits, game).await;
     let mut player = lab.tcp(lab.port).await;
     tcp_echo(&mut player, b"hello").await;
+    let mut events = client.events();
+    let mut told = async |key: &str| {
+        let told = next(&mut events, |event| matches!(event, Event::Crowded(_))).await;
+        let expected = format!(
+            "instance a, service game (port {}): the client's [limits] {key} = 1 is reached",
+            lab.port
+        );
+        assert!(told.to_string().starts_with(&expected), "{told}");
+    };
     turned_away(&lab, lab.port).await;
     assert_eq!(client.metrics().stream_limit, 1);
+    told("streams").await;
     tcp_echo(&mut player, b"undisturbed").await;
 
     let udp = lab.udp(lab.port).await;
     udp_echo(&udp, b"hello").await;
     lab.udp(lab.port).await.send(b"one too many").await.unwrap();
     until("the drop", || client.metrics().drop_limit > 0).await;
+    told("flows").await;
     udp_echo(&udp, b"undisturbed").await;
     assert_eq!(client.metrics().flows, 1);
 }

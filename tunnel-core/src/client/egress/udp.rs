@@ -21,6 +21,7 @@ use self::{
 };
 use crate::{
     client::{Shared, targets::Target},
+    event::Limit,
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
         handshake::ProcessId,
@@ -152,6 +153,7 @@ impl Shared {
         };
         let Some(place) = self.flows.reserve() else {
             self.metrics.drop_limit.one();
+            self.tell_crowded(&target, Limit::ClientFlows, self.limits.flows);
             return None;
         };
         let opened = Flow::open(seat, target, SocketAddr::new(ip, port), &self.metrics);
