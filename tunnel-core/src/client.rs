@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -27,7 +27,7 @@ pub use enrol::{EnrolError, Enrolled, enrol, enrol_mem};
 pub use limits::ClientLimits;
 
 use crate::{
-    event::{Event, EventSink, Events},
+    event::{Crowded, Event, EventSink, Events, Limit},
     instance::{HostPort, Instance, InstanceId},
     key::{self, KeyError, Psk, PublicKey, SecretKey},
     metrics::{Metrics, Snapshot},
@@ -35,6 +35,7 @@ use crate::{
     transport::mem,
     tunnel::{
         datagrams::DatagramSender,
+        notices::Notices,
         supervise::{Reporter, caught, supervise},
     },
 };
@@ -42,7 +43,7 @@ use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
 use egress::udp::Flows;
 use streams::Streams;
-use targets::Targets;
+use targets::{Target, Targets};
 
 /// A client that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
 ///
@@ -235,16 +236,18 @@ impl ClientBuilder {
         let process = ProcessId::from(key::random::<16>()?);
         let place = self.mem.map_or(Place::Net(relay), Place::Mem);
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
+        let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),
+            flows: Flows::new(&self.limits, &metrics),
             limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
-            flows: Flows::default(),
             streams: Streams::default(),
             players: TaskTracker::new(),
-            metrics: Arc::default(),
+            metrics,
             events: EventSink::new(),
+            notices: Notices::default(),
             stopped: CancellationToken::new(),
             random: AtomicU64::new(u64::from_le_bytes(key::random::<8>()?)),
         });
@@ -356,6 +359,8 @@ pub(crate) struct Shared {
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: EventSink,
+    /// Which limits were met, and at which port.
+    notices: Notices<(Limit, u16)>,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
     random: AtomicU64,
@@ -364,6 +369,22 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn emit(&self, event: Event) {
         self.events.emit(event);
+    }
+
+    /// Says once a minute that players of a service are refused by a limit of this client.
+    pub(crate) fn tell_crowded(&self, target: &Target, limit: Limit, most: usize) {
+        let port = target.service.public.first();
+        if self.notices.is_due(Instant::now(), (limit, port)) {
+            self.emit(Event::Crowded(Crowded {
+                instance: target.instance.clone(),
+                service: Some(target.service.name.clone()),
+                port,
+                limit,
+                most,
+                address: None,
+                refuses: true,
+            }));
+        }
     }
 
     pub(crate) fn reporter(&self) -> Reporter {

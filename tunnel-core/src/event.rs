@@ -2,14 +2,17 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::broadcast;
 
-use crate::{instance::InstanceId, proto::message::Code};
+use crate::{
+    instance::{InstanceId, ServiceName},
+    proto::message::Code,
+};
 
 /// Something that an operator may want to know. `{}` prints it as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub enum Event {
         /// How long, at most.
         grace: Duration,
     },
+    /// There are as many players as a limit allows.
+    Crowded(Crowded),
     /// A task panicked: it was started again if it serves more than one player. Nothing else was touched.
     Panicked {
         /// What it did.
@@ -199,8 +204,91 @@ impl fmt::Display for Event {
                     grace.as_secs_f64()
                 )
             }
+            Self::Crowded(crowded) => crowded.fmt(f),
             Self::Panicked { task } => write!(f, "{task} panicked; nothing else was touched"),
             Self::Warning(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A limit that players have met. Told once a minute for each limit, service and address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Crowded {
+    /// The instance that the player came to.
+    pub instance: InstanceId,
+    /// And its service, while a tunnel stands.
+    pub service: Option<ServiceName>,
+    /// The first public port of the service.
+    pub port: u16,
+    /// Which limit.
+    pub limit: Limit,
+    /// What it allows.
+    pub most: usize,
+    /// Whose share is used up, where each address has one: of IPv6, its /64.
+    pub address: Option<IpAddr>,
+    /// Who comes is turned away; else what is silent makes room.
+    pub refuses: bool,
+}
+
+/// A limit of players, by the key that raises it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// `flows_per_address` of a service.
+    FlowsPerAddress,
+    /// `max_flows` of a service.
+    MaxFlows,
+    /// `flows_per_client` of the relay.
+    FlowsPerClient,
+    /// `flows` of the relay.
+    Flows,
+    /// `streams_per_address` of the relay.
+    StreamsPerAddress,
+    /// `streams_per_client` of the relay.
+    StreamsPerClient,
+    /// `streams` of the relay.
+    Streams,
+    /// `flows` of the client.
+    ClientFlows,
+    /// `streams` of the client.
+    ClientStreams,
+}
+
+impl Limit {
+    /// Where it stands, and what it bounds.
+    const fn key(self) -> (&'static str, &'static str) {
+        match self {
+            Self::FlowsPerAddress => ("the service's flows_per_address", "flows"),
+            Self::MaxFlows => ("the service's max_flows", "flows"),
+            Self::FlowsPerClient => ("the relay's [limits] flows_per_client", "flows"),
+            Self::Flows => ("the relay's [limits] flows", "flows"),
+            Self::StreamsPerAddress => ("the relay's [limits] streams_per_address", "connections"),
+            Self::StreamsPerClient => ("the relay's [limits] streams_per_client", "connections"),
+            Self::Streams => ("the relay's [limits] streams", "connections"),
+            Self::ClientFlows => ("the client's [limits] flows", "flows"),
+            Self::ClientStreams => ("the client's [limits] streams", "connections"),
+        }
+    }
+}
+
+impl fmt::Display for Crowded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance {}", self.instance)?;
+        if let Some(service) = &self.service {
+            write!(f, ", service {service}")?;
+        }
+        let (key, what) = self.limit.key();
+        write!(f, " (port {}): {key} = {} is reached", self.port, self.most)?;
+        match self.address {
+            Some(IpAddr::V4(v4)) => write!(f, " by {v4}")?,
+            Some(IpAddr::V6(v6)) => write!(f, " by {v6}/64")?,
+            None => {}
+        }
+        if self.refuses {
+            write!(f, "; new {what} are refused")
+        } else {
+            write!(f, "; new {what} take the places of silent ones")
         }
     }
 }
@@ -263,6 +351,37 @@ const QUEUE: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_names_who_met_it_and_the_key_that_raises_it() {
+        let mut crowded = Crowded {
+            instance: "srv".parse().unwrap(),
+            service: Some("game".parse().unwrap()),
+            port: 7777,
+            limit: Limit::FlowsPerAddress,
+            most: 1024,
+            address: Some([192, 0, 2, 1].into()),
+            refuses: true,
+        };
+        assert_eq!(
+            Event::Crowded(crowded.clone()).to_string(),
+            "instance srv, service game (port 7777): the service's flows_per_address = 1024 is reached by 192.0.2.1; \
+             new flows are refused"
+        );
+        crowded.address = Some("2001:db8::".parse().unwrap());
+        crowded.refuses = false;
+        assert!(
+            crowded
+                .to_string()
+                .ends_with("by 2001:db8::/64; new flows take the places of silent ones")
+        );
+        (crowded.limit, crowded.address, crowded.service) = (Limit::Streams, None, None);
+        crowded.refuses = true;
+        assert_eq!(
+            crowded.to_string(),
+            "instance srv (port 7777): the relay's [limits] streams = 1024 is reached; new connections are refused"
+        );
+    }
 
     #[tokio::test]
     async fn the_first_subscriber_hears_what_came_before_it() {

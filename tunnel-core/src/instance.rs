@@ -476,7 +476,8 @@ impl fmt::Display for Target {
 pub struct FlowLimits {
     /// Idle time after which a flow is forgotten. RFC 4787 REQ-5 asks for at least 120 s, the default.
     pub idle: Duration,
-    /// Flows that one player address may hold on the service. 64 = a LAN party behind one NAT.
+    /// Flows that one player address may hold on the service. 1,024: the players of a game behind one carrier's NAT, or
+    /// a resolver with as many questions under way.
     pub per_address: u32,
     /// Flows that the service may hold. 16,384: each costs a socket on the node.
     pub per_service: u32,
@@ -495,7 +496,7 @@ impl Default for FlowLimits {
     fn default() -> Self {
         Self {
             idle: Duration::from_secs(120),
-            per_address: 64,
+            per_address: 1024,
             per_service: 16_384,
         }
     }

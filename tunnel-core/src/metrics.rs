@@ -100,6 +100,10 @@ counters! {
     flows: Gauge = "adit_flows",
     /// Flows that were opened.
     flows_opened: Counter = "adit_flows_opened_total",
+    /// Flows whose player has not come back yet through the relay's new process. They keep their sockets meanwhile.
+    flows_parked: Gauge = "adit_flows_parked",
+    /// Flows that went on through another process of the relay, with the socket that they had.
+    flows_resumed: Counter = "adit_flows_resumed_total",
     /// Datagrams from players to game servers.
     datagrams_in: Counter = "adit_datagrams_total" ["direction=\"in\""],
     /// Datagrams from game servers to players.
@@ -130,6 +134,14 @@ counters! {
     drop_address_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"address_cap\""],
     /// Datagrams dropped because the service holds too many flows.
     drop_service_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"service_cap\""],
+    /// Datagrams dropped because the client's services hold too many flows.
+    drop_client_cap: Counter = "adit_datagrams_dropped_total" ["reason=\"client_cap\""],
+    /// Datagrams dropped because there are as many flows as the program may have.
+    drop_limit: Counter = "adit_datagrams_dropped_total" ["reason=\"limit\""],
+    /// Datagrams dropped because they say of their flow what it is not: another service, port or player.
+    drop_mismatch: Counter = "adit_datagrams_dropped_total" ["reason=\"mismatch\""],
+    /// Answers of games dropped because their player has not come back yet through the relay's new process.
+    drop_parked: Counter = "adit_datagrams_dropped_total" ["reason=\"parked\""],
     /// Datagrams dropped because they had come already: copies that were not needed.
     drop_duplicate: Counter = "adit_datagrams_dropped_total" ["reason=\"duplicate\""],
     /// Copies of datagrams sent into the tunnel, so that a loss costs a game nothing.
@@ -144,7 +156,7 @@ counters! {
     drop_no_socket: Counter = "adit_datagrams_dropped_total" ["reason=\"no_socket\""],
     /// Datagrams dropped because the target's name does not resolve.
     drop_unresolved: Counter = "adit_datagrams_dropped_total" ["reason=\"unresolved\""],
-    /// Flows that made room for others before they were ever answered.
+    /// Flows that made room for others: never answered, or silent for longest.
     flows_evicted: Counter = "adit_flows_evicted_total",
     /// Streams ended because the target refused the connection.
     stream_target_refused: Counter = "adit_streams_failed_total" ["reason=\"target_refused\""],
@@ -214,6 +226,12 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Moves a part of the sum from one value to another.
+    pub(crate) fn change(&self, from: u64, to: u64) {
+        // Wrapping: what was added before makes it right.
+        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+
     fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
@@ -233,6 +251,35 @@ impl Gauge {
             metrics: metrics.clone(),
             of,
         }
+    }
+}
+
+/// A gauge's part that changes; it falls by what is left when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Level {
+    metrics: std::sync::Arc<Metrics>,
+    of: fn(&Metrics) -> &Counter,
+    value: u64,
+}
+
+impl Level {
+    pub(crate) fn new(metrics: &std::sync::Arc<Metrics>, of: fn(&Metrics) -> &Counter) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            of,
+            value: 0,
+        }
+    }
+
+    pub(crate) fn set(&mut self, value: u64) {
+        let before = std::mem::replace(&mut self.value, value);
+        (self.of)(&self.metrics).change(before, value);
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -287,6 +334,11 @@ mod tests {
         let metrics = Arc::new(Metrics::default());
         let guard = Gauge::new(&metrics, |m| &m.streams);
         assert_eq!(metrics.snapshot().streams, 1);
+        let mut level = Level::new(&metrics, |m| &m.streams);
+        level.set(5);
+        level.set(3);
+        assert_eq!(metrics.snapshot().streams, 4);
+        drop(level);
         drop(guard);
         assert_eq!(metrics.snapshot().streams, 0);
     }

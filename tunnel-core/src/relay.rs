@@ -32,7 +32,7 @@ pub use authority::{Admission, Authority, Denial, StaticAuthority};
 pub use limits::RelayLimits;
 
 use crate::{
-    event::{Event, EventSink, Events},
+    event::{Event, EventSink, Events, Limit},
     instance::{InstanceId, PortSet},
     key::{self, KeyError, PublicKey, SecretKey},
     metrics::{Metrics, Snapshot},
@@ -42,11 +42,11 @@ use crate::{
         admission::{self, Source},
         mem, quic,
     },
-    tunnel::{lanes::Granted, pump::StreamEnd, supervise::Reporter},
+    tunnel::{lanes::Granted, notices::Notices, pump::StreamEnd, supervise::Reporter},
 };
 use authority::Guarded;
 use further::FurtherLanes;
-use ingress::udp::{Directories, Directory};
+use ingress::udp::directory::{Directories, Directory};
 use shares::Shares;
 use supervisor::{Command, Supervisor};
 
@@ -225,6 +225,7 @@ impl RelayBuilder {
             metrics: metrics.clone(),
         };
         let limits = &self.config.limits;
+        let directories = Directories::new(limits);
         let shared = Arc::new(Shared {
             stream_permits: permits(limits.streams),
             streams_by_client: Shares::new(limits.streams_per_client),
@@ -242,7 +243,8 @@ impl RelayBuilder {
             granted: Granted::default(),
             further: Arc::default(),
             strangers: Arc::default(),
-            directories: Directories::default(),
+            directories,
+            notices: Notices::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
             next_tunnel: AtomicU64::new(1),
@@ -387,7 +389,9 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
-    directories: Directories,
+    pub(crate) directories: Directories,
+    /// Which limits were met, by whom and at which port.
+    pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,
     next_tunnel: AtomicU64,

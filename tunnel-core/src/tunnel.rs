@@ -8,6 +8,7 @@ pub(crate) mod fair;
 pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod meter;
+pub(crate) mod notices;
 mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;

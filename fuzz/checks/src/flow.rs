@@ -10,7 +10,7 @@ use tunnel_core::{
     instance::FlowLimits,
     proto::{
         datagram::FlowId,
-        flow::{FlowDrop, FlowKey, FlowTable, GRANULARITY, UNANSWERED},
+        flow::{FlowDrop, FlowKey, FlowTable, GRANULARITY, LIVE, PATIENCE, SETTLED, UNANSWERED},
     },
 };
 
@@ -49,6 +49,47 @@ struct Held {
     answered: bool,
     /// Its last packet, or when it was last told to be opened anew.
     last: Instant,
+    /// The player has spoken since the last answer.
+    asked: bool,
+    answers: u8,
+    /// Its last answer, or the player's last packet if there was none, as exactly as the table knows.
+    since: Instant,
+}
+
+impl Held {
+    const fn new(key: FlowKey, now: Instant) -> Self {
+        Self {
+            key,
+            answered: false,
+            last: now,
+            asked: true,
+            answers: 0,
+            since: now,
+        }
+    }
+
+    fn handle_question(&mut self, now: Instant) {
+        (self.asked, self.last) = (true, now);
+        if self.answers == 0 && now - self.since >= GRANULARITY {
+            self.since = now;
+        }
+    }
+
+    fn handle_reply(&mut self, now: Instant) {
+        (self.answered, self.last) = (true, now);
+        if !std::mem::take(&mut self.asked) {
+            return;
+        }
+        self.answers = self.answers.saturating_add(1);
+        if [1, SETTLED].contains(&self.answers) || now - self.since >= GRANULARITY {
+            self.since = now;
+        }
+    }
+
+    /// Whether it is of the same address as this key.
+    fn is_beside(&self, key: &FlowKey) -> bool {
+        prefix(self.key.player().ip()) == prefix(key.player().ip())
+    }
 }
 
 struct Model {
@@ -78,7 +119,7 @@ impl Model {
                 let known = self.flows.iter_mut().find(|(_, held)| held.key == key);
                 assert_eq!(flow.map(|flow| flow.id), known.as_ref().map(|(id, _)| **id));
                 if let Some((_, held)) = known {
-                    held.last = self.now;
+                    held.handle_question(self.now);
                 }
             }
             13 => {
@@ -94,7 +135,18 @@ impl Model {
                     "silent, and taken for alive"
                 );
             }
-            0..=4 => self.player(key(input)),
+            0..=3 => self.player(key(input)),
+            // A conversation: it takes several exchanges for a flow to settle.
+            4 => {
+                let key = key(input);
+                for _ in 0..=input.below(10) {
+                    self.player(key);
+                    let known = self.flows.iter().find(|(_, held)| held.key == key);
+                    if let Some(id) = known.map(|(id, _)| *id) {
+                        self.reply(id);
+                    }
+                }
+            }
             5..=7 => self.reply(FlowId(input.below(64) as u64)),
             8 => self.now += Duration::from_millis(input.word().into()),
             9 => self.expire(),
@@ -119,45 +171,75 @@ impl Model {
 
     fn player(&mut self, key: FlowKey) {
         let known = self.flows.iter().find(|(_, held)| held.key == key);
-        let known = known.map(|(id, _)| *id);
-        let prefix = prefix(key.player().ip());
-        let of_address = |held: &&Held| self::prefix(held.key.player().ip()) == prefix;
-        let address_full =
-            self.flows.values().filter(of_address).count() >= self.limits.per_address as usize;
-        let full = self.flows.len() >= self.limits.per_service as usize;
-        let all_answered = self.flows.values().all(|held| held.answered);
-
-        let next = FlowId(self.ids);
-        let admitted = self.table.handle_player_packet(self.now, key, || next);
-        let admitted = match (known, admitted) {
-            (_, Ok(admitted)) => admitted,
-            (Some(id), Err(drop)) => panic!("{id} is there, and was dropped: {drop}"),
-            (None, Err(FlowDrop::AddressFull)) => return assert!(address_full),
-            (None, Err(_)) => return assert!(!address_full && full && all_answered),
-        };
-        assert_eq!(admitted.flow.key, key);
-        assert_eq!(admitted.created, known.is_none());
-        let evicted = admitted.evicted;
-        let id = admitted.flow.id;
-        if let Some(id) = known {
-            assert_eq!((admitted.flow.id, evicted), (id, None));
-            self.flows.get_mut(&id).unwrap().last = self.now;
+        if let Some(id) = known.map(|(id, _)| *id) {
+            let admitted = self
+                .table
+                .handle_player_packet(self.now, key, || unreachable!());
+            let admitted = admitted.expect("who is in stays in");
+            assert!((admitted.flow.id, admitted.created) == (id, false));
+            self.flows.get_mut(&id).unwrap().handle_question(self.now);
             return;
         }
-        assert_eq!(id, next);
-        self.ids += 1;
-        assert!(!address_full);
-        assert_eq!(evicted.is_some(), full);
-        if let Some(evicted) = evicted {
-            let held = self.flows.remove(&evicted.id).unwrap();
-            assert!(!held.answered, "an answered flow made room");
+        loop {
+            let full = self.full(&key);
+            let next = FlowId(self.ids);
+            let admitted = self.table.handle_player_packet(self.now, key, || next);
+            let got = match admitted {
+                Ok(admitted) => {
+                    assert_eq!(full, None, "beyond a cap");
+                    assert_eq!((admitted.flow.id, admitted.flow.key), (next, key));
+                    assert!(admitted.created && !admitted.flow.open_acknowledged);
+                    break;
+                }
+                Err(full) => full,
+            };
+            assert_eq!(Some(got), full);
+            if !self.make_room(got, &key) {
+                return;
+            }
         }
-        let held = Held {
-            key,
-            answered: false,
-            last: self.now,
+        let held = Held::new(key, self.now);
+        assert!(self.flows.insert(FlowId(self.ids), held).is_none());
+        self.ids += 1;
+    }
+
+    fn full(&self, key: &FlowKey) -> Option<FlowDrop> {
+        let of_address = self.flows.values().filter(|held| held.is_beside(key));
+        if of_address.count() >= self.limits.per_address as usize {
+            Some(FlowDrop::AddressFull)
+        } else if self.flows.len() >= self.limits.per_service as usize {
+            Some(FlowDrop::ServiceFull)
+        } else {
+            None
+        }
+    }
+
+    /// Whether a flow made room, which is then one that may, and the right one by what can be told of it here.
+    fn make_room(&mut self, full: FlowDrop, key: &FlowKey) -> bool {
+        let in_address = full == FlowDrop::AddressFull;
+        let rank = self.table.victim(self.now, full, key);
+        let made = self.table.make_room(self.now, full, key);
+        assert_eq!(rank.is_some(), made.is_some());
+        let silence = |held: &Held| self.now - held.since;
+        let is_live = |held: &Held| held.answers >= SETTLED && silence(held) < LIVE + GRANULARITY;
+        let is_overdue = |held: &Held| held.answers == 0 && silence(held) >= PATIENCE;
+        let concerned = |held: &&Held| !in_address || held.is_beside(key);
+        let mut others = self.flows.values().filter(concerned);
+        let Some(flow) = made else {
+            assert!(others.all(is_live), "refused, though one could go");
+            return false;
         };
-        assert!(self.flows.insert(id, held).is_none());
+        let gone = &self.flows[&flow.id];
+        assert!(concerned(&gone), "a flow of another address made room");
+        assert!(!is_live(gone), "a live flow made room");
+        if !is_overdue(gone) {
+            assert!(!others.any(is_overdue), "one never answered stayed");
+        } else {
+            let mut overdue = others.filter(|held| is_overdue(held));
+            assert!(overdue.all(|held| held.since >= gone.since));
+        }
+        self.flows.remove(&flow.id);
+        true
     }
 
     fn reply(&mut self, id: FlowId) {
@@ -165,8 +247,7 @@ impl Model {
         assert_eq!(flow.is_some(), self.flows.contains_key(&id));
         if let Some(held) = self.flows.get_mut(&id) {
             assert!(flow.unwrap().open_acknowledged);
-            held.answered = true;
-            held.last = self.now;
+            held.handle_reply(self.now);
         }
     }
 

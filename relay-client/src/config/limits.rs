@@ -6,6 +6,7 @@ adit_daemon::limits! {
     ClientLimits;
     "streams" streams = count(1..=1_048_576),
     "flows" flows = count(1..=1_048_576),
+    "parked_flow_time" parked_flow_time = seconds(0..=600),
     "idle_lanes" idle_lanes = count(0..=256),
     "datagram_lanes" datagram_lanes = count(0..=64),
     "connect_time" connect_time = seconds(1..=60),

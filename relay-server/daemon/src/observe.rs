@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tunnel_core::{
-    event::{Event, Events},
+    event::{Crowded, Event, Events},
     metrics::{Kind, Snapshot},
 };
 
@@ -51,6 +51,7 @@ const fn is_bad(event: &Event) -> bool {
             | Event::Refused { .. }
             | Event::Suspect { suspect: true, .. }
             | Event::LanesBlocked { .. }
+            | Event::Crowded(Crowded { refuses: true, .. })
             | Event::Panicked { .. }
             | Event::Warning(_)
     )

@@ -19,6 +19,8 @@ adit_daemon::limits! {
     "streams" streams = count(1..=1_048_576),
     "streams_per_client" streams_per_client = count(1..=1_048_576),
     "streams_per_address" streams_per_address = count(1..=1_048_576),
+    "flows" flows = count(1..=4_194_304),
+    "flows_per_client" flows_per_client = count(1..=4_194_304),
     "unanswered_flow_time" unanswered_flow_time = seconds(1..=600),
     // Their answers have room in a queue of 512.
     "instances_per_client" instances_per_client = count(1..=512),

@@ -73,8 +73,6 @@ pub(crate) struct Driver {
     name: Option<Arc<str>>,
     /// Since when a heartbeat is overdue: a new path is looked for without pause.
     suspect_since: Option<Instant>,
-    /// The relay's process: another one knows none of the flows.
-    relay: Option<ProcessId>,
     /// Lanes carry everything, as far as the operator has been told.
     is_fallback: bool,
     /// The relay shuts down: it takes no new players.
@@ -143,7 +141,6 @@ impl Driver {
             upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
             name: None,
             suspect_since: None,
-            relay: None,
             is_fallback: false,
             relay_drains: false,
             ending: None,

@@ -13,6 +13,9 @@ pub struct ClientLimits {
     pub streams: usize,
     /// Players' UDP flows at once. 65,536: each takes a socket, and a raised descriptor limit usually allows so many.
     pub flows: usize,
+    /// How long the socket of a flow is kept for its player once the relay has been replaced by another process. 60 s: a
+    /// player who is still there says something many times in it.
+    pub parked_flow_time: Duration,
     /// Lanes that stand idle at most, whatever the relay wants. 256: what it may ask for.
     pub idle_lanes: usize,
     /// Lanes that carry datagrams where UDP is blocked, beside the first. 3: with four, a lost segment stalls a quarter.
@@ -38,6 +41,7 @@ impl Default for ClientLimits {
         Self {
             streams: 16_384,
             flows: 65_536,
+            parked_flow_time: Duration::from_secs(60),
             idle_lanes: 256,
             datagram_lanes: 3,
             connect_time: Duration::from_secs(10),

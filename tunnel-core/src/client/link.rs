@@ -24,7 +24,7 @@ use crate::{
     metrics::Gauge,
     proto::{
         backoff::Backoff,
-        handshake::Capabilities,
+        handshake::{Capabilities, ProcessId},
         record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
@@ -44,6 +44,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) transport: &'static str,
+    /// Which process of the relay it leads to.
+    relay: ProcessId,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) budget: Arc<Budget>,
@@ -87,8 +89,8 @@ impl Link {
             peer,
             secret,
             name,
+            relay,
             capabilities,
-            ..
         } = established;
         let capabilities = Capabilities::SUPPORTED.common(capabilities);
         let metrics = &shared.metrics;
@@ -107,6 +109,7 @@ impl Link {
         };
         let link = Arc::new(Self {
             transport: name,
+            relay,
             peer,
             quic,
             budget: Arc::new(Budget::new(shared.limits.tunnel_memory)),
@@ -141,7 +144,7 @@ impl Link {
                 let (link, shared) = (link.clone(), shared.clone());
                 let queue = link.queues.add(shared.metrics.clone());
                 tokio::spawn(async move {
-                    let mut egress = Egress::new(shared);
+                    let mut egress = Egress::new(shared, relay);
                     tokio::select! {
                         _ = carry(lane, Some(carrier), queue, &mut egress) => {}
                         () = link.closed.cancelled() => {}
@@ -193,7 +196,7 @@ impl Link {
     }
 
     async fn serve_datagrams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
-        let mut egress = Egress::new(shared);
+        let mut egress = Egress::new(shared, self.relay);
         tokio::select! {
             _ = read_quic_datagrams(connection, &mut egress) => {}
             () = self.closed.cancelled() => {}
@@ -412,7 +415,7 @@ impl Link {
                 match first_use(&mut lane).await {
                     Some(Use::Datagrams(first)) => {
                         let _open = Gauge::new(&shared.metrics, |m| &m.lanes);
-                        let mut egress = Egress::new(shared.clone());
+                        let mut egress = Egress::new(shared.clone(), self.relay);
                         egress.handle(first);
                         carry(
                             lane,

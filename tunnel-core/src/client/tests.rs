@@ -1,6 +1,7 @@
 //! A relay that was taken over, against a client: it reaches nothing but what the client has configured.
 
 mod misbehaving;
+mod parked;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp},
@@ -51,6 +52,8 @@ struct Hostile {
     services: Vec<ServiceDeclaration>,
     control: control::Control,
     endpoint: quinn::Endpoint,
+    relay_key: SecretKey,
+    psk: Psk,
 }
 
 impl Hostile {
@@ -60,12 +63,39 @@ impl Hostile {
     }
 
     async fn over_with(instance: Instance, limits: ClientLimits) -> (Self, Client) {
-        let (endpoint, identity) = relay_and_identity();
-        let client = Client::builder(identity)
+        let (relay_key, psk) = (SecretKey::generate().unwrap(), Psk::generate().unwrap());
+        let (endpoint, address) = relay_endpoint(&relay_key, &psk);
+        let client = Client::builder(identity_at(address, &relay_key, &psk))
             .instances([instance])
             .limits(limits)
             .start()
             .unwrap();
+        let relay = Self::let_in(endpoint, relay_key, psk).await;
+        client.bound().await;
+        (relay, client)
+    }
+
+    /// The next process of this relay, at the same address, once its client has come back. The one before it says nothing
+    /// when it goes.
+    async fn followed_by(self, process: u8) -> Self {
+        let address = self.endpoint.local_addr().unwrap();
+        let (relay_key, psk) = (self.relay_key, self.psk);
+        self.connection.close(quinn::VarInt::from_u32(0), b"");
+        self.endpoint.wait_idle().await;
+        drop((self.connection, self.control, self.endpoint));
+        let endpoint = timeout(HANG, async {
+            loop {
+                match StdUdp::bind(address) {
+                    Ok(socket) => return relay_endpoint_on(socket, &relay_key, &psk, process),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        Self::let_in(endpoint.await.unwrap(), relay_key, psk).await
+    }
+
+    /// Lets the client in and binds what it declares first.
+    async fn let_in(endpoint: quinn::Endpoint, relay_key: SecretKey, psk: Psk) -> Self {
         let answered = quic::answer(endpoint.accept().await.unwrap());
         let connection = answered.unwrap().accepted(HANG).await.unwrap().connection;
         let (send, recv) = connection.accept_bi().await.unwrap();
@@ -91,16 +121,14 @@ impl Hostile {
                 break services;
             }
         };
-        client.bound().await;
-        (
-            Self {
-                connection,
-                services,
-                control,
-                endpoint,
-            },
-            client,
-        )
+        Self {
+            connection,
+            services,
+            control,
+            endpoint,
+            relay_key,
+            psk,
+        }
     }
 
     fn id(&self, name: &str) -> ServiceId {
@@ -127,12 +155,18 @@ impl Hostile {
     }
 
     fn send(&self, flow: u64, service: ServiceId, port_index: u16, payload: &[u8]) {
-        let mut head = DatagramHead::data(FlowId(flow));
-        head.open = Some(FlowOpen {
+        let open = FlowOpen {
             service,
             port_index,
             player: player(),
-        });
+        };
+        self.say(flow, Some(open), payload);
+    }
+
+    /// A datagram of a flow, as the test wishes.
+    fn say(&self, flow: u64, open: Option<FlowOpen>, payload: &[u8]) {
+        let mut head = DatagramHead::data(FlowId(flow));
+        head.open = open;
         let mut out = BytesMut::new();
         head.encode(&mut out);
         out.extend_from_slice(payload);
@@ -142,35 +176,44 @@ impl Hostile {
 
 /// A relay's endpoint, and the identity of a client that it knows.
 fn relay_and_identity() -> (quinn::Endpoint, ClientIdentity) {
-    let (relay_key, secret_key, psk) = (
-        SecretKey::generate().unwrap(),
-        SecretKey::generate().unwrap(),
-        Psk::generate().unwrap(),
-    );
+    let (relay_key, psk) = (SecretKey::generate().unwrap(), Psk::generate().unwrap());
     let (endpoint, address) = relay_endpoint(&relay_key, &psk);
-    let identity = ClientIdentity {
+    (endpoint, identity_at(address, &relay_key, &psk))
+}
+
+/// A client of the relay at this address.
+fn identity_at(address: SocketAddr, relay_key: &SecretKey, psk: &Psk) -> ClientIdentity {
+    ClientIdentity {
         relay: address.into(),
         relay_public_key: relay_key.public_key(),
-        secret_key,
-        psk,
-    };
-    (endpoint, identity)
+        secret_key: SecretKey::generate().unwrap(),
+        psk: psk.clone(),
+    }
 }
 
 /// Where a relay of this identity that knows one client listens.
 fn relay_endpoint(relay_key: &SecretKey, psk: &Psk) -> (quinn::Endpoint, SocketAddr) {
     let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
+    (relay_endpoint_on(socket, relay_key, psk, 1), address)
+}
+
+/// The endpoint of one process of that relay.
+fn relay_endpoint_on(
+    socket: StdUdp,
+    relay_key: &SecretKey,
+    psk: &Psk,
+    process: u8,
+) -> quinn::Endpoint {
     let identity = quic::RelayIdentity {
         secret_key: relay_key.clone(),
-        process: ProcessId::from([1; 16]),
+        process: ProcessId::from([process; 16]),
         versions: SUPPORTED,
         capabilities: Capabilities::SUPPORTED,
         psks: Arc::new(Knows(psk.clone())),
     };
     let admission = Admission::shared(AdmissionLimits::default());
-    let endpoint = quic::relay_endpoint(socket, identity, admission, Arc::default()).unwrap();
-    (endpoint, address)
+    quic::relay_endpoint(socket, identity, admission, Arc::default()).unwrap()
 }
 
 /// None is ever used again.

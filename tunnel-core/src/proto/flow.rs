@@ -1,7 +1,8 @@
 //! The relay's table of one service's flows: which player is which [`FlowId`], and for how long.
 //!
 //! A packet costs a look-up and touches one entry; nothing is allocated, and no flow has a timer of its own:
-//! entries hang in two lists by the time of their last packet, and only the lists' ends are looked at.
+//! entries hang in lists by the time of their last packet, and by who makes room for whom. A packet moves its entry at
+//! most once a second, and only the lists' ends are looked at.
 //!
 //! ```
 //! use std::time::Instant;
@@ -25,16 +26,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod counts;
+mod list;
+mod parked;
+mod standing;
+
 use std::{
-    collections::{HashMap, hash_map},
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
     net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::{
+    counts::{FlowCap, FlowCounts},
+    parked::Parked,
+    standing::{LIVE, PATIENCE, Rank, SETTLED},
+};
+
+use self::{
+    list::{At, Hook, List, Row},
+    standing::{Among, Standing, Talk, rank},
+};
 use crate::{instance::FlowLimits, proto::datagram::FlowId};
 
 /// How long a flow lives that nothing ever came back on. 10 s: longer than any game waits for its server's first
@@ -84,6 +98,11 @@ impl FlowKey {
     pub const fn port_index(&self) -> u16 {
         self.port_index
     }
+
+    /// What the player's flows are counted by: the address, of IPv6 its /64, which is what one player is given.
+    pub fn address(&self) -> IpAddr {
+        by_prefix(self.player.ip())
+    }
 }
 
 /// A flow of the table.
@@ -104,84 +123,24 @@ pub struct Admitted<'a> {
     pub flow: &'a Flow,
     /// Whether the flow is new.
     pub created: bool,
-    /// The flow, never answered, whose place the new one took. The client is to be told.
-    pub evicted: Option<Flow>,
 }
 
-/// Why a player's packet may not pass. Drop it and count it.
+/// Why there is no place for a new flow. [`FlowTable::make_room`] may find one; else drop the packet and count it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FlowDrop {
     /// The player's address holds as many flows as one may.
     #[error("the player's address has too many flows")]
     AddressFull,
-    /// The service holds as many flows as it may, all of them answered.
+    /// The service holds as many flows as it may.
     #[error("the service has too many flows")]
     ServiceFull,
-}
-
-/// What a service's flows are counted by: its tables, one for each of its sockets, share the caps. A packet of a flow
-/// that is there does not come here.
-#[derive(Debug, Default)]
-pub struct FlowCounts {
-    flows: AtomicU32,
-    unanswered: AtomicU32,
-    /// Flows by player's address; of IPv6 by /64, which is what one player is given.
-    by_address: Mutex<HashMap<IpAddr, u32>>,
-}
-
-impl FlowCounts {
-    /// Flows that could make room for others.
-    pub fn unanswered(&self) -> u32 {
-        self.unanswered.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more flow, unless there are so many.
-    fn take(&self, most: u32) -> bool {
-        let more = |flows: u32| (flows < most).then_some(flows + 1);
-        let taken = (self.flows).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok()
-    }
-
-    fn give_back(&self) {
-        self.flows.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Counts one more flow of an address, unless it has so many.
-    fn take_address(&self, address: IpAddr, most: u32) -> bool {
-        let mut counts = self.addresses();
-        let count = counts.get(&address).copied().unwrap_or_default();
-        if count < most {
-            counts.insert(address, count + 1);
-        }
-        count < most
-    }
-
-    fn give_back_address(&self, address: IpAddr) {
-        if let hash_map::Entry::Occupied(mut count) = self.addresses().entry(address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-
-    fn addresses(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, u32>> {
-        // Whole between operations, whoever panicked.
-        (self.by_address.lock()).unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A flow's place among those of its service, free when dropped.
-#[derive(Debug)]
-pub struct Place(Option<Arc<FlowCounts>>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Some(counts) = &self.0 {
-            counts.give_back();
-        }
-    }
+    /// The client's services hold as many flows as one client's may.
+    #[error("the client has too many flows")]
+    ClientFull,
+    /// There are as many flows as there may be at all.
+    #[error("there are too many flows")]
+    RelayFull,
 }
 
 /// The flows of one service, or those that come in at one of its sockets.
@@ -189,14 +148,30 @@ impl Drop for Place {
 pub struct FlowTable {
     limits: FlowLimits,
     unanswered_life: Duration,
-    by_key: HashMap<FlowKey, usize>,
-    by_id: HashMap<FlowId, usize>,
+    by_key: HashMap<FlowKey, At>,
+    by_id: HashMap<FlowId, At>,
     counts: Arc<FlowCounts>,
-    nodes: Vec<Node>,
-    /// Nodes that hold no flow.
-    free: Vec<usize>,
-    unanswered: List,
-    answered: List,
+    entries: Row<Entry>,
+    /// Flows by their last packet: those that the client may not know, and those that it knows.
+    ages: [List; 2],
+    /// All flows by their standing, each list by who was silent for longest.
+    standings: Standings,
+    /// The same of each address.
+    by_address: HashMap<IpAddr, Standings>,
+}
+
+type Standings = [List; Standing::COUNT];
+
+/// A flow in its lists.
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    /// Its last packet, give or take [`GRANULARITY`].
+    touched: Instant,
+    talk: Talk,
+    /// Under which standing it hangs, and since when: its last answer, or the player's last packet if there was none.
+    standing: Standing,
+    since: Instant,
 }
 
 impl FlowTable {
@@ -205,7 +180,7 @@ impl FlowTable {
         Self::sharing(limits, Arc::default())
     }
 
-    /// An empty table that is one of several of its service.
+    /// An empty table that is one of several that share these caps.
     pub fn sharing(limits: FlowLimits, counts: Arc<FlowCounts>) -> Self {
         Self {
             limits,
@@ -213,10 +188,10 @@ impl FlowTable {
             by_key: HashMap::new(),
             by_id: HashMap::new(),
             counts,
-            nodes: Vec::new(),
-            free: Vec::new(),
-            unanswered: List::default(),
-            answered: List::default(),
+            entries: Row::new(),
+            ages: Default::default(),
+            standings: Standings::default(),
+            by_address: HashMap::new(),
         }
     }
 
@@ -227,91 +202,90 @@ impl FlowTable {
         self
     }
 
-    /// Other limits from now on. Flows past a lowered cap stay until they end by themselves.
+    /// Other limits from now on. Flows past a lowered cap stay until they end by themselves or make room.
     pub const fn set_limits(&mut self, limits: FlowLimits) {
         self.limits = limits;
     }
 
     /// A packet came from a player. A flow that is not there yet is made, with an id from `allocate`.
-    ///
-    /// Where the service is full, the flow that was silent for longest of this table's never answered ones makes room.
     pub fn handle_player_packet(
         &mut self,
         now: Instant,
         key: FlowKey,
         allocate: impl FnOnce() -> FlowId,
     ) -> Result<Admitted<'_>, FlowDrop> {
-        self.handle_player_packet_with(None, now, key, allocate)
-    }
-
-    /// The same with a place that another table of the service has given up.
-    pub fn handle_player_packet_with(
-        &mut self,
-        place: Option<Place>,
-        now: Instant,
-        key: FlowKey,
-        allocate: impl FnOnce() -> FlowId,
-    ) -> Result<Admitted<'_>, FlowDrop> {
-        let (at, created, evicted) = if let Some(&at) = self.by_key.get(&key) {
-            self.touch(now, at);
-            (at, false, None)
+        let (at, created) = if let Some(&at) = self.by_key.get(&key) {
+            self.handle_question(now, at);
+            (at, false)
         } else {
-            let evicted = self.make_room(place, key)?;
-            (self.insert(now, key, allocate()), true, evicted)
+            self.counts.take(key.address(), &self.limits)?;
+            (self.insert(now, key, allocate()), true)
         };
         Ok(Admitted {
-            flow: &self.nodes[at].flow,
+            flow: &self.entries[at].flow,
             created,
-            evicted,
         })
     }
 
     /// A packet came from a player while no new ones are taken. `None` for a player who has no flow.
     pub fn handle_known_packet(&mut self, now: Instant, key: &FlowKey) -> Option<&Flow> {
         let at = *self.by_key.get(key)?;
-        self.touch(now, at);
-        Some(&self.nodes[at].flow)
-    }
-
-    /// Whether a packet passed on any flow since then, give or take [`GRANULARITY`].
-    pub fn is_alive_since(&self, then: Instant) -> bool {
-        let newest = [&self.unanswered, &self.answered].map(|list| list.newest);
-        let mut newest = newest.into_iter().flatten();
-        newest.any(|at| self.nodes[at].touched >= then)
+        self.handle_question(now, at);
+        Some(&self.entries[at].flow)
     }
 
     /// A packet came back on a flow. `None` for a flow that is not there: drop the packet and count it.
     pub fn handle_reply(&mut self, now: Instant, id: FlowId) -> Option<&Flow> {
         let at = *self.by_id.get(&id)?;
-        if self.nodes[at].flow.open_acknowledged {
-            self.touch(now, at);
-        } else {
-            self.unlink(at);
-            self.nodes[at].flow.open_acknowledged = true;
-            self.link(now, at);
+        self.touch(now, at, true);
+        let entry = &mut self.entries[at];
+        if entry.talk.handle_reply() {
+            let standing = entry.talk.standing();
+            if standing != entry.standing || is_due(now, entry.since) {
+                self.stand(now, at, standing);
+            }
         }
-        Some(&self.nodes[at].flow)
+        Some(&self.entries[at].flow)
+    }
+
+    /// Which of this table's flows would make room for one of this key that has no place; the least of several tables'
+    /// goes first. `None`: all are live.
+    pub fn victim(&self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<Rank> {
+        self.choose(now, full, key).map(|(rank, _)| rank)
+    }
+
+    /// Ends that flow. The client is to be told.
+    ///
+    /// For an address that has too many, it is one of the same address: never answered, or silent for longest. Else it is
+    /// one that was never answered, then a query that is over, and last a conversation that has ended.
+    pub fn make_room(&mut self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<Flow> {
+        let (_, at) = self.choose(now, full, key)?;
+        Some(self.remove_at(at))
+    }
+
+    /// Whether a packet passed on any flow since then, give or take [`GRANULARITY`].
+    pub fn is_alive_since(&self, then: Instant) -> bool {
+        let mut newest = self.ages.iter().filter_map(|list| list.newest);
+        newest.any(|at| self.entries[at].touched >= then)
     }
 
     /// Another process of the client took over: it knows none of the flows, and each has to be opened again.
     pub fn handle_client_changed(&mut self, now: Instant) {
-        while let Some(at) = self.answered.oldest {
-            self.unlink(at);
-            self.nodes[at].flow.open_acknowledged = false;
-            self.link(now, at);
+        while let Some(at) = self.ages[usize::from(true)].oldest {
+            self.leave_age(at);
+            self.entries[at].flow.open_acknowledged = false;
+            self.enter_age(now, at);
         }
     }
 
     /// When a flow may have expired: call [`poll_expired`](Self::poll_expired) then.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let ends = [&self.unanswered, &self.answered].map(|list| self.expiry(list));
-        ends.into_iter().flatten().min()
+        self.ages.iter().filter_map(|list| self.expiry(list)).min()
     }
 
     /// Removes a flow whose time is over; call until `None`. The client is to be told.
     pub fn poll_expired(&mut self, now: Instant) -> Option<Flow> {
-        let at = [&self.unanswered, &self.answered]
-            .into_iter()
+        let at = (self.ages.iter())
             .filter(|list| self.expiry(list).is_some_and(|end| end <= now))
             .find_map(|list| list.oldest)?;
         Some(self.remove_at(at))
@@ -325,169 +299,180 @@ impl FlowTable {
 
     /// The flow of an id.
     pub fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.by_id.get(&id).map(|at| &self.nodes[*at].flow)
+        self.by_id.get(&id).map(|at| &self.entries[*at].flow)
     }
 
     /// All flows, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.by_id.values().map(|at| &self.nodes[*at].flow)
+        self.by_id.values().map(|at| &self.entries[*at].flow)
     }
 
     /// How many flows there are.
-    pub fn len(&self) -> usize {
-        self.by_id.len()
+    pub const fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.entries.len() == 0
     }
 
-    /// Ends the flow that was silent for longest of those never answered: another table of the service needs its place.
-    pub fn evict(&mut self) -> Option<(Flow, Place)> {
-        let oldest = self.unanswered.oldest?;
-        Some((self.detach(oldest), Place(Some(self.counts.clone()))))
+    /// The player has said something.
+    fn handle_question(&mut self, now: Instant, at: At) {
+        let entry = &mut self.entries[at];
+        entry.talk.handle_question();
+        if entry.standing == Standing::Unanswered && is_due(now, entry.since) {
+            self.stand(now, at, Standing::Unanswered);
+        }
+        self.touch(now, at, false);
     }
 
-    /// Takes a place for one more flow of this key: the one given, a free one, or that of the flow that is returned.
-    fn make_room(&mut self, place: Option<Place>, key: FlowKey) -> Result<Option<Flow>, FlowDrop> {
-        let address = by_prefix(key.player.ip());
-        if !self.counts.take_address(address, self.limits.per_address) {
-            return Err(FlowDrop::AddressFull);
+    /// The flow is alive, and the client may have shown that it knows it. Most packets only read the entry.
+    fn touch(&mut self, now: Instant, at: At, is_reply: bool) {
+        let entry = &self.entries[at];
+        let is_news = is_reply && !entry.flow.open_acknowledged;
+        if is_news || is_due(now, entry.touched) {
+            self.leave_age(at);
+            self.entries[at].flow.open_acknowledged |= is_reply;
+            self.enter_age(now, at);
         }
-        if let Some(mut place) = place {
-            place.0 = None;
-            return Ok(None);
-        }
-        if self.counts.take(self.limits.per_service) {
-            return Ok(None);
-        }
-        let Some(oldest) = self.unanswered.oldest else {
-            self.counts.give_back_address(address);
-            return Err(FlowDrop::ServiceFull);
-        };
-        // Its place passes on, and does not become free for another table in between.
-        Ok(Some(self.detach(oldest)))
     }
 
-    fn insert(&mut self, now: Instant, key: FlowKey, id: FlowId) -> usize {
-        let node = Node {
+    fn insert(&mut self, now: Instant, key: FlowKey, id: FlowId) -> At {
+        let at = self.entries.push(Entry {
             flow: Flow {
                 id,
                 key,
                 open_acknowledged: false,
             },
             touched: now,
-            older: None,
-            newer: None,
-        };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.nodes[at] = node;
-                at
-            }
-            None => {
-                self.nodes.push(node);
-                self.nodes.len() - 1
-            }
-        };
+            talk: Talk::default(),
+            standing: Standing::Unanswered,
+            since: now,
+        });
+        self.entries[at].talk.handle_question();
         self.by_key.insert(key, at);
         self.by_id.insert(id, at);
-        self.link(now, at);
+        self.enter_age(now, at);
+        self.rehang(at, None, Some(Standing::Unanswered));
         at
     }
 
-    fn remove_at(&mut self, at: usize) -> Flow {
-        self.counts.give_back();
-        self.detach(at)
-    }
-
-    /// Removes a flow, whose place among the service's stays taken.
-    fn detach(&mut self, at: usize) -> Flow {
-        self.unlink(at);
-        let flow = self.nodes[at].flow;
-        self.free.push(at);
+    fn remove_at(&mut self, at: At) -> Flow {
+        self.leave_age(at);
+        self.rehang(at, Some(self.entries[at].standing), None);
+        let flow = self.entries[at].flow;
+        let address = flow.key.address();
+        if let Some(standings) = self.by_address.get(&address)
+            && standings.iter().all(|list| list.oldest.is_none())
+        {
+            self.by_address.remove(&address);
+            spare_map(&mut self.by_address);
+        }
         self.by_key.remove(&flow.key);
+        spare_map(&mut self.by_key);
         self.by_id.remove(&flow.id);
-        self.counts
-            .give_back_address(by_prefix(flow.key.player.ip()));
+        spare_map(&mut self.by_id);
+        if let Some(last) = self.entries.last().filter(|last| *last != at) {
+            self.follow(last, at);
+        }
+        self.entries.swap_remove(at);
+        self.counts.give_back(address);
         flow
     }
 
-    /// The flow is alive. Most packets only read the entry.
-    fn touch(&mut self, now: Instant, at: usize) {
-        if now.saturating_duration_since(self.nodes[at].touched) >= GRANULARITY {
-            self.unlink(at);
-            self.link(now, at);
+    /// The entry at `from` is going to be at `to`, where no other is.
+    fn follow(&mut self, from: At, to: At) {
+        let Entry { flow, standing, .. } = &self.entries[from];
+        let (flow, standing) = (*flow, *standing as usize);
+        self.by_key.insert(flow.key, to);
+        self.by_id.insert(flow.id, to);
+        let list = &mut self.ages[usize::from(flow.open_acknowledged)];
+        self.entries.follow(list, Hook::Age, from, to);
+        let list = &mut self.standings[standing];
+        self.entries.follow(list, Hook::Table, from, to);
+        if let Some(standings) = self.by_address.get_mut(&flow.key.address()) {
+            let list = &mut standings[standing];
+            self.entries.follow(list, Hook::Address, from, to);
         }
     }
 
     /// When the list's oldest flow ends: its last packet came less than [`GRANULARITY`] after `touched`.
     fn expiry(&self, list: &List) -> Option<Instant> {
-        let node = &self.nodes[list.oldest?];
-        let life = if node.flow.open_acknowledged {
+        let entry = &self.entries[list.oldest?];
+        let life = if entry.flow.open_acknowledged {
             self.limits.idle
         } else {
             self.unanswered_life
         };
-        node.touched.checked_add(life.saturating_add(GRANULARITY))
+        entry.touched.checked_add(life.saturating_add(GRANULARITY))
     }
 
-    /// Hangs a node in at the young end of its list.
-    fn link(&mut self, now: Instant, at: usize) {
-        let list = if self.nodes[at].flow.open_acknowledged {
-            &mut self.answered
-        } else {
-            self.counts.unanswered.fetch_add(1, Ordering::Relaxed);
-            &mut self.unanswered
-        };
-        let newest = list.newest.replace(at);
-        if newest.is_none() {
-            list.oldest = Some(at);
-        }
-        if let Some(newest) = newest {
-            self.nodes[newest].newer = Some(at);
-        }
-        let node = &mut self.nodes[at];
-        node.touched = now;
-        node.older = newest;
-        node.newer = None;
+    fn enter_age(&mut self, now: Instant, at: At) {
+        let entry = &mut self.entries[at];
+        entry.touched = now;
+        let list = &mut self.ages[usize::from(entry.flow.open_acknowledged)];
+        self.entries.hang(list, Hook::Age, at);
     }
 
-    fn unlink(&mut self, at: usize) {
-        let node = &self.nodes[at];
-        let (older, newer) = (node.older, node.newer);
-        let list = if node.flow.open_acknowledged {
-            &mut self.answered
-        } else {
-            self.counts.unanswered.fetch_sub(1, Ordering::Relaxed);
-            &mut self.unanswered
-        };
-        match older {
-            Some(older) => self.nodes[older].newer = newer,
-            None => list.oldest = newer,
+    fn leave_age(&mut self, at: At) {
+        let list = &mut self.ages[usize::from(self.entries[at].flow.open_acknowledged)];
+        self.entries.unhang(list, Hook::Age, at);
+    }
+
+    /// The flow has shown once more what it is.
+    fn stand(&mut self, now: Instant, at: At, standing: Standing) {
+        let entry = &mut self.entries[at];
+        let before = std::mem::replace(&mut entry.standing, standing);
+        entry.since = now;
+        self.rehang(at, Some(before), Some(standing));
+    }
+
+    /// Hangs a flow of one standing under another; `None` is where it comes from, and where it goes.
+    fn rehang(&mut self, at: At, before: Option<Standing>, after: Option<Standing>) {
+        let address = self.entries[at].flow.key.address();
+        let of_address = self.by_address.entry(address).or_default();
+        let of_table = &mut self.standings;
+        for (hook, lists) in [(Hook::Table, of_table), (Hook::Address, of_address)] {
+            if let Some(before) = before {
+                self.entries.unhang(&mut lists[before as usize], hook, at);
+            }
+            if let Some(after) = after {
+                self.entries.hang(&mut lists[after as usize], hook, at);
+            }
         }
-        match newer {
-            Some(newer) => self.nodes[newer].older = older,
-            None => list.newest = older,
+        let [was_loose, is_loose] = [before, after].map(|it| it.is_some_and(Standing::is_loose));
+        if was_loose != is_loose {
+            self.counts.loosen(is_loose);
+        }
+    }
+
+    fn choose(&self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<(Rank, At)> {
+        let (among, standings) = match full {
+            FlowDrop::AddressFull => (Among::Address, self.by_address.get(&key.address())?),
+            _ => (Among::All, &self.standings),
+        };
+        let oldest = standings.iter().filter_map(|list| list.oldest);
+        let ranked = oldest.filter_map(|at| {
+            let entry = &self.entries[at];
+            Some((rank(among, entry.standing, entry.since, now)?, at))
+        });
+        ranked.min_by_key(|(rank, _)| *rank)
+    }
+}
+
+impl Drop for FlowTable {
+    fn drop(&mut self) {
+        // Or they would count against all others for ever.
+        while let Some(at) = self.entries.last() {
+            self.remove_at(at);
         }
     }
 }
 
-/// A flow in its list. Indices are the table's own, never a peer's.
-#[derive(Debug)]
-struct Node {
-    flow: Flow,
-    touched: Instant,
-    older: Option<usize>,
-    newer: Option<usize>,
-}
-
-/// The ends of a list of nodes, by the time of their last packet.
-#[derive(Debug, Default)]
-struct List {
-    oldest: Option<usize>,
-    newest: Option<usize>,
+/// Whether an entry that was moved then is to be moved again.
+fn is_due(now: Instant, then: Instant) -> bool {
+    now.saturating_duration_since(then) >= GRANULARITY
 }
 
 /// An address as flows are counted by.
@@ -497,6 +482,26 @@ pub(crate) fn by_prefix(ip: IpAddr) -> IpAddr {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
+
+/// What is kept of the room for so many that a flood took: `None` while that is little, and so that giving it back costs
+/// less than what went before.
+const fn spare(len: usize, capacity: usize) -> Option<usize> {
+    if capacity > SPARE && capacity / 4 > len {
+        Some(if len > SPARE / 2 { 2 * len } else { SPARE })
+    } else {
+        None
+    }
+}
+
+/// Gives back what a map that was larger has no use for.
+pub(crate) fn spare_map<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
+    if let Some(capacity) = spare(map.len(), map.capacity()) {
+        map.shrink_to(capacity);
+    }
+}
+
+/// Room for 128 entries is not worth giving back.
+const SPARE: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ use crate::{
     },
     relay::{
         Admission, Denial, RelayStartError, Shared,
-        ingress::udp::Replies,
+        ingress::udp::replies::Replies,
         pending::{Pending, Place},
         session,
         supervisor::Command,
@@ -513,7 +513,7 @@ async fn start_transport(
     transport: Transport,
     queues: Arc<LaneQueues>,
 ) -> Option<Control> {
-    let mut replies = Replies::new(tunnel.flows.clone(), shared.reporter());
+    let mut replies = Replies::new(tunnel, shared.reporter());
     match transport {
         Transport::Quic(connection) => {
             let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
@@ -676,7 +676,7 @@ impl Shared {
         if agreed.is_err() {
             return;
         }
-        let mut replies = Replies::new(tunnel.flows.clone(), self.reporter());
+        let mut replies = Replies::new(tunnel, self.reporter());
         replies.handle(first);
         let queue = tunnel.queues.add(self.metrics.clone());
         tokio::select! {

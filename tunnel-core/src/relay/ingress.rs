@@ -17,6 +17,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
+    event::{Crowded, Event, Limit},
     key::PublicKey,
     proto::{
         flow::FlowCounts,
@@ -41,6 +42,8 @@ pub(crate) struct PublicService {
     pub(crate) cancelled: CancellationToken,
     /// Comes when the last socket is closed: then the ports can be opened again.
     pub(crate) closed: CancellationToken,
+    /// What its flows are counted by, over all of its sockets.
+    pub(crate) flows: Arc<FlowCounts>,
     udp: OnceLock<Vec<Weak<udp::UdpService>>>,
 }
 
@@ -154,13 +157,15 @@ impl OpenPorts {
         let name = format!("instance {} port {}", binding.instance, binding.public);
         let limits = route.service.flows;
         let cancelled = CancellationToken::new();
+        let (owner, directory) = (route.tunnel.client, route.tunnel.flows.clone());
         let service = Arc::new(PublicService {
             binding,
-            owner: route.tunnel.client,
+            owner,
             route: watch::Sender::new(Some(route)),
             listening: cancelled.child_token(),
             cancelled,
             closed: CancellationToken::new(),
+            flows: Arc::new(shared.directories.counts(&directory)),
             udp: OnceLock::new(),
         });
         // What is served already ends if the rest fails, and its ports are free again.
@@ -191,11 +196,10 @@ impl OpenPorts {
             );
         }
         if service.binding.udp {
-            let counts = Arc::<FlowCounts>::default();
+            directory.note(&service);
             let shards = self.udp.into_iter().map(|sockets| {
-                let caps = (limits, counts.clone());
                 let (shared, service) = (shared.clone(), service.clone());
-                udp::UdpService::new(shared, service, sockets, caps, open.clone()).map(Arc::new)
+                udp::UdpService::new(shared, service, sockets, limits, open.clone()).map(Arc::new)
             });
             let shards = shards.collect::<io::Result<Vec<_>>>()?;
             // It was set nowhere before.
@@ -282,6 +286,38 @@ impl PublicService {
             .into_iter()
             .flatten()
             .filter_map(Weak::upgrade)
+    }
+}
+
+impl PublicService {
+    /// Says once a minute, for each address, that a limit has been met: what it is called, how much it allows, and
+    /// whether those who come are refused.
+    pub(crate) fn tell_crowded(
+        &self,
+        shared: &Shared,
+        now: Instant,
+        (limit, most): (Limit, usize),
+        address: Option<IpAddr>,
+        refuses: bool,
+    ) {
+        let port = self.binding.public.first();
+        if !shared.notices.is_due(now, (limit, address, port)) {
+            return;
+        }
+        let service = self
+            .route
+            .borrow()
+            .as_ref()
+            .map(|it| it.service.name.clone());
+        shared.emit(Event::Crowded(Crowded {
+            instance: self.binding.instance.clone(),
+            service,
+            port,
+            limit,
+            most,
+            address,
+            refuses,
+        }));
     }
 }
 

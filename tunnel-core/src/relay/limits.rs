@@ -51,6 +51,10 @@ pub struct RelayLimits {
     /// Those of one player's address (of IPv6, a /64). 256: players of a whole school behind one NAT, and many that each
     /// open ten.
     pub streams_per_address: usize,
+    /// Players' flows at once. 131,072: each takes up to some 500 bytes, so that a flood from as many addresses takes 64 MiB.
+    pub flows: usize,
+    /// Those of one client. 65,536: as many as a client has sockets for, and half is left for the others.
+    pub flows_per_client: usize,
     /// How long a flow lives that nothing ever came back on. 10 s: longer than any game waits for its server's first
     /// packet, and short enough that a flood from forged addresses does not keep what it takes.
     pub unanswered_flow_time: Duration,
@@ -100,6 +104,8 @@ impl Default for RelayLimits {
             streams: 16_384,
             streams_per_client: 8192,
             streams_per_address: 256,
+            flows: 131_072,
+            flows_per_client: 65_536,
             unanswered_flow_time: crate::proto::flow::UNANSWERED,
             instances_per_client: 256,
             ports_per_instance: 2048,

@@ -23,7 +23,7 @@ use crate::{
         record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    relay::{RelayLimits, ingress::udp::Directory, permits},
+    relay::{RelayLimits, ingress::udp::directory::Directory, permits},
     transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
         budget::Budget,

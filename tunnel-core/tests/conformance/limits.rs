@@ -11,10 +11,13 @@ use tunnel_core::{
     relay::RelayLimits,
 };
 
-use crate::support::{
-    Lab, Via, bound, hang, instance, refused,
-    servers::{End, Server, accept, end_of, listener, stuff, tcp_echo, udp_echo},
-    service, simple, until, waited,
+use crate::{
+    lifecycle::next,
+    support::{
+        Lab, Via, bound, hang, instance, refused,
+        servers::{End, Server, accept, end_of, listener, stuff, tcp_echo, udp_echo},
+        service, simple, until, waited,
+    },
 };
 
 on_every_transport!(
@@ -48,8 +51,18 @@ async fn streams_of_one_address_are_bounded(via: Via) {
     for player in &mut players {
         tcp_echo(player, b"hello").await;
     }
+    let mut events = lab.relay().events();
     turned_away(&lab, lab.port).await;
     assert_eq!(lab.relay().metrics().stream_address_cap, 1);
+    let told = next(&mut events, |event| matches!(event, Event::Crowded(_))).await;
+    assert_eq!(
+        told.to_string(),
+        format!(
+            "instance a, service game (port {}): the relay's [limits] streams_per_address = 2 is reached by 127.0.0.1; \
+             new connections are refused",
+            lab.port
+        )
+    );
     // Somebody else still comes in.
     let mut other = from_elsewhere(&lab).await;
     tcp_echo(&mut other, b"hello").await;
@@ -104,14 +117,25 @@ async fn a_client_bounds_its_streams_and_flows(via: Via) {
     let client = start(&lab, limits, game).await;
     let mut player = lab.tcp(lab.port).await;
     tcp_echo(&mut player, b"hello").await;
+    let mut events = client.events();
+    let mut told = async |key: &str| {
+        let told = next(&mut events, |event| matches!(event, Event::Crowded(_))).await;
+        let expected = format!(
+            "instance a, service game (port {}): the client's [limits] {key} = 1 is reached",
+            lab.port
+        );
+        assert!(told.to_string().starts_with(&expected), "{told}");
+    };
     turned_away(&lab, lab.port).await;
     assert_eq!(client.metrics().stream_limit, 1);
+    told("streams").await;
     tcp_echo(&mut player, b"undisturbed").await;
 
     let udp = lab.udp(lab.port).await;
     udp_echo(&udp, b"hello").await;
     lab.udp(lab.port).await.send(b"one too many").await.unwrap();
-    until("the drop", || client.metrics().drop_service_cap > 0).await;
+    until("the drop", || client.metrics().drop_limit > 0).await;
+    told("flows").await;
     udp_echo(&udp, b"undisturbed").await;
     assert_eq!(client.metrics().flows, 1);
 }

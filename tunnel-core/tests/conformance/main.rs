@@ -28,6 +28,7 @@ macro_rules! on_transport {
     };
 }
 
+mod crowds;
 mod drain;
 mod instances;
 mod isolation;
@@ -35,6 +36,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod moves;
+mod parked;
 mod redundancy;
 mod resume;
 mod tcp;

@@ -7,10 +7,13 @@ use std::{
 
 use tokio::net::UdpSocket;
 
-use crate::support::{
-    Lab, Via, bound, free_port, hang, instance,
-    servers::{Server, pattern, tcp_echo, udp_answer, udp_echo},
-    service, simple, until, waited,
+use crate::{
+    crowds::plays,
+    support::{
+        Lab, Via, bound, free_port, hang, instance,
+        servers::{Server, pattern, tcp_echo, udp_answer, udp_echo},
+        service, simple, until, waited,
+    },
 };
 
 on_every_transport!(
@@ -23,7 +26,6 @@ on_every_transport!(
     players_and_targets_may_be_ipv6,
     a_target_may_be_a_host_name,
     a_game_server_that_restarts_keeps_its_players,
-    a_player_address_has_only_so_many_flows,
     a_service_has_only_so_many_flows,
     a_flow_that_makes_room_is_forgotten_on_both_sides,
     caps_hold_over_all_sockets_of_a_port,
@@ -74,9 +76,9 @@ async fn the_first_datagram_of_a_player_is_not_lost(via: Via) {
 async fn a_hundred_players_get_their_own_answers(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.flows_per_address = Some(100);
-    let client = lab.client([instance("a", [game])]).await;
+    let client = lab
+        .client([simple("a", "udp", lab.port, server.address())])
+        .await;
     let mut players = Vec::new();
     for n in 0..100_u8 {
         let player = lab.udp(lab.port).await;
@@ -221,29 +223,6 @@ async fn a_game_server_that_restarts_keeps_its_players(via: Via) {
     assert_eq!(lab.relay().metrics().flows_opened, 1);
 }
 
-async fn a_player_address_has_only_so_many_flows(via: Via) {
-    let lab = Lab::new(via).await;
-    let server = Server::udp(lab.ip).await;
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.flows_per_address = Some(2);
-    let _client = lab.client([instance("a", [game])]).await;
-    let mut players = Vec::new();
-    for _ in 0..2 {
-        let player = lab.udp(lab.port).await;
-        udp_echo(&player, b"hello").await;
-        players.push(player);
-    }
-    let third = lab.udp(lab.port).await;
-    third.send(b"one too many").await.unwrap();
-    until("the count", || lab.relay().metrics().drop_address_cap == 1).await;
-    // Another address is another matter, and those who are there stay.
-    let neighbour = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    neighbour.connect(lab.at(lab.port)).await.unwrap();
-    udp_echo(&neighbour, b"hello").await;
-    udp_echo(&players[0], b"hello again").await;
-    assert_eq!(lab.relay().metrics().flows, 3);
-}
-
 async fn a_service_has_only_so_many_flows(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
@@ -252,9 +231,7 @@ async fn a_service_has_only_so_many_flows(via: Via) {
     let _client = lab.client([instance("a", [game])]).await;
     let mut players = Vec::new();
     for _ in 0..2 {
-        let player = lab.udp(lab.port).await;
-        udp_echo(&player, b"hello").await;
-        players.push(player);
+        players.push(plays(&lab, lab.port).await);
     }
     let third = lab.udp(lab.port).await;
     third.send(b"one too many").await.unwrap();
@@ -298,9 +275,7 @@ async fn caps_hold_over_all_sockets_of_a_port(via: Via) {
     let client = lab.client([instance("a", [game])]).await;
     let mut players = Vec::new();
     for _ in 0..10 {
-        let player = lab.udp(lab.port).await;
-        udp_echo(&player, b"hello").await;
-        players.push(player);
+        players.push(plays(&lab, lab.port).await);
     }
     let dropped = || lab.relay().metrics().drop_address_cap;
     for n in 1..=20 {
@@ -326,8 +301,7 @@ async fn an_option_that_is_changed_takes_effect_at_once(via: Via) {
         instance("a", [game])
     };
     let client = lab.client([game(1)]).await;
-    let first = lab.udp(lab.port).await;
-    udp_echo(&first, b"hello").await;
+    let first = plays(&lab, lab.port).await;
     let second = lab.udp(lab.port).await;
     second.send(b"one too many").await.unwrap();
     until("the count", || lab.relay().metrics().drop_address_cap > 0).await;

@@ -52,6 +52,24 @@ impl Server {
         server
     }
 
+    /// Answers each datagram with the port that it came from, and the datagram.
+    pub(crate) async fn udp_witness(ip: IpAddr) -> Self {
+        let socket = UdpSocket::bind((ip, 0)).await.unwrap();
+        let mut server = Self::nothing(socket.local_addr().unwrap());
+        server.tasks.push(tokio::spawn(async move {
+            let mut buffer = vec![0; 65_535];
+            loop {
+                // An error is that of an earlier answer: its player has gone.
+                let Ok((length, player)) = socket.recv_from(&mut buffer).await else {
+                    continue;
+                };
+                let answer = [&player.port().to_be_bytes()[..], &buffer[..length]].concat();
+                drop(socket.send_to(&answer, player).await);
+            }
+        }));
+        server
+    }
+
     /// Echoes TCP and UDP on one port.
     pub(crate) async fn both(ip: IpAddr) -> Self {
         loop {
@@ -209,6 +227,24 @@ pub(crate) async fn udp_answer(player: &UdpSocket, payload: &[u8], answer: &[u8]
         }
     })
     .await;
+}
+
+/// Asks a [`Server::udp_witness`] until it answers: which port the game takes the player for.
+pub(crate) async fn udp_seen(player: &UdpSocket, payload: &[u8]) -> u16 {
+    let mut buffer = vec![0; 65_535];
+    hang("a UDP answer", async {
+        loop {
+            drop(player.send(payload).await);
+            let again = tokio::time::Instant::now() + AGAIN;
+            while let Ok(received) = tokio::time::timeout_at(again, player.recv(&mut buffer)).await
+            {
+                if received.is_ok_and(|length| buffer[2..length] == *payload) {
+                    return u16::from_be_bytes([buffer[0], buffer[1]]);
+                }
+            }
+        }
+    })
+    .await
 }
 
 /// Closes a connection with a reset.

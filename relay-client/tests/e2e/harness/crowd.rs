@@ -7,10 +7,10 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -69,6 +69,56 @@ impl Tally {
     }
 }
 
+/// How a player looks to the game, and how long it went without an answer.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// The port that the game took the player for first; 0 before that.
+    port: AtomicU16,
+    /// Answers that say another.
+    changed: AtomicU64,
+    answers: Mutex<Answers>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    /// When the newest question was asked that has been answered.
+    asked: Option<Instant>,
+    /// When the last answer came, and the longest time between two.
+    last: Option<Instant>,
+    longest_gap: Duration,
+}
+
+impl View {
+    /// The port that the game has always taken the player for, once it has answered.
+    pub(crate) fn port(&self) -> Option<u16> {
+        let changed = self.changed.load(Ordering::Relaxed);
+        assert_eq!(changed, 0, "the game took the player for another");
+        Some(self.port.load(Ordering::Relaxed)).filter(|port| *port != 0)
+    }
+
+    /// Whether what the player has asked since then has been answered.
+    pub(crate) fn is_answered_since(&self, then: Instant) -> bool {
+        let asked = self.answers.lock().unwrap().asked;
+        asked.is_some_and(|asked| asked > then)
+    }
+
+    pub(crate) fn longest_gap(&self) -> Duration {
+        self.answers.lock().unwrap().longest_gap
+    }
+
+    fn note(&self, asked: Instant, port: u16) {
+        let first = (self.port).compare_exchange(0, port, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_err_and(|first| first != port) {
+            self.changed.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        let mut answers = self.answers.lock().unwrap();
+        let gap = answers.last.replace(now).map(|last| now - last);
+        answers.longest_gap = gap.unwrap_or_default().max(answers.longest_gap);
+        answers.asked = answers.asked.max(Some(asked));
+    }
+}
+
 impl Crowd {
     pub(crate) fn new() -> Self {
         let runtime = Builder::new_multi_thread()
@@ -106,6 +156,51 @@ impl Crowd {
                 }
             }
         });
+    }
+
+    /// A game server that answers each datagram with the port that it came from, and the datagram.
+    pub(crate) fn witness(&self, address: SocketAddr) {
+        let socket = UdpSocket::bind(address);
+        let socket = self.runtime().block_on(socket).unwrap();
+        self.runtime().spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            loop {
+                if let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                    let answer = [&from.port().to_be_bytes()[..], &buffer[..length]].concat();
+                    socket.send_to(&answer, from).await.ok();
+                }
+            }
+        });
+    }
+
+    /// A player of a [`Crowd::witness`] who sends a datagram every `pace`, whatever comes back.
+    pub(crate) fn seen(&self, public: SocketAddr, pace: Duration) -> Arc<View> {
+        let view = Arc::<View>::default();
+        let of_task = view.clone();
+        self.runtime().spawn(async move {
+            let any = SocketAddr::new(public.ip(), 0);
+            let socket = UdpSocket::bind(any).await.unwrap();
+            socket.connect(public).await.unwrap();
+            let mut ticks = interval(pace);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let (start, mut question, mut buffer) = (Instant::now(), [7; 100], [0; 256]);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {
+                        let now = start.elapsed().as_micros() as u64;
+                        question[..8].copy_from_slice(&now.to_be_bytes());
+                        // An error is the news of a relay that is not there at the moment.
+                        drop(socket.send(&question).await);
+                    }
+                    received = socket.recv(&mut buffer) => if received.is_ok() {
+                        let asked = u64::from_be_bytes(buffer[2..10].try_into().unwrap());
+                        let asked = start + Duration::from_micros(asked);
+                        of_task.note(asked, u16::from_be_bytes([buffer[0], buffer[1]]));
+                    },
+                }
+            }
+        });
+        view
     }
 
     /// A game server that takes datagrams and never answers.

@@ -124,18 +124,21 @@ impl Driver {
     pub(super) fn adopt(&mut self, link: Arc<Link>, control: Control, relay: ProcessId) {
         // Whoever comes later than the first is too late.
         self.dialing.clear();
-        if self
-            .relay
-            .replace(relay)
-            .is_some_and(|before| before != relay)
-        {
-            // Its flow ids begin anew: those of the process before it would be taken for others.
-            self.shared.flows.clear();
-            self.shared.streams.clear();
-        }
         if let Some(old) = self.active.take() {
             self.session.handle_disconnected();
             self.retiring = Some(old);
+        }
+        if !self.shared.flows.is_led_to(relay) {
+            // Nothing of one process is sent to another: its ids begin anew.
+            self.shared.sender.store(None);
+            if let Some(old) = self.retiring.take() {
+                old.link.closed.cancel();
+                if let Some(quic) = &old.link.quic {
+                    quic.close(quinn::VarInt::from_u32(0), b"");
+                }
+            }
+            self.shared.flows.lead_to(relay, Instant::now());
+            self.shared.streams.clear();
         }
         self.active = Some(Active {
             link,

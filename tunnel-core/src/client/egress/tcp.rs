@@ -16,6 +16,7 @@ use crate::{
         streams::{Attach, ClientResumption},
         targets::Target,
     },
+    event::Limit,
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamHeader},
     socket,
@@ -78,6 +79,9 @@ pub(crate) async fn serve(
     let metrics = &shared.metrics;
     let Ok(_permit) = shared.stream_permits.clone().try_acquire_owned() else {
         metrics.stream_limit.one();
+        if let Some(target) = shared.targets.load().get(&header.service) {
+            shared.tell_crowded(target, Limit::ClientStreams, shared.limits.streams);
+        }
         channel.tx.abort(Some(ResetCode::Limit)).await;
         return None;
     };

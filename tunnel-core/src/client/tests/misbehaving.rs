@@ -204,7 +204,7 @@ async fn flows_without_end_are_bounded_and_counted() {
             .send(flow, scene.relay.id("flow"), 0, b"and one more");
     }
     timeout(HANG, async {
-        while scene.client.metrics().drop_service_cap < 400 {
+        while scene.client.metrics().drop_limit < 400 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })

@@ -29,16 +29,38 @@ impl World {
         self.start + Duration::from_millis(ms)
     }
 
-    /// The flow that a packet goes to, and the one that it evicts.
-    fn packet(&mut self, ms: u64, player: &str) -> Result<(u64, Option<u64>), FlowDrop> {
+    /// The flow that a packet goes to, and those that make room for it.
+    fn packet(&mut self, ms: u64, player: &str) -> Result<(u64, Vec<u64>), FlowDrop> {
         let key = FlowKey::new(player.parse().unwrap(), [198, 51, 100, 1].into(), 0);
         let now = self.at(ms);
-        self.table
-            .handle_player_packet(now, key, || {
+        let mut evicted = Vec::new();
+        loop {
+            let allocate = || {
                 self.next += 1;
                 FlowId(self.next)
-            })
-            .map(|admitted| (admitted.flow.id.0, admitted.evicted.map(|flow| flow.id.0)))
+            };
+            match self.table.handle_player_packet(now, key, allocate) {
+                Ok(admitted) => return Ok((admitted.flow.id.0, evicted)),
+                Err(full) => {
+                    let rank = self.table.victim(now, full, &key);
+                    let flow = self.table.make_room(now, full, &key);
+                    assert_eq!(rank.is_some(), flow.is_some());
+                    evicted.push(flow.ok_or(full)?.id.0);
+                }
+            }
+        }
+    }
+
+    /// So many questions of a player and answers of the game, all within a millisecond; the flow.
+    fn talk(&mut self, ms: u64, player: &str, times: u8) -> u64 {
+        let mut flow = None;
+        for _ in 0..times {
+            let (id, _) = self.packet(ms, player).unwrap();
+            assert!(self.reply(ms, id));
+            assert!(flow.is_none_or(|before| before == id));
+            flow = Some(id);
+        }
+        flow.unwrap()
     }
 
     fn reply(&mut self, ms: u64, id: u64) -> bool {
@@ -65,11 +87,11 @@ impl World {
 #[test]
 fn packets_of_one_player_are_one_flow() {
     let mut world = World::new(64, 64);
-    assert_eq!(world.packet(0, "192.0.2.1:1000"), Ok((1, None)));
-    assert_eq!(world.packet(1, "192.0.2.1:1000"), Ok((1, None)));
-    assert_eq!(world.packet(1, "[::ffff:192.0.2.1]:1000"), Ok((1, None)));
-    assert_eq!(world.packet(2, "192.0.2.1:1001"), Ok((2, None)));
-    assert_eq!(world.packet(2, "192.0.2.2:1000"), Ok((3, None)));
+    assert_eq!(world.packet(0, "192.0.2.1:1000"), Ok((1, vec![])));
+    assert_eq!(world.packet(1, "192.0.2.1:1000"), Ok((1, vec![])));
+    assert_eq!(world.packet(1, "[::ffff:192.0.2.1]:1000"), Ok((1, vec![])));
+    assert_eq!(world.packet(2, "192.0.2.1:1001"), Ok((2, vec![])));
+    assert_eq!(world.packet(2, "192.0.2.2:1000"), Ok((3, vec![])));
     for (player, local, port_index) in [
         ("192.0.2.1:1000", [198, 51, 100, 1], 1),
         ("192.0.2.1:1000", [198, 51, 100, 2], 0),
@@ -97,7 +119,7 @@ fn reply_acknowledges_the_flow() {
     assert!(!world.reply(0, 1));
     assert_eq!(world.next_timeout(), None);
     // The same player again is another flow: ids never repeat.
-    assert_eq!(world.packet(0, "192.0.2.1:1"), Ok((2, None)));
+    assert_eq!(world.packet(0, "192.0.2.1:1"), Ok((2, vec![])));
 }
 
 #[test]
@@ -138,27 +160,39 @@ fn unanswered_flows_live_ten_seconds() {
 }
 
 #[test]
-fn full_service_evicts_the_oldest_unanswered_flow() {
+fn a_full_service_makes_room_of_what_was_never_answered_then_of_what_is_over() {
     let mut world = World::new(64, 3);
     world.packet(0, "192.0.2.1:1").unwrap();
     world.packet(1, "192.0.2.2:1").unwrap();
     world.packet(2, "192.0.2.3:1").unwrap();
     assert!(world.reply(3, 1));
-    assert_eq!(world.packet(4, "192.0.2.4:1"), Ok((4, Some(2))));
+    assert_eq!(world.packet(4, "192.0.2.4:1"), Ok((4, vec![2])));
     // Flow 3 was heard of again, flow 4 was not.
     world.packet(2000, "192.0.2.3:1").unwrap();
-    assert_eq!(world.packet(2001, "192.0.2.5:1"), Ok((5, Some(4))));
+    assert_eq!(world.packet(2001, "192.0.2.5:1"), Ok((5, vec![4])));
     assert!(world.reply(2002, 3) && world.reply(2002, 5));
     assert_eq!(
-        world.packet(2003, "192.0.2.6:1"),
-        Err(FlowDrop::ServiceFull)
-    );
-    assert_eq!(
-        world.packet(2004, "192.0.2.1:1"),
-        Ok((1, None)),
+        world.packet(2003, "192.0.2.1:1"),
+        Ok((1, vec![])),
         "who is in stays in"
     );
-    assert_eq!(world.next, 5, "a refused packet takes no id");
+    // All have been answered: 1 was so longest ago.
+    assert_eq!(world.packet(2003, "192.0.2.6:1"), Ok((6, vec![1])));
+    assert_eq!(world.packet(2004, "192.0.2.7:1"), Ok((7, vec![6])));
+}
+
+#[test]
+fn a_service_full_of_conversations_refuses_the_newest() {
+    let mut world = World::new(64, 2);
+    let [one, two] = ["192.0.2.1:1", "192.0.2.2:1"].map(|it| world.talk(0, it, SETTLED));
+    let newest = "192.0.2.3:1";
+    assert_eq!(world.packet(1, newest), Err(FlowDrop::ServiceFull));
+    assert_eq!(world.next, 2, "a refused packet takes no id");
+    world.talk(9_000, "192.0.2.2:1", 1);
+    assert_eq!(world.packet(10_999, newest), Err(FlowDrop::ServiceFull));
+    // One has not been answered for so long that nobody plays on it.
+    assert_eq!(world.packet(11_000, newest), Ok((3, vec![one])));
+    assert!(world.table.get(FlowId(two)).is_some());
 }
 
 #[test]
@@ -172,20 +206,22 @@ fn flood_does_not_touch_answered_flows() {
         assert!(world.table.len() <= 100);
     }
     assert!(world.table.get(FlowId(1)).is_some());
-    assert_eq!(world.table.nodes.len(), 100, "memory is bounded by the cap");
+    assert_eq!(world.table.len(), 100, "memory is bounded by the cap");
     assert_eq!(world.table.counts.addresses().len(), 100);
+    assert_eq!(world.table.by_address.len(), 100);
 }
 
 #[test]
 fn one_address_has_its_share() {
     let mut world = World::new(2, 64);
-    for player in [
+    let players = [
         "192.0.2.1:1",
         "192.0.2.1:2",
         "[2001:db8::1]:1",
         "[2001:db8::2]:1",
-    ] {
-        assert!(world.packet(0, player).is_ok());
+    ];
+    for player in players {
+        world.talk(0, player, SETTLED);
     }
     assert_eq!(world.packet(0, "192.0.2.1:3"), Err(FlowDrop::AddressFull));
     assert_eq!(
@@ -196,16 +232,156 @@ fn one_address_has_its_share() {
     assert!(world.packet(0, "[2001:db8:0:1::3]:1").is_ok());
     assert!(world.packet(0, "192.0.2.2:3").is_ok());
     world.table.remove(FlowId(1)).unwrap();
-    assert!(world.packet(0, "192.0.2.1:3").is_ok());
+    assert_eq!(world.packet(0, "192.0.2.1:3"), Ok((7, vec![])));
+}
+
+/// What happens at one address that may have three flows; others are full of what would go first.
+#[test]
+fn at_its_cap_an_address_makes_room_of_its_own_longest_silent_flow() {
+    let (a, b, c) = ("192.0.2.1:1", "192.0.2.1:2", "192.0.2.1:3");
+    // When, whose flow, how many answers the player gets; 0 is a question that nobody answers. In the end: who goes.
+    type Deeds<'a> = &'a [(u64, &'a str, u8)];
+    let cases: [(&str, Deeds<'_>, u64, Result<&str, FlowDrop>); 9] = [
+        (
+            "never answered goes before silent for longer",
+            &[(0, a, 1), (3_000, b, 0), (4_000, c, 1)],
+            5_000,
+            Ok(b),
+        ),
+        (
+            "of those never answered, the one silent for longest",
+            &[(0, a, 0), (1_000, b, 0), (2_000, a, 0), (2_500, c, 0)],
+            3_000,
+            Ok(b),
+        ),
+        (
+            "the one whose game has been silent for longest",
+            &[(0, a, 1), (1_000, b, 1), (1_500, c, 1), (2_600, b, 0)],
+            4_000,
+            Ok(a),
+        ),
+        (
+            "a player who talks to a game that has gone",
+            &[(0, a, 9), (5_000, b, 9), (8_000, c, 9), (11_500, a, 0)],
+            12_000,
+            Ok(a),
+        ),
+        (
+            "an answer on its way is waited for",
+            &[(0, a, 9), (100, b, 1), (200, c, 0)],
+            300,
+            Ok(b),
+        ),
+        (
+            "unless nothing else can go",
+            &[(0, a, 9), (100, b, 9), (200, c, 0)],
+            300,
+            Ok(c),
+        ),
+        (
+            "a scan goes round beside a player",
+            &[(0, a, 9), (100, b, 1), (200, c, 1)],
+            1_000,
+            Ok(b),
+        ),
+        (
+            "who has paused for longer than anybody plays",
+            &[(0, a, 20), (2_000, b, 20), (11_900, c, 3)],
+            12_000,
+            Ok(a),
+        ),
+        (
+            "all are live",
+            &[(0, a, 8), (100, b, 20), (200, c, 9)],
+            9_000,
+            Err(FlowDrop::AddressFull),
+        ),
+    ];
+    for (what, deeds, end, expected) in cases {
+        let mut world = World::new(3, 64);
+        // Theirs is nobody else's: never answered, and older than anything.
+        let beside = ["192.0.2.2:1", "192.0.2.2:2", "[2001:db8::1]:1"];
+        let mut ids = HashMap::new();
+        for neighbour in beside {
+            ids.insert(neighbour, world.packet(0, neighbour).unwrap().0);
+        }
+        for &(ms, player, answers) in deeds {
+            let id = match answers {
+                0 => world.packet(ms, player).unwrap().0,
+                _ => world.talk(ms, player, answers),
+            };
+            ids.insert(player, id);
+        }
+        let got = world.packet(end, "192.0.2.1:9").map(|(_, evicted)| evicted);
+        assert_eq!(got, expected.map(|goes| vec![ids[goes]]), "{what}");
+    }
+}
+
+#[test]
+fn every_query_of_a_monitor_is_answered_and_no_player_beside_it_goes() {
+    let mut world = World::new(64, 16_384);
+    let players: Vec<_> = (0..60).map(|n| format!("192.0.2.1:{}", 1 + n)).collect();
+    let mut flows = Vec::new();
+    for player in &players {
+        flows.push(world.talk(0, player, SETTLED));
+    }
+    let mut asked = std::collections::VecDeque::new();
+    for query in 0..3_000_u64 {
+        // A thousand in a second, each from a fresh port, each answered after three others have been asked.
+        let ms = 10 + query;
+        let (id, evicted) = world
+            .packet(ms, &format!("192.0.2.1:{}", 10_000 + query))
+            .unwrap();
+        assert!(evicted.iter().all(|id| !flows.contains(id)));
+        asked.push_back(id);
+        if asked.len() > 3 {
+            assert!(world.reply(ms, asked.pop_front().unwrap()), "{query}");
+        }
+        if query % 50 == 0 {
+            let player = &players[query as usize / 50 % players.len()];
+            world.talk(ms, player, 1);
+        }
+    }
+    assert!(
+        flows
+            .iter()
+            .all(|id| world.table.get(FlowId(*id)).is_some())
+    );
+    assert_eq!(world.table.len(), 64);
+}
+
+#[test]
+fn memory_that_a_crowd_took_is_given_back() {
+    let mut world = World::new(64, 100_000);
+    for n in 0..50_000_u32 {
+        let ip = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+        assert!(world.packet(1, &format!("{ip}:1")).is_ok());
+    }
+    // The last to come stay.
+    for n in 0..20 {
+        assert!(world.reply(2, 50_000 - n));
+    }
+    assert_eq!(world.expired(20_000).len(), 49_980);
+    let table = &world.table;
+    let held = [
+        table.entries.capacity(),
+        table.by_key.capacity(),
+        table.by_id.capacity(),
+        table.by_address.capacity(),
+        table.counts.addresses().capacity(),
+    ];
+    assert!(held.iter().all(|capacity| *capacity < 1_000), "{held:?}");
+    for n in 0..20 {
+        assert!(world.reply(20_001, 50_000 - n));
+    }
 }
 
 #[test]
 fn changed_limits_hold_for_flows_to_come_and_clocks_at_once() {
     let mut world = World::new(64, 2);
     for player in ["192.0.2.1:1", "192.0.2.2:1"] {
-        world.packet(0, player).unwrap();
+        world.talk(0, player, SETTLED);
     }
-    assert!(world.reply(0, 1) && world.reply(0, 2));
     world.table.set_limits(FlowLimits {
         idle: 10 * SECOND,
         per_address: 1,
@@ -244,86 +420,89 @@ fn time_may_jump() {
 /// The table beside a plain map that scans everything.
 #[test]
 fn table_agrees_with_a_model() {
-    #[derive(Debug)]
-    struct Model {
-        player: usize,
-        answered: bool,
-        touched: u64,
-    }
-    const CAP: usize = 20;
+    const CAPS: (usize, usize) = (4, 16);
     let mut random = XorShift::new(13);
-    let mut world = World::new(4, CAP as u32);
-    let mut model: BTreeMap<u64, Model> = BTreeMap::new();
+    let mut world = World::new(CAPS.0 as u32, CAPS.1 as u32);
+    let mut model: BTreeMap<u64, Modelled> = BTreeMap::new();
     let mut ms = 0;
-    let touch = |flow: &mut Model, ms: u64| {
-        if ms - flow.touched >= 1000 {
-            flow.touched = ms;
-        }
-    };
-    for _ in 0..100_000 {
-        ms += [0, 1, 50, 3000][random.below(4)] / (1 + random.below(20) as u64);
-        let player = random.below(60);
-        let name = format!("192.0.2.{}:{}", player % 12, player);
-        match random.below(10) {
-            0..5 => {
+    let (mut evictions, mut refusals) = (0, 0);
+    for _ in 0..200_000 {
+        // Now and then a silence in which flows end.
+        let most = [0, 1, 50, if random.below(50) == 0 { 150_000 } else { 600 }];
+        ms += most[random.below(4)] / (1 + random.below(20) as u64);
+        // Mostly one who is there, or hardly anybody would ever settle.
+        let one = model.values().nth(random.below(17));
+        let player = one.map_or_else(|| random.below(30), |flow| flow.player);
+        let name = format!("192.0.2.{}:{}", player % 5, player);
+        match random.below(40) {
+            0..18 => {
                 let known = model.iter_mut().find(|(_, flow)| flow.player == player);
-                let of_address = |flow: &&Model| flow.player % 12 == player % 12;
-                let expected = if let Some((id, flow)) = known {
-                    touch(flow, ms);
-                    Ok((*id, None))
-                } else if model.values().filter(of_address).count() >= 4 {
-                    Err(FlowDrop::AddressFull)
-                } else {
-                    let full = model.len() >= CAP;
-                    let unanswered = model.iter().filter(|(_, flow)| !flow.answered);
-                    let evicted = unanswered
-                        .min_by_key(|(_, flow)| flow.touched)
-                        .map(|(id, _)| *id)
-                        .filter(|_| full);
-                    if full && evicted.is_none() {
-                        Err(FlowDrop::ServiceFull)
-                    } else {
-                        Ok((world.next + 1, evicted))
-                    }
+                if let Some((id, flow)) = known {
+                    flow.handle_question(ms);
+                    assert_eq!(world.packet(ms, &name), Ok((*id, vec![])));
+                    continue;
+                }
+                let mut left = model.clone();
+                let expected = loop {
+                    let of_address = |flow: &Modelled| flow.player % 5 == player % 5;
+                    let (among, full) =
+                        if left.values().filter(|it| of_address(it)).count() >= CAPS.0 {
+                            (Among::Address, FlowDrop::AddressFull)
+                        } else if left.len() >= CAPS.1 {
+                            (Among::All, FlowDrop::ServiceFull)
+                        } else {
+                            break Ok(());
+                        };
+                    let concerned = left
+                        .iter()
+                        .filter(|(_, flow)| among == Among::All || of_address(flow));
+                    let ranked = concerned.filter_map(|(id, flow)| {
+                        let since = world.at(flow.since);
+                        Some((rank(among, flow.talk.standing(), since, world.at(ms))?, *id))
+                    });
+                    let Some((_, id)) = ranked.min() else {
+                        break Err(full);
+                    };
+                    left.remove(&id);
                 };
                 let got = world.packet(ms, &name);
-                if let (Ok((_, Some(got))), Ok((_, Some(wanted)))) = (got, expected) {
-                    // Of several touched in one millisecond either may go.
-                    assert_eq!(model[&got].touched, model[&wanted].touched);
-                    assert!(!model[&got].answered);
-                    model.remove(&got);
-                } else {
-                    assert_eq!(got, expected);
-                }
-                if let Ok((id, _)) = got {
-                    model.entry(id).or_insert(Model {
-                        player,
-                        answered: false,
-                        touched: ms,
-                    });
+                let evicted = got.clone().map(|(_, evicted)| evicted).unwrap_or_default();
+                // Of several with one rank either may go.
+                let ranks = |ids: &mut dyn Iterator<Item = u64>| {
+                    let mut ranks: Vec<_> = ids
+                        .map(|id| &model[&id])
+                        .map(|it| (it.talk.standing() == Standing::Unanswered, it.since))
+                        .collect();
+                    ranks.sort_unstable();
+                    ranks
+                };
+                let wanted = &mut model.keys().copied().filter(|id| !left.contains_key(id));
+                assert_eq!(ranks(&mut evicted.iter().copied()), ranks(wanted));
+                assert_eq!(got.clone().map(drop), expected);
+                evictions += evicted.len();
+                model.retain(|id, _| !evicted.contains(id));
+                match got {
+                    Ok((id, _)) => drop(model.insert(id, Modelled::new(player, ms))),
+                    Err(_) => refusals += 1,
                 }
             }
-            5..8 => {
-                let id = world.next.saturating_sub(random.below(30) as u64);
+            18..38 => {
+                let one = model.keys().nth(random.below(17));
+                let id = one.copied().unwrap_or(random.below(1_000) as u64);
                 let known = model.get_mut(&id);
                 assert_eq!(world.reply(ms, id), known.is_some());
                 if let Some(flow) = known {
-                    if flow.answered {
-                        touch(flow, ms);
-                    } else {
-                        flow.answered = true;
-                        flow.touched = ms;
-                    }
+                    flow.handle_reply(ms);
                 }
             }
-            8 => {
+            38 => {
                 let id = world.next.saturating_sub(random.below(30) as u64);
                 let removed = world.table.remove(FlowId(id)).is_some();
                 assert_eq!(removed, model.remove(&id).is_some());
             }
             _ => {
                 let ends =
-                    |flow: &Model| flow.touched + if flow.answered { 121_000 } else { 11_000 };
+                    |flow: &Modelled| flow.touched + if flow.answered { 121_000 } else { 11_000 };
                 let mut got = world.expired(ms);
                 got.sort_unstable();
                 let over: Vec<u64> = model
@@ -337,9 +516,61 @@ fn table_agrees_with_a_model() {
                 assert_eq!(world.next_timeout(), next);
             }
         }
-        assert_eq!(world.table.len(), model.len());
+        let loose = |flow: &&Modelled| flow.talk.standing().is_loose();
+        let loose = model.values().filter(loose).count() as u32;
+        assert_eq!(
+            (world.table.len(), world.table.counts.loose()),
+            (model.len(), loose)
+        );
     }
-    assert!(world.next > 1000);
+    let happened = (world.next, evictions, refusals);
+    assert!(
+        happened.0 > 1_000 && happened.1 > 500 && happened.2 > 50,
+        "{happened:?}"
+    );
+}
+
+#[derive(Clone, Debug)]
+struct Modelled {
+    player: usize,
+    answered: bool,
+    touched: u64,
+    talk: Talk,
+    since: u64,
+}
+
+impl Modelled {
+    fn new(player: usize, ms: u64) -> Self {
+        let mut talk = Talk::default();
+        talk.handle_question();
+        Self {
+            player,
+            answered: false,
+            touched: ms,
+            talk,
+            since: ms,
+        }
+    }
+
+    fn handle_question(&mut self, ms: u64) {
+        self.talk.handle_question();
+        let asked_in_vain = self.talk.standing() == Standing::Unanswered;
+        for (mark, counts) in [(&mut self.since, asked_in_vain), (&mut self.touched, true)] {
+            if counts && ms - *mark >= 1000 {
+                *mark = ms;
+            }
+        }
+    }
+
+    fn handle_reply(&mut self, ms: u64) {
+        if !std::mem::replace(&mut self.answered, true) || ms - self.touched >= 1000 {
+            self.touched = ms;
+        }
+        let before = self.talk.standing();
+        if self.talk.handle_reply() && (self.talk.standing() != before || ms - self.since >= 1000) {
+            self.since = ms;
+        }
+    }
 }
 
 #[test]
@@ -350,9 +581,21 @@ fn a_new_process_of_the_client_is_told_of_every_flow_again() {
     let changed = world.at(2);
     world.table.handle_client_changed(changed);
     assert!(!world.table.get(FlowId(id)).unwrap().open_acknowledged);
-    assert_eq!(world.packet(3, "192.0.2.1:1").unwrap(), (id, None));
+    assert_eq!(world.packet(3, "192.0.2.1:1"), Ok((id, vec![])));
     // Never answered by the new process, it ends as soon as any other such flow.
     assert_eq!(world.expired(13_000), [id]);
+}
+
+#[test]
+fn a_new_process_of_the_client_finds_who_plays() {
+    let mut world = World::new(2, 8);
+    let player = world.talk(0, "192.0.2.1:1", SETTLED);
+    world.packet(0, "192.0.2.1:2").unwrap();
+    let changed = world.at(3_000);
+    world.table.handle_client_changed(changed);
+    // Nothing of it makes the player's flow one that was never answered.
+    assert_eq!(world.packet(3_001, "192.0.2.1:3"), Ok((3, vec![2])));
+    assert!(world.table.get(FlowId(player)).is_some());
 }
 
 #[test]
@@ -363,52 +606,38 @@ fn tables_of_one_service_share_its_caps() {
         per_service: 3,
     };
     let counts = Arc::<FlowCounts>::default();
-    let (now, local) = (Instant::now(), IpAddr::from([198, 51, 100, 1]));
+    let (start, local) = (Instant::now(), IpAddr::from([198, 51, 100, 1]));
     let mut tables = [0, 1].map(|_| FlowTable::sharing(limits, counts.clone()));
+    let key = |player: &str| FlowKey::new(player.parse().unwrap(), local, 0);
     let mut next = 0;
-    let mut packet_with = |place, table: &mut FlowTable, player: &str| {
-        let key = FlowKey::new(player.parse().unwrap(), local, 0);
-        next += 1;
-        let admitted = table.handle_player_packet_with(place, now, key, || FlowId(next));
-        admitted.map(|it| (it.flow.id.0, it.evicted.map(|flow| flow.id.0)))
+    let mut packet = |table: &mut FlowTable, ms: u64, player: &str| {
+        let allocate = || {
+            next += 1;
+            FlowId(next)
+        };
+        let now = start + Duration::from_millis(ms);
+        let admitted = table.handle_player_packet(now, key(player), allocate);
+        admitted.map(|it| it.flow.id.0)
     };
     let [near, far] = &mut tables;
-    assert_eq!(packet_with(None, near, "192.0.2.1:1"), Ok((1, None)));
-    assert_eq!(packet_with(None, far, "192.0.2.1:2"), Ok((2, None)));
+    assert_eq!(packet(near, 0, "192.0.2.1:1"), Ok(1));
+    assert_eq!(packet(far, 1, "192.0.2.1:2"), Ok(2));
+    // Which of them goes is what both say together.
+    let (full, third) = (FlowDrop::AddressFull, key("192.0.2.1:3"));
     for table in [&mut *near, &mut *far] {
-        assert_eq!(
-            packet_with(None, table, "192.0.2.1:3"),
-            Err(FlowDrop::AddressFull)
-        );
+        assert_eq!(packet(table, 2, "192.0.2.1:3"), Err(full));
     }
-    assert_eq!(packet_with(None, near, "192.0.2.2:1"), Ok((5, None)));
-    // Full: each table's own oldest makes room, and the count stays.
-    assert_eq!(packet_with(None, far, "192.0.2.3:1"), Ok((6, Some(2))));
-    assert_eq!((near.len(), far.len(), counts.unanswered()), (2, 1, 3));
-    // One whose flows are all answered has to ask the other.
-    assert!(far.handle_reply(now, FlowId(6)).is_some());
-    assert_eq!(
-        packet_with(None, far, "192.0.2.4:1"),
-        Err(FlowDrop::ServiceFull)
-    );
-    let (evicted, place) = near.evict().unwrap();
-    assert_eq!(evicted.id.0, 1);
-    assert_eq!(
-        packet_with(None, far, "192.0.2.1:4"),
-        Err(FlowDrop::ServiceFull)
-    );
-    assert_eq!(packet_with(Some(place), far, "192.0.2.1:4"), Ok((9, None)));
-    assert_eq!(packet_with(None, far, "192.0.2.1:5"), Ok((10, Some(9))));
-    // A place that nobody takes is free again.
-    drop(near.evict().unwrap());
-    assert_eq!(packet_with(None, far, "192.0.2.5:1"), Ok((11, None)));
-    for table in [&mut *near, &mut *far] {
-        let ids: Vec<_> = table.iter().map(|flow| flow.id).collect();
-        assert!(ids.into_iter().all(|id| table.remove(id).is_some()));
-    }
-    assert_eq!(
-        (counts.flows.load(Ordering::Relaxed), counts.unanswered()),
-        (0, 0)
-    );
+    let now = start + Duration::from_millis(2);
+    let ranks = [&*near, &*far].map(|table| table.victim(now, full, &third).unwrap());
+    assert!(ranks[0] < ranks[1]);
+    assert_eq!(near.make_room(now, full, &third).unwrap().id.0, 1);
+    assert_eq!(near.victim(now, full, &third), None);
+    assert_eq!(packet(far, 2, "192.0.2.1:3"), Ok(3));
+
+    assert_eq!(packet(near, 3, "192.0.2.2:1"), Ok(4));
+    assert_eq!(packet(near, 3, "192.0.2.3:1"), Err(FlowDrop::ServiceFull));
+    assert_eq!((near.len(), far.len(), counts.loose()), (1, 2, 3));
+    drop(tables);
+    assert_eq!(counts.loose(), 0);
     assert!(counts.addresses().is_empty());
 }

@@ -3,18 +3,23 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
+    event::Limit,
+    key::PublicKey,
     metrics::{Counter, Gauge},
+    proto::flow::by_prefix,
     relay::{
         Shared,
         ingress::{Listener, PublicService, Route},
         resume::RelayResumption,
+        shares::Share,
         tunnel::Player,
     },
     socket,
@@ -38,26 +43,18 @@ pub(crate) async fn serve(
         match listener.io.accept().await {
             Ok((socket, player)) => {
                 // A listener that waits holds no place: idle ports must not use up those of the busy ones.
-                let Ok(permit) = shared.stream_permits.clone().try_acquire_owned() else {
-                    socket::reset_on_drop(&socket);
-                    shared.metrics.stream_limit.one();
-                    continue;
+                let held = match hold(&shared, &service, player.ip()) {
+                    Ok(held) => held,
+                    Err(limit) => {
+                        socket::reset_on_drop(&socket);
+                        refuse(&shared, &service, limit, player.ip());
+                        continue;
+                    }
                 };
                 fault!("accepting on {}", service.binding.public);
-                let Some(by_address) = shared.streams_by_address.take(Source::of(player.ip()))
-                else {
-                    socket::reset_on_drop(&socket);
-                    shared.metrics.stream_address_cap.one();
-                    continue;
-                };
-                let Some(by_client) = shared.streams_by_client.take(service.owner) else {
-                    socket::reset_on_drop(&socket);
-                    shared.metrics.stream_client_cap.one();
-                    continue;
-                };
                 let (shared, service) = (shared.clone(), service.clone());
                 supervise::spawn(shared.reporter(), "a player's stream", async move {
-                    let _held = (permit, by_address, by_client);
+                    let _held = held;
                     serve_player(&shared, &service, socket, player, port_index).await;
                 });
             }
@@ -69,6 +66,39 @@ pub(crate) async fn serve(
             Err(_) => {}
         }
     }
+}
+
+/// What a player's stream holds: a place among all, among those of its address, and of the client.
+type Held = (OwnedSemaphorePermit, Share<Source>, Share<PublicKey>);
+
+/// Takes the places of one stream, or says which limit has none.
+fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<Held, Limit> {
+    let permit = shared.stream_permits.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Limit::Streams)?;
+    let by_address = shared.streams_by_address.take(Source::of(player));
+    let by_address = by_address.ok_or(Limit::StreamsPerAddress)?;
+    let by_client = shared.streams_by_client.take(service.owner);
+    Ok((
+        permit,
+        by_address,
+        by_client.ok_or(Limit::StreamsPerClient)?,
+    ))
+}
+
+/// Counts a player who finds no place, and says which limit to raise.
+fn refuse(shared: &Shared, service: &PublicService, limit: Limit, player: IpAddr) {
+    let (metrics, limits) = (&shared.metrics, &shared.config.limits);
+    let (counter, most, address) = match limit {
+        Limit::StreamsPerAddress => {
+            let address = by_prefix(player.to_canonical());
+            let most = limits.streams_per_address;
+            (&metrics.stream_address_cap, most, Some(address))
+        }
+        Limit::StreamsPerClient => (&metrics.stream_client_cap, limits.streams_per_client, None),
+        _ => (&metrics.stream_limit, limits.streams, None),
+    };
+    counter.one();
+    service.tell_crowded(shared, Instant::now(), (limit, most), address, true);
 }
 
 async fn serve_player(

@@ -1,26 +1,27 @@
 //! Public UDP ports: players' datagrams into the tunnel, and the answers back from the address they wrote to.
 
+pub(crate) mod directory;
+pub(crate) mod replies;
+mod room;
+
 use std::{
     cell::RefCell,
-    collections::HashMap,
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, Weak},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
-use bytes::{Bytes, BytesMut};
-use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use bytes::BytesMut;
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
+use self::directory::Directory;
 use crate::{
     instance::FlowLimits,
-    key::PublicKey,
-    metrics::{Gauge, Metrics},
+    metrics::{Level, Metrics},
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
-        flow::{Flow, FlowCounts, FlowDrop, FlowKey, FlowTable, Place},
+        flow::{Flow, FlowDrop, FlowKey, FlowTable},
         handshake::ProcessId,
     },
     relay::{
@@ -28,15 +29,7 @@ use crate::{
         ingress::{Opened, PublicService, Route, pause, tcp::canonical},
     },
     socket,
-    tunnel::{
-        datagrams::lock,
-        fair::Whose,
-        fault,
-        inbound::{Inbound, Reassembled},
-        lanes::DatagramHandler,
-        sleep_until,
-        supervise::{Reporter, supervise},
-    },
+    tunnel::{datagrams::lock, fair::Whose, fault, sleep_until, supervise::supervise},
 };
 
 /// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The system sees to it
@@ -49,8 +42,6 @@ pub(crate) struct UdpService {
     flows: Mutex<Flows>,
     /// Held from a packet's look-up until it is sent: another shard that closes a flow must not overtake its opening.
     order: Mutex<()>,
-    /// What the service's shards are counted by together.
-    counts: Arc<FlowCounts>,
     /// Where the answers to this client's flows are looked up.
     directory: Arc<Directory>,
     /// Wakes the expiry: a flow came, and one never answered ends soon.
@@ -62,8 +53,8 @@ pub(crate) struct UdpService {
 #[derive(Debug)]
 struct Flows {
     table: FlowTable,
-    /// A gauge for each flow, so that whatever ends the service ends the count.
-    counted: HashMap<FlowId, Gauge>,
+    /// How many there are; whatever ends the service ends the count.
+    counted: Level,
     /// Which process of the client knows the flows.
     process: Option<ProcessId>,
     /// The service is gone: a flow that came now would never be forgotten.
@@ -77,6 +68,10 @@ impl Flows {
             self.table.handle_client_changed(now);
         }
     }
+
+    fn count(&mut self) {
+        self.counted.set(self.table.len() as u64);
+    }
 }
 
 #[derive(Debug)]
@@ -85,44 +80,12 @@ struct PublicSocket {
     state: UdpSocketState,
 }
 
-/// Which service a flow belongs to, for all flows of one client.
-#[derive(Debug, Default)]
-pub(crate) struct Directory {
-    /// By the flow's number, so that a flow that comes or goes seldom meets a look-up.
-    services: [Mutex<HashMap<FlowId, Arc<UdpService>>>; DIRECTORY_PARTS],
-}
-
-impl Directory {
-    fn of(&self, flow: FlowId) -> MutexGuard<'_, HashMap<FlowId, Arc<UdpService>>> {
-        lock(&self.services[flow.0 as usize % DIRECTORY_PARTS])
-    }
-}
-
-/// The directories of all clients that have a tunnel or a service.
-#[derive(Debug, Default)]
-pub(crate) struct Directories(Mutex<HashMap<PublicKey, Weak<Directory>>>);
-
-impl Directories {
-    /// A client's directory: the same for as long as anybody has it.
-    pub(crate) fn of(&self, client: PublicKey) -> Arc<Directory> {
-        let mut directories = lock(&self.0);
-        if let Some(directory) = directories.get(&client).and_then(Weak::upgrade) {
-            return directory;
-        }
-        // Clients come and go for as long as the relay runs: nothing is kept of those who are gone.
-        directories.retain(|_, directory| directory.strong_count() > 0);
-        let directory = Arc::default();
-        directories.insert(client, Arc::downgrade(&directory));
-        directory
-    }
-}
-
 impl UdpService {
     pub(crate) fn new(
         shared: Arc<Shared>,
         service: Arc<PublicService>,
         sockets: Vec<std::net::UdpSocket>,
-        (limits, counts): (FlowLimits, Arc<FlowCounts>),
+        limits: FlowLimits,
         open: Arc<Opened>,
     ) -> io::Result<Self> {
         let directory = shared.directory(service.owner);
@@ -136,18 +99,19 @@ impl UdpService {
                 state,
             })
         });
+        let table = FlowTable::sharing(limits, service.flows.clone());
+        let counted = Level::new(&shared.metrics, |m| &m.flows);
         Ok(Self {
             shared,
             service,
             sockets: sockets.collect::<io::Result<_>>()?,
             flows: Mutex::new(Flows {
-                table: FlowTable::sharing(limits, counts.clone()).with_unanswered(unanswered),
-                counted: HashMap::new(),
+                table: table.with_unanswered(unanswered),
+                counted,
                 process: None,
                 has_ended: false,
             }),
             order: Mutex::default(),
-            counts,
             directory,
             created: tokio::sync::Notify::new(),
             _open: open,
@@ -241,26 +205,23 @@ impl UdpService {
             .unwrap_or(self.shared.config.public_bind)
             .to_canonical();
         let key = FlowKey::new(player, local, index as u16);
-        let mut order = lock(&self.order);
-        let mut passed = self.pass(None, now, key, route);
-        if matches!(passed, Err(Refusal::ServiceFull)) {
+        let mut rounds = 0;
+        let (_order, (id, answered)) = loop {
+            let order = lock(&self.order);
+            let full = match self.pass(now, key, route) {
+                Ok(passed) => break (order, passed),
+                Err(Refusal::Full(full)) => full,
+                Err(refusal) => return refusal.count(metrics),
+            };
             // Or two shards would wait for each other.
             drop(order);
-            let place = self.make_room_elsewhere(route, scratch);
-            order = lock(&self.order);
-            if place.is_some() {
-                passed = self.pass(place, now, key, route);
+            rounds += 1;
+            let has_room = rounds <= ROUNDS && self.make_room(now, full, &key, scratch);
+            self.tell(now, full, &key, route, has_room);
+            if !has_room {
+                return Refusal::Full(full).count(metrics);
             }
-        }
-        let _order = order;
-        let (id, answered, evicted) = match passed {
-            Ok(passed) => passed,
-            Err(refusal) => return refusal.count(metrics),
         };
-        if let Some(evicted) = evicted {
-            // Or the client would keep a socket for each packet of a flood.
-            route.send_close(&evicted, scratch);
-        }
         let mut head = DatagramHead::data(id);
         if !answered {
             head.open = Some(FlowOpen {
@@ -276,15 +237,14 @@ impl UdpService {
         (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }
 
-    /// The flow of a player's packet, made if it is not there and players are taken: its id, whether the client knows
-    /// it, and which made room.
+    /// The flow of a player's packet, made if it is not there and players are taken: its id, and whether the client knows
+    /// it.
     fn pass(
         self: &Arc<Self>,
-        place: Option<Place>,
         now: Instant,
         key: FlowKey,
         route: &Route,
-    ) -> Result<(FlowId, bool, Option<Flow>), Refusal> {
+    ) -> Result<(FlowId, bool), Refusal> {
         let mut flows = lock(&self.flows);
         if flows.has_ended {
             return Err(Refusal::Ended);
@@ -293,53 +253,25 @@ impl UdpService {
         if !route.takes_players(&self.shared) {
             let known = flows.table.handle_known_packet(now, &key);
             let flow = known.ok_or(Refusal::Draining)?;
-            return Ok((flow.id, flow.open_acknowledged, None));
+            return Ok((flow.id, flow.open_acknowledged));
         }
-        let metrics = &self.shared.metrics;
         let allocate = || FlowId(self.shared.next_flow());
-        let admitted = match (flows.table).handle_player_packet_with(place, now, key, allocate) {
-            Ok(admitted) => admitted,
-            Err(FlowDrop::AddressFull) => return Err(Refusal::AddressFull),
-            Err(_) => return Err(Refusal::ServiceFull),
-        };
-        let (id, answered, evicted) = (
-            admitted.flow.id,
-            admitted.flow.open_acknowledged,
-            admitted.evicted,
-        );
+        let admitted = (flows.table).handle_player_packet(now, key, allocate);
+        let admitted = admitted.map_err(Refusal::Full)?;
+        let (id, answered) = (admitted.flow.id, admitted.flow.open_acknowledged);
         if admitted.created {
-            metrics.flows_opened.one();
-            flows.counted.insert(id, Gauge::new(metrics, |m| &m.flows));
-            self.directory.of(id).insert(id, self.clone());
+            self.shared.metrics.flows_opened.one();
+            flows.count();
+            self.directory.insert(id, self.clone());
             self.created.notify_one();
         }
-        if let Some(evicted) = evicted {
-            self.handle_evicted(&mut flows, &evicted);
-        }
-        Ok((id, answered, evicted))
+        Ok((id, answered))
     }
 
-    /// The service is full, and none of this shard's flows can go: one of another shard's does, if it can.
-    fn make_room_elsewhere(&self, route: &Route, scratch: &mut BytesMut) -> Option<Place> {
-        // Or everybody who comes to a full service would stop all of its shards.
-        if self.counts.unanswered() == 0 {
-            return None;
-        }
-        let (evicted, place) = self.service.shards().find_map(|shard| {
-            let _order = lock(&shard.order);
-            let mut flows = lock(&shard.flows);
-            let (evicted, place) = flows.table.evict()?;
-            shard.handle_evicted(&mut flows, &evicted);
-            Some((evicted, place))
-        })?;
-        route.send_close(&evicted, scratch);
-        Some(place)
-    }
-
-    fn handle_evicted(&self, flows: &mut Flows, evicted: &Flow) {
-        self.shared.metrics.flows_evicted.one();
-        flows.counted.remove(&evicted.id);
-        self.directory.of(evicted.id).remove(&evicted.id);
+    /// A flow has left the table.
+    fn forgotten(&self, flows: &mut Flows, id: FlowId) {
+        flows.count();
+        self.directory.remove(id);
     }
 
     /// Whether a datagram of some player has passed since then.
@@ -364,21 +296,12 @@ impl UdpService {
             let now = Instant::now();
             let mut flows = lock(&self.flows);
             while let Some(expired) = flows.table.poll_expired(now) {
-                flows.counted.remove(&expired.id);
-                self.directory.of(expired.id).remove(&expired.id);
+                self.forgotten(&mut flows, expired.id);
                 if let Some(route) = self.service.route() {
                     RECEIVE.with_borrow_mut(|(_, scratch)| route.send_close(&expired, scratch));
                 }
             }
         }
-    }
-
-    /// The client has forgotten a flow.
-    fn forget(&self, id: FlowId) {
-        let mut flows = lock(&self.flows);
-        flows.table.remove(id);
-        flows.counted.remove(&id);
-        self.directory.of(id).remove(&id);
     }
 
     /// Ends the flows of a service that is gone. The directory would otherwise keep the service alive.
@@ -388,19 +311,8 @@ impl UdpService {
         let ids: Vec<FlowId> = flows.table.iter().map(|flow| flow.id).collect();
         for id in ids {
             flows.table.remove(id);
-            flows.counted.remove(&id);
-            self.directory.of(id).remove(&id);
+            self.forgotten(&mut flows, id);
         }
-    }
-
-    fn route_of_reply(&self, now: Instant, id: FlowId) -> Option<Destination> {
-        let mut flows = lock(&self.flows);
-        let flow = flows.table.handle_reply(now, id)?;
-        Some(Destination {
-            player: flow.key.player(),
-            local: flow.key.local(),
-            port: usize::from(flow.key.port_index()),
-        })
     }
 }
 
@@ -409,8 +321,7 @@ enum Refusal {
     /// The service is gone.
     Ended,
     Draining,
-    AddressFull,
-    ServiceFull,
+    Full(FlowDrop),
 }
 
 impl Refusal {
@@ -418,8 +329,10 @@ impl Refusal {
         match self {
             Self::Ended => {}
             Self::Draining => metrics.drop_draining.one(),
-            Self::AddressFull => metrics.drop_address_cap.one(),
-            Self::ServiceFull => metrics.drop_service_cap.one(),
+            Self::Full(FlowDrop::AddressFull) => metrics.drop_address_cap.one(),
+            Self::Full(FlowDrop::ServiceFull) => metrics.drop_service_cap.one(),
+            Self::Full(FlowDrop::ClientFull) => metrics.drop_client_cap.one(),
+            Self::Full(_) => metrics.drop_limit.one(),
         }
     }
 }
@@ -437,170 +350,6 @@ impl Route {
     }
 }
 
-/// Where an answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Destination {
-    player: SocketAddr,
-    local: IpAddr,
-    port: usize,
-}
-
-/// Takes answers out of one client's transport and hands them to their players, runs to one player in one call.
-pub(crate) struct Replies {
-    inbound: Inbound,
-    directory: Arc<Directory>,
-    reporter: Reporter,
-    run: Option<Run>,
-    /// The datagrams of the run, one behind the other.
-    gathered: BytesMut,
-}
-
-/// Answers to one player, all of one size but perhaps the last.
-struct Run {
-    service: Arc<UdpService>,
-    to: Destination,
-    segment: usize,
-    count: usize,
-    /// A shorter datagram ended it.
-    is_closed: bool,
-}
-
-impl Replies {
-    pub(crate) fn new(directory: Arc<Directory>, reporter: Reporter) -> Self {
-        let inbound = Inbound::new(reporter.metrics.clone());
-        Self {
-            inbound,
-            directory,
-            reporter,
-            run: None,
-            gathered: BytesMut::new(),
-        }
-    }
-
-    fn gather(&mut self, service: Arc<UdpService>, to: Destination, payload: &[u8]) {
-        let joins = self.run.as_ref().is_some_and(|run| {
-            !run.is_closed
-                && run.to == to
-                && Arc::ptr_eq(&run.service, &service)
-                && payload.len() <= run.segment
-                && run.segment <= SEGMENT_MAX
-                && !payload.is_empty()
-                && run.count < run.service.max_segments(to.port)
-                && self.gathered.len() + payload.len() <= RUN_MAX
-        });
-        if !joins {
-            self.send_run();
-            self.run = Some(Run {
-                service,
-                to,
-                segment: payload.len(),
-                count: 0,
-                is_closed: payload.is_empty(),
-            });
-        }
-        if let Some(run) = &mut self.run {
-            run.count += 1;
-            run.is_closed |= payload.len() < run.segment;
-        }
-        self.gathered.extend_from_slice(payload);
-    }
-
-    fn send_run(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let contents = self.gathered.split();
-        let sent = run.service.send_run(&run, &contents);
-        if sent.is_err() {
-            // A full socket buffer or an unreachable player: never waited for, others are behind.
-            self.reporter.metrics.drop_socket.add(run.count as u64);
-        }
-        self.reporter.metrics.datagrams_out.add(run.count as u64);
-        self.reporter
-            .metrics
-            .datagram_bytes_out
-            .add(contents.len() as u64);
-    }
-}
-
-impl DatagramHandler for Replies {
-    fn handle(&mut self, datagram: Bytes) {
-        // Or one datagram would end those of every other service of the client.
-        if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
-            self.reporter.panicked("an answer of a flow");
-        }
-    }
-
-    fn flush(&mut self) {
-        self.send_run();
-        self.inbound.handle_timeout();
-    }
-}
-
-impl Replies {
-    fn handle_one(&mut self, datagram: Bytes) {
-        if let Some(whole) = self.inbound.handle(datagram) {
-            self.hand_on(whole);
-        }
-        while let Some(repaired) = self.inbound.next_repaired() {
-            self.hand_on(repaired);
-        }
-    }
-
-    fn hand_on(&mut self, Reassembled { head, payload }: Reassembled) {
-        let service = self.directory.of(head.flow).get(&head.flow).cloned();
-        match (head.kind, &service) {
-            (Kind::Data, _) => {}
-            (Kind::Close, Some(service)) => return service.forget(head.flow),
-            _ => return,
-        }
-        let found = service.and_then(|service| {
-            let to = service.route_of_reply(Instant::now(), head.flow)?;
-            Some((service, to))
-        });
-        match found {
-            Some((service, to)) => {
-                fault!("an answer to {}", service.service.binding.public);
-                self.gather(service, to, &payload);
-            }
-            None => self.reporter.metrics.drop_unknown_flow.one(),
-        }
-    }
-}
-
-impl UdpService {
-    fn max_segments(&self, port: usize) -> usize {
-        self.sockets
-            .get(port)
-            .map_or(1, |socket| socket.state.max_gso_segments())
-    }
-
-    fn send_run(&self, run: &Run, contents: &[u8]) -> io::Result<()> {
-        let socket = self
-            .sockets
-            .get(run.to.port)
-            .ok_or(io::ErrorKind::NotFound)?;
-        let is_v6 = self.shared.config.public_bind.is_ipv6();
-        let transmit = Transmit {
-            destination: family(run.to.player, is_v6),
-            ecn: None,
-            contents,
-            segment_size: (run.count > 1).then_some(run.segment),
-            src_ip: (!run.to.local.is_unspecified())
-                .then(|| family(SocketAddr::new(run.to.local, 0), is_v6).ip()),
-        };
-        socket.io.try_io(Interest::WRITABLE, || {
-            socket.state.try_send((&socket.io).into(), &transmit)
-        })
-    }
-}
-
-/// An IPv4 address as a socket for both families takes it.
-fn family(address: SocketAddr, is_v6: bool) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(v4) if is_v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
-        _ => address,
-    }
-}
-
 thread_local! {
     /// What a batch is received into and encoded in: one pair a thread, however many ports there are. Pages that no
     /// datagram has reached take no memory.
@@ -608,32 +357,8 @@ thread_local! {
         RefCell::new((vec![0; BATCH_SIZE * RECEIVE_MAX].into(), BytesMut::new()));
 }
 
-/// 16 locks: a client's answers come one after the other, and four threads' new flows seldom meet them.
-const DIRECTORY_PARTS: usize = 16;
+/// How often room is made for one new flow: of its address, its service, its client and the relay, one after the other,
+/// where newcomers of other shards may take each place before it. 16: who loses so often is one of a flood.
+const ROUNDS: u32 = 16;
 /// Largest datagram that is received whole: the largest that UDP has, which is also what GRO hands over at most.
 const RECEIVE_MAX: usize = 65_536;
-/// Bytes of one run: what one GSO call carries.
-const RUN_MAX: usize = 65_000;
-/// Largest datagram that joins a run: 1,200 bytes pass every link, and one that has to be cut cannot be a segment.
-const SEGMENT_MAX: usize = 1200;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_kept_of_clients_that_are_gone() {
-        let directories = Directories::default();
-        let key = |n: u32| {
-            let mut key = [0; 32];
-            key[..4].copy_from_slice(&n.to_be_bytes());
-            PublicKey::from(key)
-        };
-        let stays = directories.of(key(0));
-        for n in 1..1_000 {
-            drop(directories.of(key(n)));
-        }
-        assert!(lock(&directories.0).len() <= 2);
-        assert!(Arc::ptr_eq(&stays, &directories.of(key(0))));
-    }
-}

@@ -544,7 +544,8 @@ impl Level {
     /// The queueing delay that the window aims at.
     fn target(&self) -> Duration {
         let target = if self.config.is_felt() {
-            MIN_TARGET.max(self.empty.rtt() / TARGET_SHARE) + self.allowance() / 3
+            MIN_TARGET.max((self.empty.rtt() / TARGET_SHARE).min(MIN_TARGET * 2))
+                + self.allowance() / 3
         } else {
             BULK_TARGET.max(self.empty.rtt() / 4 * 3)
         };

@@ -119,7 +119,9 @@ fn a_game_hardly_feels_the_bulk_beside_it() {
         // less of what is a queue, and drifting jitter looks like one.
         let spread = path.jitter.mul_f64(2.0 / 6_f64.sqrt());
         let rise = p99(&both).saturating_sub(p99(&idle));
-        let bound = 10 * MS + spread * if name.starts_with("4G") { 2 } else { 1 };
+        // A path's rate is known to a few per cent, which on a satellite's is more than 10 ms.
+        let bound =
+            (10 * MS).max(path.delay / 16) + spread * if name.starts_with("4G") { 2 } else { 1 };
         assert!(rise <= bound, "{name}: {rise:?} of {bound:?}, {both:?}");
         let least = if name.starts_with("4G") { 0.6 } else { 0.85 };
         let kept = median(&both) / median(&alone);
