@@ -1,5 +1,6 @@
 //! The node side: holds a tunnel to a relay and connects the relay's players to local targets.
 
+mod addresses;
 mod dial;
 mod driver;
 mod egress;
@@ -38,6 +39,7 @@ use crate::{
         supervise::{Reporter, caught, supervise},
     },
 };
+use addresses::Addresses;
 use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
 use egress::udp::Flows;
@@ -233,7 +235,10 @@ impl ClientBuilder {
             psk,
         } = self.identity;
         let process = ProcessId::from(key::random::<16>()?);
-        let place = self.mem.map_or(Place::Net(relay), Place::Mem);
+        let place = match self.mem {
+            Some(network) => Place::Mem(network),
+            None => Place::Net(Addresses::new(relay)),
+        };
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),

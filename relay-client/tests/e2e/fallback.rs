@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    time::{Duration, Instant},
 };
 
 use crate::harness::{
@@ -84,6 +85,47 @@ fn a_player_who_comes_as_udp_is_lost_is_served_over_lanes() {
         server.set_nonblocking(true).unwrap();
         assert!(server.accept().is_err());
     });
+}
+
+#[test]
+fn quic_is_had_from_another_port_where_the_network_drops_the_present_one() {
+    requires!("nft", "ip");
+    isolated(|| {
+        let site = Site::start();
+        let port = ports::one();
+        let target = local_address();
+        let client = site.expose(&[Service::udp(port, target)]);
+        let server = udp_server(target);
+        let player = udp_player(site.public(port));
+        converse(&player, &server, 100);
+        let began = Instant::now();
+        for round in 2..=3 {
+            let relay = site.listen.port();
+            let dropped = udp_ports().into_iter().map(|from| {
+                format!("udp sport {from} udp dport {relay} drop; udp sport {relay} udp dport {from} drop;")
+            });
+            filter(&format!(
+                "chain in {{ type filter hook input priority 0; {} }}",
+                dropped.collect::<String>()
+            ));
+            client.wait_for_lines("QUIC", round, |line| line.contains("is up over quic"));
+            eventually("an answer", || try_converse(&player, &server, 100));
+        }
+        let took = began.elapsed();
+        assert!(took <= Duration::from_secs(60), "back after {took:?}");
+    });
+}
+
+/// The ports of all UDP sockets of this network that have no address: those on which the client speaks to its relay.
+fn udp_ports() -> Vec<u16> {
+    let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let local = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1));
+    let any = local.filter_map(|local| local?.strip_prefix("00000000:"));
+    any.map(|port| u16::from_str_radix(port, 16).unwrap())
+        .collect()
 }
 
 fn everything_gets_through(site: &Site) {

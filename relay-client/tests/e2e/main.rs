@@ -36,5 +36,6 @@ mod lifecycle;
 mod names;
 mod night;
 mod path;
+mod relay_names;
 mod reload;
 mod shapes;

@@ -59,7 +59,7 @@ pub(crate) struct Driver {
     active: Option<Active>,
     /// Works on until its last stream has ended, while a better path has taken over.
     retiring: Option<Active>,
-    dialing: Race<Result<Dialled, DialError>>,
+    dialing: Race<'static, Result<Dialled, DialError>>,
     /// What is dialled is QUIC only, for a tunnel that has lanes.
     upgrading: bool,
     dial_at: Option<Instant>,
@@ -134,7 +134,7 @@ impl Driver {
             session,
             active: None,
             retiring: None,
-            dialing: Race::new(),
+            dialing: Race::new(DIALS_AT_ONCE),
             upgrading: false,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
@@ -499,6 +499,9 @@ impl Driver {
     }
 }
 
+/// Tries of a way to the relay that run side by side. Four: at two a second, each but the oldest has two seconds, of which a
+/// handshake over a long path takes one.
+const DIALS_AT_ONCE: usize = 4;
 /// Between two tries beside a suspect path: half a second at most, so that a path that is back is found within it,
 /// and a handshake later everybody is on it. Two first messages a second are no burden for a relay.
 const RACE_PACE: Duration = Duration::from_millis(500);

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    client::dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+    client::{
+        addresses::Addresses,
+        dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+    },
     join::JoinString,
     key::{self, KeyError, Psk, SecretKey},
     proto::{
@@ -63,7 +66,12 @@ impl EnrolError {
 /// Redeems an invitation for the client with this key, which must be kept before: if the answer is lost, the same
 /// key may redeem it again.
 pub async fn enrol(join: &JoinString, secret_key: &SecretKey) -> Result<Enrolled, EnrolError> {
-    enrol_at(Place::Net(join.relay.clone()), join, secret_key).await
+    enrol_at(
+        Place::Net(Addresses::new(join.relay.clone())),
+        join,
+        secret_key,
+    )
+    .await
 }
 
 /// The same over a network in memory; for tests.
