@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::harness::{
+    crowd::Crowd,
     eventually, heavy,
     namespace::{clear_filter, filter, isolated},
     players::{
@@ -115,6 +116,42 @@ fn quic_is_had_from_another_port_where_the_network_drops_the_present_one() {
         assert!(took <= Duration::from_secs(60), "back after {took:?}");
     });
 }
+
+#[test]
+fn what_reaches_the_relay_no_more_takes_another_way() {
+    requires!("nft", "ip");
+    isolated(|| one_way_is_gone("dport"));
+}
+
+#[test]
+fn what_reaches_the_client_no_more_takes_another_way() {
+    requires!("nft", "ip");
+    isolated(|| one_way_is_gone("sport"));
+}
+
+/// UDP between client and relay passes in one direction only. A game notices for four seconds at most.
+fn one_way_is_gone(blocked: &str) {
+    let site = Site::start();
+    let (port, target) = (ports::one(), local_address());
+    let client = site.expose(&[Service::udp(port, target)]);
+    client.wait_for_line("QUIC", |line| line.contains("is up over quic"));
+    let crowd = Crowd::new();
+    crowd.echo(target);
+    let game = crowd.gamer(site.public(port), 100, TICK, usize::MAX);
+    eventually("a game", || (game.answered() > 50).then_some(()));
+    game.take_silences();
+    let relay = site.listen.port();
+    filter(&format!(
+        "chain in {{ type filter hook input priority 0; udp {blocked} {relay} drop; }}"
+    ));
+    let before = game.answered();
+    eventually("answers", || (game.answered() > before + 50).then_some(()));
+    let silences = game.take_silences();
+    assert!(silences.longest <= Duration::from_secs(4), "{silences:?}");
+}
+
+/// Between two datagrams of a game.
+const TICK: Duration = Duration::from_millis(20);
 
 /// The ports of all UDP sockets of this network that have no address: those on which the client speaks to its relay.
 fn udp_ports() -> Vec<u16> {

@@ -104,6 +104,8 @@ pub(crate) enum Transport {
 pub(crate) enum Ways {
     /// QUIC first, a lane if that stays silent.
     Any,
+    /// The same sooner: what carries everything may be gone.
+    Racing,
     /// Both at once: it was a lane that worked last.
     Both,
     /// QUIC only: lanes work already.
@@ -114,6 +116,7 @@ impl Ways {
     const fn head_start(self) -> Duration {
         match self {
             Self::Both => Duration::ZERO,
+            Self::Racing => QUIC_HEAD_START_RACING,
             Self::Any | Self::QuicOnly => QUIC_HEAD_START,
         }
     }
@@ -398,6 +401,8 @@ fn both(quic: &DialError, lane: &DialError) -> DialError {
 const STAGGER: Duration = Duration::from_millis(250);
 /// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
 const QUIC_HEAD_START: Duration = Duration::from_secs(1);
+/// The same while a path is suspect: 200 ms. A lane takes two round trips more, and the next try is only half a second away.
+const QUIC_HEAD_START_RACING: Duration = Duration::from_millis(200);
 /// How long one transport is tried on when the other has failed. That is the answer of a relay which is there, of a host
 /// where none listens, or of a firewall: 2 s, in which what was lost is repeated once. Then a fresh try finds more.
 const REST_PATIENCE: Duration = Duration::from_secs(2);

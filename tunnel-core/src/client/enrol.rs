@@ -131,7 +131,11 @@ async fn redeem(transport: Transport) -> Result<Enrolled, EnrolError> {
         Transport::Lane(lane) => Talk::Lane(lane),
     };
     // A QUIC stream exists for the other side only once something was said on it.
-    talk.send(&Message::Ping { number: 0 }).await?;
+    talk.send(&Message::Ping {
+        number: 0,
+        heard: None,
+    })
+    .await?;
     let mut decoder = Decoder::new();
     let answer = loop {
         match decoder

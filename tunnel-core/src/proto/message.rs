@@ -137,6 +137,8 @@ messages! {
     7 => Ping {
         /// Comes back in the PONG.
         1 => number: u64,
+        /// The highest number of the other side's PINGs so far: it is heard.
+        2 => heard: Option<u64>,
     }
     /// Either: I am.
     8 => Pong {

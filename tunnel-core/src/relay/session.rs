@@ -67,8 +67,8 @@ async fn converse(
     session: &mut RelaySession,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
-    // What the supervisor has of this client and is not through with. The rest waits here, so that a client that asks
-    // for much keeps only itself waiting.
+    // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
+    // that a client that asks for much keeps only itself waiting.
     let mut asked: Option<oneshot::Receiver<()>> = None;
     let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
     loop {
@@ -91,17 +91,20 @@ async fn converse(
                 }
             }
         }
-        while asked.is_none()
-            && let Some(event) = session.poll_event()
-        {
+        loop {
+            let event = match asked {
+                None => session.poll_event(),
+                Some(_) => session.poll_liveness(),
+            };
+            let Some(event) = event else { break };
             match handle(shared, tunnel, event).await {
-                Ok(answer) => asked = answer,
+                Ok(answer) => asked = asked.or(answer),
                 Err(reason) => return reason,
             }
         }
         tokio::select! {
             () = answered(&mut asked), if asked.is_some() => asked = None,
-            incoming = control.rx.recv(), if asked.is_none() => {
+            incoming = control.rx.recv(), if session.is_idle() => {
                 let message = match incoming {
                     Some(Ok(message)) => message,
                     Some(Err(error)) => {

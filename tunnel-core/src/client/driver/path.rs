@@ -103,6 +103,8 @@ impl Driver {
             Ways::QuicOnly
         } else if self.is_fallback {
             Ways::Both
+        } else if self.is_suspect() {
+            Ways::Racing
         } else {
             Ways::Any
         };

@@ -79,7 +79,7 @@ impl RelaySession {
         now: Instant,
         message: Message,
     ) -> Result<(), SessionMisbehaved> {
-        if self.heartbeat.handle_heard(now) {
+        if self.heartbeat.handle_message(now, &message) {
             self.events.push_back(RelayEvent::Liveness(Liveness::Alive));
         }
         match message {
@@ -102,8 +102,8 @@ impl RelaySession {
                 self.events
                     .push_back(RelayEvent::Withdraw { instance, revision });
             }
-            Message::Ping { number } => self.messages.push_back(Message::Pong { number }),
-            Message::Pong { number } => self.heartbeat.handle_pong(now, number),
+            Message::Ping { number, .. } => self.messages.push_back(Message::Pong { number }),
+            Message::Pong { .. } => {}
             Message::Drain { grace } => self.events.push_back(RelayEvent::Drain { grace }),
             Message::Goodbye { code, .. } => self.events.push_back(RelayEvent::Goodbye { code }),
             other => return Err(SessionMisbehaved::WrongDirection(other.name())),
@@ -131,6 +131,17 @@ impl RelaySession {
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<RelayEvent> {
         self.events.pop_front()
+    }
+
+    /// The next thing to do, if it is nothing that the client asks for.
+    pub fn poll_liveness(&mut self) -> Option<RelayEvent> {
+        let is_liveness = matches!(self.events.front(), Some(RelayEvent::Liveness(_)));
+        is_liveness.then(|| self.events.pop_front())?
+    }
+
+    /// Whether nothing waits to be done. As long as the client is read meanwhile, it has its heartbeats answered.
+    pub fn is_idle(&self) -> bool {
+        self.events.is_empty()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
