@@ -90,6 +90,8 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
+    /// Lanes that were left because what was sent on them did not arrive: a firewall that has forgotten their connections.
+    lanes_stuck: Counter = "adit_lanes_stuck_total",
     /// Lanes that carry bulk now.
     lanes_shaped: Gauge = "adit_lanes_shaped",
     /// What the lanes of all tunnels with a limit may send, in bytes per second; 0 while nothing holds them back.

@@ -46,6 +46,7 @@ use crate::{
 use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::{Directories, Directory};
+use resume::LaneStreams;
 use shares::Shares;
 use supervisor::{Command, Supervisor};
 
@@ -226,6 +227,7 @@ impl RelayBuilder {
             granted: Granted::default(),
             further: Arc::default(),
             strangers: Arc::default(),
+            lane_streams: Arc::default(),
             directories: Directories::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
@@ -347,6 +349,8 @@ pub(crate) struct Shared {
     pub(crate) draining: CancellationToken,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
+    /// Streams that are on lanes.
+    pub(crate) lane_streams: Arc<LaneStreams>,
     directories: Directories,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,

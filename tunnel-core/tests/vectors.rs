@@ -201,6 +201,12 @@ fn messages() -> Vec<(&'static str, Message)> {
                 text: Text::new("removed"),
             },
         ),
+        (
+            "0d0701010701024100",
+            Message::Lost {
+                streams: vec![StreamId(7), StreamId(256)],
+            },
+        ),
     ]
 }
 

@@ -29,6 +29,8 @@ mod enrolment;
 mod fallback;
 mod farewell;
 mod faults;
+mod forgotten;
+mod gone;
 mod half_close;
 mod http;
 mod isolation;

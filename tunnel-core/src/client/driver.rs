@@ -26,6 +26,7 @@ use crate::{
         handshake::ProcessId,
         message::{Code, Message, MessageError, Text},
         session::client::{ClientEvent, ClientSession},
+        stream::frame::StreamId,
     },
     tunnel::{control::Control, sleep_until},
 };
@@ -109,6 +110,8 @@ enum Woken {
     DialNow,
     Timeout,
     PathChanged,
+    /// Streams have lost their lanes.
+    Lost(Vec<StreamId>),
     Broken,
     /// Time to see whether a client that shuts down may go.
     Ending,
@@ -187,6 +190,7 @@ impl Driver {
                 Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
                 Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::Lost(streams) => self.session.lost(&streams),
                 Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
@@ -227,6 +231,7 @@ impl Driver {
                     () = link.path_changed.notified() => Woken::PathChanged,
                 }
             } => woken,
+            lost = self.shared.streams.lost() => Woken::Lost(lost),
             dialled = self.dialing.next() => Woken::Dialled(dialled),
             () = sleep_until(dial_at) => Woken::DialNow,
             () = sleep_until(timeout) => Woken::Timeout,

@@ -35,9 +35,10 @@ use crate::{
         channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
-        lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        lanes::{DatagramHandler, IDLE_PING, Lane, carry, probe, read_quic_datagrams},
         shaper::Shaper,
         supervise,
+        watch::LaneWatch,
     },
 };
 
@@ -75,6 +76,8 @@ pub(crate) struct Link {
     next_lane: AtomicU64,
     /// How fast its lanes may send.
     shaper: Arc<dyn ShapesLanes>,
+    /// Whether what its lanes send arrives.
+    watch: Arc<LaneWatch>,
     queues: Arc<LaneQueues>,
 }
 
@@ -128,6 +131,7 @@ impl Link {
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
             shaper: Arc::new(Shaper::new(metrics.clone())),
+            watch: LaneWatch::new(metrics.clone()),
             queues,
         });
         let control = match transport {
@@ -278,9 +282,10 @@ impl Link {
         let opened = async {
             let io = dialer.connect_lane(self.peer).await?;
             let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
-            lane::connect_further(io, &secret.exporter, number, secret.suite)
-                .await
-                .map(Box::new)
+            let lane = lane::connect_further(io, &secret.exporter, number, secret.suite).await;
+            let lane = Box::new(lane?);
+            self.watch.add(&lane);
+            Ok(lane)
         };
         match tokio::time::timeout(LANE_PATIENCE, opened).await {
             Ok(opened) => opened,
@@ -332,7 +337,7 @@ impl Link {
                 Some(taken) => taken,
                 None => {
                     let used = tokio::select! {
-                        used = first_use(&mut lane) => {
+                        used = self.idle(&mut lane) => {
                             let flag = match used {
                                 Some(_) => &self.lane_used,
                                 None => &self.lane_refused,
@@ -366,6 +371,23 @@ impl Link {
             };
             *lane = halves;
             self.lanes_idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps an idle lane until the relay uses it; `None` when it is gone. It is said something on now and then, and when lanes
+    /// are in doubt: one that leads nowhere is found.
+    async fn idle(&self, lane: &mut Lane) -> Option<Use> {
+        let mut doubts = self.watch.doubts();
+        loop {
+            tokio::select! {
+                used = first_use(lane) => return used,
+                _ = doubts.changed() => {}
+                () = tokio::time::sleep(IDLE_PING) => {}
+            }
+            lane.writer
+                .write_frame(RecordType::Ping, &[0; 8])
+                .await
+                .ok()?;
         }
     }
 

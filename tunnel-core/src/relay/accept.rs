@@ -630,6 +630,7 @@ impl Shared {
         };
         let counted = Gauge::new(&self.metrics, |m| &m.lanes);
         lane.reader.hold((permit, counted));
+        tunnel.watch.add(&lane);
         self.keep_lane(tunnel, lane);
     }
 
@@ -640,7 +641,7 @@ impl Shared {
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
-                watched = tunnel.lanes.watch(lane) => watched,
+                watched = tunnel.lanes.watch(lane, tunnel.watch.doubts()) => watched,
                 _ = path.changed() => return,
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,

@@ -94,7 +94,7 @@ async fn converse(
         loop {
             let event = match asked {
                 None => session.poll_event(),
-                Some(_) => session.poll_liveness(),
+                Some(_) => session.poll_own_event(),
             };
             let Some(event) = event else { break };
             match handle(shared, tunnel, event).await {
@@ -147,6 +147,13 @@ async fn handle(
                 client: tunnel.name.clone(),
                 suspect: liveness == Liveness::Suspect,
             });
+            Ok(None)
+        }
+        RelayEvent::Lost { streams } => {
+            tracing::debug!(client = %tunnel.name, "the client has lost the lanes of {} streams", streams.len());
+            // What a firewall has forgotten of one, it may have of all.
+            tunnel.watch.doubt();
+            shared.lane_streams.handle_lost(tunnel.client, &streams);
             Ok(None)
         }
         event => {

@@ -366,7 +366,7 @@ impl Supervisor {
                     grace,
                 });
             }
-            RelayEvent::Liveness(_) => {}
+            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {}
         }
     }
 

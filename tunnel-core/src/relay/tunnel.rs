@@ -32,6 +32,7 @@ use crate::{
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
         shaper::Shaper,
+        watch::LaneWatch,
     },
 };
 
@@ -81,6 +82,8 @@ pub(crate) struct RelayTunnel {
     lanes_dry: AtomicBool,
     /// How fast its lanes may send.
     pub(crate) shaper: Arc<dyn ShapesLanes>,
+    /// Whether what its lanes send arrives.
+    pub(crate) watch: Arc<LaneWatch>,
 }
 
 /// Who opens a stream, and to what.
@@ -152,6 +155,7 @@ impl RelayTunnel {
             lanes_wanted: AtomicU16::new(0),
             lanes_dry: AtomicBool::new(false),
             shaper: Arc::new(Shaper::new(parts.metrics.clone())),
+            watch: LaneWatch::new(parts.metrics.clone()),
         }
     }
 

@@ -17,6 +17,12 @@ pub(crate) struct TcpState {
     pub(crate) unsent: u32,
     /// Segments sent and not acknowledged.
     pub(crate) unacked: u32,
+    /// How often in a row the oldest of them was repeated, each time after a longer wait, and still was not acknowledged.
+    pub(crate) repeats: u8,
+    /// Questions in a row whether a closed window has opened, without an answer.
+    pub(crate) probes: u8,
+    /// How long no acknowledgement has come, whatever of.
+    pub(crate) silent: Duration,
     /// Bytes per second that it may send; the largest number for no limit.
     #[cfg(test)]
     pub(crate) most: u64,
@@ -74,6 +80,7 @@ mod sys {
             _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
         };
         let rtt = field(offset_of!(libc::tcp_info, tcpi_rtt))?;
+        let byte = |offset: usize| known.get(offset).copied().unwrap_or_default();
         // The largest number says that there has been none.
         let lowest = field(offset_of!(libc::tcp_info, tcpi_min_rtt))?.min(rtt);
         Ok(TcpState {
@@ -83,6 +90,11 @@ mod sys {
             segment: field(offset_of!(libc::tcp_info, tcpi_snd_mss))?,
             unsent: field(offset_of!(libc::tcp_info, tcpi_notsent_bytes))?,
             unacked: field(offset_of!(libc::tcp_info, tcpi_unacked))?,
+            repeats: byte(offset_of!(libc::tcp_info, tcpi_retransmits)),
+            probes: byte(offset_of!(libc::tcp_info, tcpi_probes)),
+            silent: Duration::from_millis(
+                field(offset_of!(libc::tcp_info, tcpi_last_ack_recv))?.into(),
+            ),
             #[cfg(test)]
             most: {
                 let half = |n| field(offset_of!(libc::tcp_info, tcpi_max_pacing_rate) + n);

@@ -14,6 +14,8 @@ use crate::{
         backoff::Backoff,
         message::{Code, Message, Revision, ServiceDeclaration, ServiceId},
         session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        stream::frame::StreamId,
+        wire::ListValue,
     },
 };
 
@@ -329,6 +331,18 @@ impl ClientSession {
     pub fn handle_path_changed(&mut self, now: Instant) {
         if let Some(connected) = &mut self.connected {
             connected.heartbeat.handle_path_changed(now);
+        }
+    }
+
+    /// The lanes of these streams lead nowhere any more. With another tunnel they would go there anyway.
+    pub fn lost(&mut self, streams: &[StreamId]) {
+        if self.is_welcome() {
+            let lost = streams
+                .chunks(StreamId::MAX_ITEMS)
+                .map(|streams| Message::Lost {
+                    streams: streams.to_vec(),
+                });
+            self.messages.extend(lost);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     proto::{
         message::{Code, Message, Revision, ServiceDeclaration, Text},
         session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        stream::frame::StreamId,
     },
 };
 
@@ -50,6 +51,11 @@ pub enum RelayEvent {
     Goodbye {
         /// Why.
         code: Code,
+    },
+    /// The client says that the lanes of these streams lead nowhere any more.
+    Lost {
+        /// Which.
+        streams: Vec<StreamId>,
     },
     /// Whether the client answers has changed.
     Liveness(Liveness),
@@ -105,6 +111,7 @@ impl RelaySession {
             Message::Ping { number, .. } => self.messages.push_back(Message::Pong { number }),
             Message::Pong { .. } => {}
             Message::Drain { grace } => self.events.push_back(RelayEvent::Drain { grace }),
+            Message::Lost { streams } => self.events.push_back(RelayEvent::Lost { streams }),
             Message::Goodbye { code, .. } => self.events.push_back(RelayEvent::Goodbye { code }),
             other => return Err(SessionMisbehaved::WrongDirection(other.name())),
         }
@@ -133,10 +140,12 @@ impl RelaySession {
         self.events.pop_front()
     }
 
-    /// The next thing to do, if it is nothing that the client asks for.
-    pub fn poll_liveness(&mut self) -> Option<RelayEvent> {
-        let is_liveness = matches!(self.events.front(), Some(RelayEvent::Liveness(_)));
-        is_liveness.then(|| self.events.pop_front())?
+    /// The next thing to do, if it is a matter of this tunnel alone.
+    pub fn poll_own_event(&mut self) -> Option<RelayEvent> {
+        match self.events.front()? {
+            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => self.events.pop_front(),
+            _ => None,
+        }
     }
 
     /// Whether nothing waits to be done. As long as the client is read meanwhile, it has its heartbeats answered.

@@ -8,7 +8,10 @@ use super::{
 use crate::{
     instance::{Instance, InstanceId, RawInstance, RawService},
     key::Psk,
-    proto::message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+    proto::{
+        message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+        stream::frame::StreamId,
+    },
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -673,6 +676,36 @@ fn a_client_that_drains_says_so_at_once_and_first_of_all_on_each_tunnel_to_come(
     assert_eq!(sent[0], ping(0));
     assert_eq!(sent[1], Message::Drain { grace: left });
     assert!(matches!(sent[2], Message::Declare { .. }), "{sent:?}");
+}
+
+#[test]
+fn streams_that_lost_their_lanes_are_named_to_the_relay_as_many_as_a_message_takes() {
+    let streams: Vec<_> = (0..130).map(StreamId).collect();
+    let mut client = Client::new();
+    client.session.handle_connected(client.now);
+    client.sent();
+    client.session.lost(&streams);
+    assert_eq!(client.sent(), [], "before it is welcome nothing is its own");
+    client.hear(welcome());
+    client.sent();
+    client.session.lost(&streams);
+    let said: Vec<_> = (client.sent().into_iter())
+        .map(|message| match message {
+            Message::Lost { streams } => streams,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 2]);
+    assert_eq!(said.concat(), streams);
+    client.session.lost(&[]);
+    assert_eq!(client.sent(), []);
+
+    let (mut relay, now) = relay();
+    let message = Message::Lost { streams };
+    relay.handle_message(now, message).unwrap();
+    assert!(!relay.is_idle());
+    let streams = said.concat();
+    assert_eq!(relay.poll_own_event(), Some(RelayEvent::Lost { streams }));
 }
 
 #[test]

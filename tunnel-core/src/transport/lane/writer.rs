@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, net::tcp::OwnedWriteHalf};
 
 use super::{LaneError, conn::WriteHalf};
 use crate::{
@@ -47,6 +47,11 @@ impl LaneWriter {
         if self.shaped.is_none() {
             self.shaped = Some(Box::new(Shaped::new(shaper.clone())));
         }
+    }
+
+    /// The connection under it, if it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<&Arc<OwnedWriteHalf>> {
+        self.io.tcp()
     }
 
     /// Seals one record, to go out with the next flush. Fails with [`LaneError::Full`] while 16 full records wait.
