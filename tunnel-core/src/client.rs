@@ -8,6 +8,7 @@ mod enrol;
 mod limits;
 mod link;
 mod offers;
+mod path;
 mod race;
 mod streams;
 mod targets;

@@ -120,6 +120,14 @@ pub(crate) fn source_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// Whether an address is this machine's; what cannot be found out is taken for it.
+pub(crate) fn is_ours(ip: IpAddr) -> bool {
+    match UdpSocket::bind((ip, 0)) {
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+        Ok(_) => true,
+    }
+}
+
 /// A listening TCP socket. Addresses in TIME_WAIT do not block it; another listener does.
 pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(

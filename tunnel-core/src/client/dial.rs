@@ -141,8 +141,8 @@ pub(crate) enum DialError {
     Version(#[from] VersionMismatch),
     #[error("the connection broke at once: {0}")]
     Broken(#[from] quinn::ConnectionError),
-    #[error("cannot open a UDP socket: {0}")]
-    Socket(#[source] io::Error),
+    #[error("no UDP: {0}")]
+    Udp(#[source] io::Error),
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
 }
@@ -288,9 +288,9 @@ impl Dialer {
         credential: &Credential,
     ) -> Result<Established, DialError> {
         if !self.0.udp {
-            return Err(DialError::Socket(io::ErrorKind::Unsupported.into()));
+            return Err(DialError::Udp(io::ErrorKind::Unsupported.into()));
         }
-        let endpoint = endpoint(address).map_err(DialError::Socket)?;
+        let endpoint = endpoint(address).map_err(DialError::Udp)?;
         let identity = quic::ClientIdentity {
             secret_key: self.0.secret_key.clone(),
             relay: self.0.relay_public_key,
@@ -372,6 +372,8 @@ impl Dialer {
 
 /// A UDP socket of its own. It goes with the connection that is made on it, or with the try that made none.
 fn endpoint(address: SocketAddr) -> io::Result<quinn::Endpoint> {
+    // Without a network quinn would wait for an answer all the same, and each socket say so in the log.
+    socket::source_towards(address)?;
     let udp = socket::bind_udp(SocketAddr::new(socket::unspecified(address.ip()), 0))?;
     socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
     quic::client_endpoint(udp, Arc::default())

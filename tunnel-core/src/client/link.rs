@@ -18,6 +18,7 @@ use crate::{
         Shared,
         dial::{Dialer, Established, FurtherSecret, Transport},
         egress::{tcp, udp::Egress},
+        path::{SourceChange, Sources},
         streams::Attach,
     },
     event::Event,
@@ -56,7 +57,7 @@ pub(crate) struct Link {
     pub(crate) broken: CancellationToken,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
-    /// Counts how often lanes have become useless: our own address has changed, or everything was silent for long.
+    /// Counts how often lanes have become useless: an address of ours is gone, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     /// Wakes the driver after such a change.
     pub(crate) path_changed: Notify,
@@ -293,26 +294,31 @@ impl Link {
         }
     }
 
-    /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself;
-    /// TCP connections from the former one hang.
+    /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself; TCP
+    /// connections from one that is gone hang.
     async fn watch_address(self: Arc<Self>) {
         let Some(peer) = self.peer else { return };
-        let mut known = socket::source_towards(peer).ok();
+        let mut sources = Sources::default();
         let watch = async {
             loop {
-                tokio::time::sleep(ADDRESS_LOOK).await;
-                // Without a network there is nothing to compare.
-                let Ok(now) = socket::source_towards(peer) else {
-                    continue;
-                };
-                if known.replace(now).is_some_and(|before| before != now) {
-                    tracing::info!(address = %now, "this machine's address has changed");
-                    self.path.send_modify(|changes| *changes += 1);
-                    self.path_changed.notify_one();
-                    if self.quic.is_none() {
-                        self.broken.cancel();
+                let now = socket::source_towards(peer).ok();
+                match sources.handle_look(now, socket::is_ours) {
+                    None => {}
+                    Some(SourceChange::Another) => {
+                        tracing::info!("this machine speaks to the relay from another address");
+                        self.watch.doubt();
+                        self.path_changed.notify_one();
+                    }
+                    Some(SourceChange::Gone { is_first }) => {
+                        tracing::info!("this machine's address has changed");
+                        self.path.send_modify(|changes| *changes += 1);
+                        self.path_changed.notify_one();
+                        if self.quic.is_none() && is_first {
+                            self.broken.cancel();
+                        }
                     }
                 }
+                tokio::time::sleep(ADDRESS_LOOK).await;
             }
         };
         tokio::select! {

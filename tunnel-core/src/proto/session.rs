@@ -54,6 +54,8 @@ pub(crate) struct Heartbeat {
     /// When the first PING left of which no word has come.
     unanswered_since: Option<Instant>,
     last_answer: Instant,
+    /// How long an answer may take.
+    grace: Duration,
     liveness: Liveness,
     rtt: Option<Duration>,
 }
@@ -69,6 +71,7 @@ impl Heartbeat {
             heard: None,
             unanswered_since: None,
             last_answer: now,
+            grace: SUSPECT_GRACE,
             liveness: Liveness::Alive,
             rtt: None,
         }
@@ -105,12 +108,14 @@ impl Heartbeat {
         let (_, at) = self.outstanding.drain(..=answered).next_back()?;
         self.unanswered_since = self.outstanding.front().map(|(_, at)| *at);
         self.last_answer = now;
+        self.grace = SUSPECT_GRACE;
         Some(at)
     }
 
-    /// The path has changed: the next PING is due at once, so that the other side learns of it.
+    /// The path has changed: the next PING is due at once, so that the other side learns of it, and its answer soon.
     pub(crate) const fn handle_path_changed(&mut self, now: Instant) {
         self.next_ping = now;
+        self.grace = DOUBT_GRACE;
     }
 
     /// Returns a PING that is due and a liveness that changed.
@@ -147,7 +152,7 @@ impl Heartbeat {
 
     pub(crate) fn poll_timeout(&self) -> Instant {
         let (silent, unheard) = match self.liveness {
-            Liveness::Alive => (self.interval + SUSPECT_GRACE, SUSPECT_GRACE),
+            Liveness::Alive => (self.interval + SUSPECT_GRACE, self.grace),
             Liveness::Suspect | Liveness::Dead => (DEAD_AFTER, DEAD_AFTER),
         };
         let due = self.next_ping.min(self.last_heard + silent);
@@ -167,7 +172,7 @@ impl Heartbeat {
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if silent.max(unheard) >= DEAD_AFTER {
             Liveness::Dead
-        } else if silent >= self.interval + SUSPECT_GRACE || unheard >= SUSPECT_GRACE {
+        } else if silent >= self.interval + SUSPECT_GRACE || unheard >= self.grace {
             Liveness::Suspect
         } else {
             Liveness::Alive
@@ -187,6 +192,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long after a missed heartbeat, or one that was not answered, a path is suspect: 1.5 s covers the round trip of any
 /// usable path and one loss.
 pub const SUSPECT_GRACE: Duration = Duration::from_millis(1500);
+/// The same right after the path has changed: half a second, a long round trip.
+const DOUBT_GRACE: Duration = Duration::from_millis(500);
 /// PINGs that may be answered yet: 128, all that a suspect path is sent until it is given up.
 const OUTSTANDING: usize = 128;
 /// How many times as often a suspect path is tried: four times a second.

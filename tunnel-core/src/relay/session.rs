@@ -17,6 +17,7 @@ use crate::{
         },
     },
     relay::{Shared, supervisor::Command, tunnel::RelayTunnel},
+    transport::admission::Source,
     tunnel::{control::Control, sleep_until, supervise::caught},
 };
 
@@ -76,8 +77,17 @@ async fn converse(
         let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
         if now != address {
             tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");
+            // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
+            // client knows.
+            if address
+                .zip(now)
+                .is_some_and(|(before, now)| Source::of(before) == Source::of(now))
+            {
+                tunnel.watch.doubt();
+            } else {
+                tunnel.path.send_modify(|changes| *changes += 1);
+            }
             address = now;
-            tunnel.path.send_modify(|changes| *changes += 1);
         }
         while let Some(message) = session.poll_message() {
             tokio::select! {

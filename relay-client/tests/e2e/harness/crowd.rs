@@ -264,6 +264,7 @@ async fn talk(stream: &mut TcpStream, size: usize, tally: &Tally) -> io::Result<
             tally.wrong.fetch_add(1, Ordering::Relaxed);
         }
         tally.answered.fetch_add(1, Ordering::Relaxed);
+        tally.silences.lock().unwrap().handle_answer(Instant::now());
     }
     Ok(())
 }

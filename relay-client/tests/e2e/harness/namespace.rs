@@ -61,17 +61,18 @@ impl FarSide {
             holder,
             address: Ipv4Addr::new(10, 77, 0, 1),
         };
-        for args in [
-            "link set lo up",
-            "address add 10.77.0.1/24 dev far",
-            "link set far up",
-        ] {
-            let prefix = side.prefix();
-            let mut there = process::command(&prefix[0]);
-            there.args(&prefix[1..]).arg("ip").args(args.split(' '));
-            process::run("ip", &mut there).success();
-        }
+        side.ip("link set lo up");
+        side.ip("address add 10.77.0.1/24 dev far");
+        side.ip("link set far up");
         side
+    }
+
+    /// Runs `ip` there with these arguments.
+    pub(crate) fn ip(&self, args: &str) {
+        let prefix = self.prefix();
+        let mut there = process::command(&prefix[0]);
+        there.args(&prefix[1..]).arg("ip").args(args.split(' '));
+        process::run("ip", &mut there).success();
     }
 
     /// Runs something there; the sockets that it makes stay there.
