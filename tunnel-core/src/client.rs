@@ -1,5 +1,6 @@
 //! The node side: holds a tunnel to a relay and connects the relay's players to local targets.
 
+mod addresses;
 mod dial;
 mod driver;
 mod egress;
@@ -7,6 +8,7 @@ mod enrol;
 mod limits;
 mod link;
 mod offers;
+mod path;
 mod race;
 mod streams;
 mod targets;
@@ -39,6 +41,7 @@ use crate::{
         supervise::{Reporter, caught, supervise},
     },
 };
+use addresses::Addresses;
 use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
 use egress::udp::Flows;
@@ -234,7 +237,10 @@ impl ClientBuilder {
             psk,
         } = self.identity;
         let process = ProcessId::from(key::random::<16>()?);
-        let place = self.mem.map_or(Place::Net(relay), Place::Mem);
+        let place = match self.mem {
+            Some(network) => Place::Mem(network),
+            None => Place::Net(Addresses::new(relay)),
+        };
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
         let metrics = Arc::<Metrics>::default();
         let shared = Arc::new(Shared {

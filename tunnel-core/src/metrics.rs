@@ -82,6 +82,8 @@ counters! {
     lanes_failed: Counter = "adit_lanes_failed_total",
     /// Lanes refused because their tunnel has as many as it may.
     lanes_refused: Counter = "adit_lanes_refused_total",
+    /// Lanes that were left because what was sent on them did not arrive: a firewall that has forgotten their connections.
+    lanes_stuck: Counter = "adit_lanes_stuck_total",
     /// Streams (players' TCP connections) that are open now.
     streams: Gauge = "adit_streams",
     /// Streams that were opened.

@@ -47,6 +47,7 @@ use crate::{
 use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::directory::{Directories, Directory};
+use resume::LaneStreams;
 use shares::Shares;
 use supervisor::{Command, Supervisor};
 
@@ -245,6 +246,7 @@ impl RelayBuilder {
             strangers: Arc::default(),
             directories,
             notices: Notices::default(),
+            lane_streams: Arc::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
             next_tunnel: AtomicU64::new(1),
@@ -392,6 +394,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     /// Which limits were met, by whom and at which port.
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
+    /// Streams that are on lanes.
+    pub(crate) lane_streams: Arc<LaneStreams>,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,
     next_tunnel: AtomicU64,

@@ -1,5 +1,8 @@
 //! Sockets: what the engine asks of the operating system beyond the standard library.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod tcp;
+
 use std::{
     io::{self, Read},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
@@ -128,6 +131,14 @@ pub(crate) fn source_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
+/// Whether an address is this machine's; what cannot be found out is taken for it.
+pub(crate) fn is_ours(ip: IpAddr) -> bool {
+    match UdpSocket::bind((ip, 0)) {
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+        Ok(_) => true,
+    }
+}
+
 /// A listening TCP socket. Addresses in TIME_WAIT do not block it; another listener does.
 pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
@@ -173,7 +184,7 @@ pub(crate) fn read_early(stream: &TcpStream) -> io::Result<Option<Bytes>> {
     }
 }
 
-/// Options of a player's or a target's connection: no delay, and keepalive that notices a dead peer in two minutes.
+/// Options of a player's or a target's connection: no delay, and keepalive that notices a silent peer's death.
 pub(crate) fn tune_player(stream: &TcpStream) -> io::Result<()> {
     tune(&SockRef::from(stream))
 }
@@ -183,6 +194,8 @@ fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE_INTERVAL);
+    #[cfg(not(any(target_os = "openbsd", target_os = "haiku")))]
+    let keepalive = keepalive.with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)
 }
 
@@ -264,8 +277,14 @@ const BACKLOG: i32 = 4096;
 const INHERITED: bool = cfg!(target_os = "linux");
 /// First bytes of a player that go with the opening of its stream: 2 KiB, a game's greeting or a request with its head.
 const EARLY_MAX: usize = 2 * 1024;
+/// Silence after which a player or a target is held for dead, while it is sent something or asked whether it is there: two
+/// minutes, in which a router has started again and a laptop has found another network.
+#[cfg(target_os = "linux")]
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(120);
 const KEEPALIVE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Two minutes altogether, as `GONE_AFTER`.
+const KEEPALIVE_RETRIES: u32 = 6;
 /// 20 ms: out of descriptors, a listener refuses 50 connections a second and costs nothing.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 
@@ -356,6 +375,9 @@ mod tests {
             options.tcp_keepalive_interval().unwrap(),
             KEEPALIVE_INTERVAL
         );
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+        let interval = KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES;
+        assert_eq!(KEEPALIVE + interval, GONE_AFTER);
 
         assert_eq!(read_early(&accepted).unwrap(), None);
         player.write_all(b"hello").unwrap();

@@ -15,6 +15,7 @@ pub(crate) mod rare;
 pub(crate) mod supervise;
 pub(crate) mod turn;
 pub(crate) mod waiting;
+pub(crate) mod watch;
 
 pub(crate) use datagrams::QueueLimits;
 

@@ -153,7 +153,20 @@ fn messages() -> Vec<(&'static str, Message)> {
                 port: None,
             },
         ),
-        ("0703010100", Message::Ping { number: 0 }),
+        (
+            "0703010100",
+            Message::Ping {
+                number: 0,
+                heard: None,
+            },
+        ),
+        (
+            "0706010102020104",
+            Message::Ping {
+                number: 2,
+                heard: Some(4),
+            },
+        ),
         (
             "080a0108ffffffffffffffff",
             Message::Pong {
@@ -186,6 +199,12 @@ fn messages() -> Vec<(&'static str, Message)> {
                 revision: Revision(1),
                 code: Code::Removed,
                 text: Text::new("removed"),
+            },
+        ),
+        (
+            "0d0701010701024100",
+            Message::Lost {
+                streams: vec![StreamId(7), StreamId(256)],
             },
         ),
     ]

@@ -3,9 +3,11 @@
 use std::{
     fs,
     io::{Read, Write},
+    time::{Duration, Instant},
 };
 
 use crate::harness::{
+    crowd::Crowd,
     eventually, heavy,
     namespace::{clear_filter, filter, isolated},
     players::{
@@ -84,6 +86,83 @@ fn a_player_who_comes_as_udp_is_lost_is_served_over_lanes() {
         server.set_nonblocking(true).unwrap();
         assert!(server.accept().is_err());
     });
+}
+
+#[test]
+fn quic_is_had_from_another_port_where_the_network_drops_the_present_one() {
+    requires!("nft", "ip");
+    isolated(|| {
+        let site = Site::start();
+        let port = ports::one();
+        let target = local_address();
+        let client = site.expose(&[Service::udp(port, target)]);
+        let server = udp_server(target);
+        let player = udp_player(site.public(port));
+        converse(&player, &server, 100);
+        let began = Instant::now();
+        for round in 2..=3 {
+            let relay = site.listen.port();
+            let dropped = udp_ports().into_iter().map(|from| {
+                format!("udp sport {from} udp dport {relay} drop; udp sport {relay} udp dport {from} drop;")
+            });
+            filter(&format!(
+                "chain in {{ type filter hook input priority 0; {} }}",
+                dropped.collect::<String>()
+            ));
+            client.wait_for_lines("QUIC", round, |line| line.contains("is up over quic"));
+            eventually("an answer", || try_converse(&player, &server, 100));
+        }
+        let took = began.elapsed();
+        assert!(took <= Duration::from_secs(60), "back after {took:?}");
+    });
+}
+
+#[test]
+fn what_reaches_the_relay_no_more_takes_another_way() {
+    requires!("nft", "ip");
+    isolated(|| one_way_is_gone("dport"));
+}
+
+#[test]
+fn what_reaches_the_client_no_more_takes_another_way() {
+    requires!("nft", "ip");
+    isolated(|| one_way_is_gone("sport"));
+}
+
+/// UDP between client and relay passes in one direction only. A game notices for four seconds at most.
+fn one_way_is_gone(blocked: &str) {
+    let site = Site::start();
+    let (port, target) = (ports::one(), local_address());
+    let client = site.expose(&[Service::udp(port, target)]);
+    client.wait_for_line("QUIC", |line| line.contains("is up over quic"));
+    let crowd = Crowd::new();
+    crowd.echo(target);
+    let game = crowd.gamer(site.public(port), 100, TICK, usize::MAX);
+    eventually("a game", || (game.answered() > 50).then_some(()));
+    game.take_silences();
+    let relay = site.listen.port();
+    filter(&format!(
+        "chain in {{ type filter hook input priority 0; udp {blocked} {relay} drop; }}"
+    ));
+    let before = game.answered();
+    eventually("answers", || (game.answered() > before + 50).then_some(()));
+    let silences = game.take_silences();
+    assert!(silences.longest <= Duration::from_secs(4), "{silences:?}");
+}
+
+/// Between two datagrams of a game.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The ports of all UDP sockets of this network that have no address: those on which the client speaks to its relay.
+fn udp_ports() -> Vec<u16> {
+    let table = fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let local = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().nth(1));
+    let any = local.filter_map(|local| local?.strip_prefix("00000000:"));
+    any.map(|port| u16::from_str_radix(port, 16).unwrap())
+        .collect()
 }
 
 fn everything_gets_through(site: &Site) {

@@ -1,18 +1,28 @@
-//! Finds a way to the relay: QUIC where UDP gets through, else a lane.
+//! Finds a way to the relay: at whichever of its addresses answers, QUIC where UDP gets through, else a lane.
+//!
+//! Addresses and transports are tried side by side, each a little after the one before or as soon as that has failed (RFC
+//! 8305), so that one which is silent delays no other. Each try of QUIC leaves from a port of its own: where a network has
+//! dropped what the last one sent, it need not drop this.
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use crate::{
+    client::{
+        addresses::{ADDRESSES_MAX, Addresses},
+        race::Race,
+    },
     event::{Event, EventSink},
-    instance::{Host, HostPort},
+    instance::HostPort,
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
     proto::handshake::{
@@ -24,10 +34,7 @@ use crate::{
         mem,
         quic::{self, QuicConnectError},
     },
-    tunnel::{
-        datagrams::lock,
-        lanes::{Granted, Lane},
-    },
+    tunnel::lanes::{Granted, Lane},
 };
 
 /// Where the relay is, and who connects.
@@ -41,8 +48,6 @@ struct Inner {
     secret_key: SecretKey,
     process: ProcessId,
     suite: Suite,
-    /// One UDP socket for each address family, made when it is first needed.
-    endpoints: Mutex<[Option<quinn::Endpoint>; 2]>,
     /// What the kernel granted lanes.
     granted: Granted,
     /// The operator has been told that UDP is silent.
@@ -55,7 +60,7 @@ struct Inner {
 /// What leads to a relay.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
-    Net(HostPort),
+    Net(Arc<Addresses>),
     Mem(mem::Network),
 }
 
@@ -99,17 +104,31 @@ pub(crate) enum Transport {
 pub(crate) enum Ways {
     /// QUIC first, a lane if that stays silent.
     Any,
+    /// The same sooner: what carries everything may be gone.
+    Racing,
     /// Both at once: it was a lane that worked last.
     Both,
     /// QUIC only: lanes work already.
     QuicOnly,
 }
 
+impl Ways {
+    const fn head_start(self) -> Duration {
+        match self {
+            Self::Both => Duration::ZERO,
+            Self::Racing => QUIC_HEAD_START_RACING,
+            Self::Any | Self::QuicOnly => QUIC_HEAD_START,
+        }
+    }
+}
+
 /// Why no way was found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error("cannot resolve {0}: {1}")]
-    Resolve(HostPort, #[source] io::Error),
+    Resolve(HostPort, #[source] Arc<io::Error>),
+    #[error("cannot resolve {0}: {1}; where it was: {2}")]
+    NotThere(HostPort, #[source] Arc<io::Error>, Box<Self>),
     #[error("{0} has no address")]
     NoAddress(HostPort),
     #[error("QUIC: {quic}; lane: {lane}")]
@@ -122,8 +141,8 @@ pub(crate) enum DialError {
     Version(#[from] VersionMismatch),
     #[error("the connection broke at once: {0}")]
     Broken(#[from] quinn::ConnectionError),
-    #[error("cannot open a UDP socket: {0}")]
-    Socket(#[source] io::Error),
+    #[error("no UDP: {0}")]
+    Udp(#[source] io::Error),
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
 }
@@ -143,7 +162,6 @@ impl Dialer {
             secret_key,
             process,
             suite: Suite::fastest(),
-            endpoints: Mutex::default(),
             granted: Granted::default(),
             is_silent: AtomicBool::new(false),
             events,
@@ -157,35 +175,57 @@ impl Dialer {
         credential: &Credential,
         ways: Ways,
     ) -> Result<Established, DialError> {
-        let relay = match &self.0.place {
+        let addresses = match &self.0.place {
             Place::Mem(network) => {
                 let io = network.connect().await.map_err(LaneError::from)?;
                 return self.first_lane(Io::Mem(io), None, "mem", credential).await;
             }
-            Place::Net(relay) => relay,
+            Place::Net(addresses) => addresses,
         };
-        let addresses = resolve(relay).await?;
-        let mut last = DialError::NoAddress(relay.clone());
-        for address in addresses {
-            let mut lane = None;
-            let tried = self.dial_one(address, credential, ways, &mut lane);
-            match tokio::time::timeout(DIAL_PATIENCE, tried).await {
-                Ok(Ok(established)) => {
-                    self.0.is_silent.store(false, Ordering::Relaxed);
-                    return Ok(established);
-                }
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let silent = DialError::Silent(DIAL_PATIENCE);
-                    // UDP may be blocked: what the lane met says more.
-                    last = match lane {
-                        Some(lane) => both(&silent, &lane),
-                        None => silent,
-                    };
-                }
+        let mut candidates = addresses.candidates();
+        let mut tries = Race::new(ADDRESSES_MAX + 1);
+        let (mut last, mut is_last, mut next_at) = (None, false, Instant::now());
+        loop {
+            // What else a look-up may find is for the next try, or a resolver that hangs would hold this one.
+            if tries.is_empty() && last.is_some() && candidates.is_dry() {
+                is_last = true;
+            }
+            let next = async {
+                tokio::time::sleep_until(next_at).await;
+                candidates.next().await
+            };
+            tokio::select! {
+                biased;
+                (address, tried) = tries.next(), if !tries.is_empty() => match tried {
+                    Ok(established) => {
+                        addresses.handle_reached(address);
+                        self.0.is_silent.store(false, Ordering::Relaxed);
+                        return Ok(established);
+                    }
+                    Err(error) => {
+                        last = Some(error);
+                        next_at = Instant::now();
+                    }
+                },
+                next = next, if !is_last => match next {
+                    Some(address) => {
+                        tries.add(async move {
+                            (address, self.dial_address(address, credential, ways).await)
+                        });
+                        next_at = Instant::now() + STAGGER;
+                    }
+                    None => is_last = true,
+                },
+                else => break,
             }
         }
-        Err(last)
+        let relay = addresses.relay().clone();
+        Err(match (candidates.failed(), last) {
+            (Some(error), Some(last)) => DialError::NotThere(relay, error, Box::new(last)),
+            (Some(error), None) => DialError::Resolve(relay, error),
+            (None, Some(last)) => last,
+            (None, None) => DialError::NoAddress(relay),
+        })
     }
 
     /// A TCP connection (or its like in memory) for a further lane.
@@ -197,57 +237,49 @@ impl Dialer {
         }
     }
 
-    async fn dial_one(
+    /// Tries one address for as long as it may take.
+    async fn dial_address(
         &self,
         address: SocketAddr,
         credential: &Credential,
         ways: Ways,
-        failed_lane: &mut Option<DialError>,
     ) -> Result<Established, DialError> {
-        let head_start = match ways {
-            Ways::Both => Duration::ZERO,
-            Ways::Any | Ways::QuicOnly => QUIC_HEAD_START,
-        };
         let quic = self.dial_quic(address, credential);
         if ways == Ways::QuicOnly {
-            return quic.await;
+            return within(DIAL_PATIENCE, quic).await;
         }
         let lane = async {
             let io = self.connect_tcp(address).await.map_err(LaneError::from)?;
             self.first_lane(io, Some(address), "lane", credential).await
         };
-        tokio::pin!(quic);
-        let silent = tokio::select! {
-            quic = &mut quic => match quic {
-                Ok(established) => return Ok(established),
-                Err(error) => Some(error),
+        let (mut quic, mut lane) = (Box::pin(quic), Box::pin(lane));
+        let head_start = tokio::time::sleep(ways.head_start());
+        tokio::select! {
+            tried = &mut quic => return match tried {
+                Ok(established) => Ok(established),
+                Err(quic) => within(REST_PATIENCE, lane).await.map_err(|lane| both(&quic, &lane)),
             },
-            () = tokio::time::sleep(head_start) => None,
-        };
-        if silent.is_none()
-            && ways == Ways::Any
+            () = head_start => {}
+        }
+        if ways == Ways::Any
             && !self.0.is_silent.swap(true, Ordering::Relaxed)
             && let Some(events) = &self.0.events
         {
             events.emit(Event::UdpSilent { peer: address });
         }
-        if let Some(quic) = silent {
-            return lane_after(&quic, lane).await;
-        }
-        tokio::pin!(lane);
-        tokio::select! {
-            quic = &mut quic => match quic {
-                Ok(established) => Ok(established),
-                Err(quic) => lane_after(&quic, lane).await,
-            },
-            lane = &mut lane => match lane {
-                Ok(established) => Ok(established),
-                Err(lane) => {
-                    let lane = failed_lane.insert(lane);
-                    quic.await.map_err(|quic| both(&quic, lane))
-                }
-            },
-        }
+        let tried = async {
+            tokio::select! {
+                tried = &mut quic => match tried {
+                    Ok(established) => Ok(established),
+                    Err(quic) => within(REST_PATIENCE, lane).await.map_err(|lane| both(&quic, &lane)),
+                },
+                tried = &mut lane => match tried {
+                    Ok(established) => Ok(established),
+                    Err(lane) => within(REST_PATIENCE, quic).await.map_err(|quic| both(&quic, &lane)),
+                },
+            }
+        };
+        within(DIAL_PATIENCE, tried).await
     }
 
     async fn dial_quic(
@@ -256,9 +288,9 @@ impl Dialer {
         credential: &Credential,
     ) -> Result<Established, DialError> {
         if !self.0.udp {
-            return Err(DialError::Socket(io::ErrorKind::Unsupported.into()));
+            return Err(DialError::Udp(io::ErrorKind::Unsupported.into()));
         }
-        let endpoint = self.endpoint(address).map_err(DialError::Socket)?;
+        let endpoint = endpoint(address).map_err(DialError::Udp)?;
         let identity = quic::ClientIdentity {
             secret_key: self.0.secret_key.clone(),
             relay: self.0.relay_public_key,
@@ -336,50 +368,28 @@ impl Dialer {
         }
         Ok(Io::Tcp(socket))
     }
-
-    fn endpoint(&self, address: SocketAddr) -> io::Result<quinn::Endpoint> {
-        let mut endpoints = lock(&self.0.endpoints);
-        let (place, any) = match address {
-            SocketAddr::V4(_) => (0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
-            SocketAddr::V6(_) => (1, SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
-        };
-        if let Some(endpoint) = &endpoints[place] {
-            return Ok(endpoint.clone());
-        }
-        let udp = socket::bind_udp(any)?;
-        socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
-        let endpoint = quic::client_endpoint(udp, Arc::default())?;
-        endpoints[place] = Some(endpoint.clone());
-        Ok(endpoint)
-    }
 }
 
-async fn resolve(relay: &HostPort) -> Result<Vec<SocketAddr>, DialError> {
-    match &relay.host {
-        Host::Ip(ip) => Ok(vec![SocketAddr::new(*ip, relay.port)]),
-        Host::Name(name) => {
-            let found = tokio::net::lookup_host((&**name, relay.port)).await;
-            Ok(found
-                .map_err(|error| DialError::Resolve(relay.clone(), error))?
-                .collect())
-        }
-    }
+/// A UDP socket of its own. It goes with the connection that is made on it, or with the try that made none.
+fn endpoint(address: SocketAddr) -> io::Result<quinn::Endpoint> {
+    // Without a network quinn would wait for an answer all the same, and each socket say so in the log.
+    socket::source_towards(address)?;
+    let udp = socket::bind_udp(SocketAddr::new(socket::unspecified(address.ip()), 0))?;
+    socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
+    quic::client_endpoint(udp, Arc::default())
 }
 
 fn agreed(answer: &Answer) -> Result<u32, VersionMismatch> {
     SUPPORTED.agreed(&answer.versions)
 }
 
-/// The lane once QUIC has failed. That is the answer of a relay which is there, or of a host where none listens: a lane
-/// to it opens soon or never.
-async fn lane_after(
-    quic: &DialError,
-    lane: impl Future<Output = Result<Established, DialError>>,
+async fn within(
+    patience: Duration,
+    tried: impl Future<Output = Result<Established, DialError>>,
 ) -> Result<Established, DialError> {
-    tokio::time::timeout(LANE_PATIENCE, lane)
+    tokio::time::timeout(patience, tried)
         .await
-        .unwrap_or(Err(DialError::Silent(LANE_PATIENCE)))
-        .map_err(|lane| both(quic, &lane))
+        .unwrap_or(Err(DialError::Silent(patience)))
 }
 
 fn both(quic: &DialError, lane: &DialError) -> DialError {
@@ -389,9 +399,14 @@ fn both(quic: &DialError, lane: &DialError) -> DialError {
     }
 }
 
+/// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).
+const STAGGER: Duration = Duration::from_millis(250);
 /// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
 const QUIC_HEAD_START: Duration = Duration::from_secs(1);
-/// How long a lane is tried after QUIC has failed: 3 s, a lost SYN among it.
-const LANE_PATIENCE: Duration = Duration::from_secs(3);
+/// The same while a path is suspect: 200 ms. A lane takes two round trips more, and the next try is only half a second away.
+const QUIC_HEAD_START_RACING: Duration = Duration::from_millis(200);
+/// How long one transport is tried on when the other has failed. That is the answer of a relay which is there, of a host
+/// where none listens, or of a firewall: 2 s, in which what was lost is repeated once. Then a fresh try finds more.
+const REST_PATIENCE: Duration = Duration::from_secs(2);
 /// How long one address is tried.
 const DIAL_PATIENCE: Duration = Duration::from_secs(10);

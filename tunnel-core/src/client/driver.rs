@@ -26,6 +26,7 @@ use crate::{
         handshake::ProcessId,
         message::{Code, Message, MessageError, Text},
         session::client::{ClientEvent, ClientSession},
+        stream::frame::StreamId,
     },
     tunnel::{control::Control, sleep_until},
 };
@@ -59,7 +60,7 @@ pub(crate) struct Driver {
     active: Option<Active>,
     /// Works on until its last stream has ended, while a better path has taken over.
     retiring: Option<Active>,
-    dialing: Race<Result<Dialled, DialError>>,
+    dialing: Race<'static, Result<Dialled, DialError>>,
     /// What is dialled is QUIC only, for a tunnel that has lanes.
     upgrading: bool,
     dial_at: Option<Instant>,
@@ -107,6 +108,8 @@ enum Woken {
     DialNow,
     Timeout,
     PathChanged,
+    /// Streams have lost their lanes.
+    Lost(Vec<StreamId>),
     Broken,
     /// Time to see whether a client that shuts down may go.
     Ending,
@@ -132,7 +135,7 @@ impl Driver {
             session,
             active: None,
             retiring: None,
-            dialing: Race::new(),
+            dialing: Race::new(DIALS_AT_ONCE),
             upgrading: false,
             dial_at: Some(Instant::now()),
             backoff: Backoff::new(RECONNECT_LEAST, RECONNECT_MOST),
@@ -184,6 +187,7 @@ impl Driver {
                 Woken::Dialled(Ok((link, control, relay))) => self.adopt(link, control, relay),
                 Woken::Dialled(Err(error)) => self.handle_dial_error(&error),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
+                Woken::Lost(streams) => self.session.lost(&streams),
                 Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
@@ -224,6 +228,7 @@ impl Driver {
                     () = link.path_changed.notified() => Woken::PathChanged,
                 }
             } => woken,
+            lost = self.shared.streams.lost() => Woken::Lost(lost),
             dialled = self.dialing.next() => Woken::Dialled(dialled),
             () = sleep_until(dial_at) => Woken::DialNow,
             () = sleep_until(timeout) => Woken::Timeout,
@@ -496,6 +501,9 @@ impl Driver {
     }
 }
 
+/// Tries of a way to the relay that run side by side. Four: at two a second, each but the oldest has two seconds, of which a
+/// handshake over a long path takes one.
+const DIALS_AT_ONCE: usize = 4;
 /// Between two tries beside a suspect path: half a second at most, so that a path that is back is found within it,
 /// and a handshake later everybody is on it. Two first messages a second are no burden for a relay.
 const RACE_PACE: Duration = Duration::from_millis(500);

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    client::dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+    client::{
+        addresses::Addresses,
+        dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+    },
     join::JoinString,
     key::{self, KeyError, Psk, SecretKey},
     proto::{
@@ -71,7 +74,12 @@ impl EnrolError {
 /// Redeems an invitation for the client with this key, which must be kept before: if the answer is lost, the same
 /// key may redeem it again.
 pub async fn enrol(join: &JoinString, secret_key: &SecretKey) -> Result<Enrolled, EnrolError> {
-    enrol_at(Place::Net(join.relay.clone()), join, secret_key).await
+    enrol_at(
+        Place::Net(Addresses::new(join.relay.clone())),
+        join,
+        secret_key,
+    )
+    .await
 }
 
 /// The same over a network in memory; for tests.
@@ -131,7 +139,11 @@ async fn redeem(transport: Transport) -> Result<Enrolled, EnrolError> {
         Transport::Lane(lane) => Talk::Lane(lane),
     };
     // A QUIC stream exists for the other side only once something was said on it.
-    talk.send(&Message::Ping { number: 0 }).await?;
+    talk.send(&Message::Ping {
+        number: 0,
+        heard: None,
+    })
+    .await?;
     let mut decoder = Decoder::new();
     let answer = loop {
         match decoder

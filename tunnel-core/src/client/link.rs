@@ -18,6 +18,7 @@ use crate::{
         Shared,
         dial::{Dialer, Established, FurtherSecret, Transport},
         egress::{tcp, udp::Egress},
+        path::{SourceChange, Sources},
         streams::Attach,
     },
     event::Event,
@@ -35,8 +36,9 @@ use crate::{
         channel::Channel,
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
-        lanes::{DatagramHandler, Lane, carry, probe, read_quic_datagrams},
+        lanes::{DatagramHandler, IDLE_PING, Lane, carry, probe, read_quic_datagrams},
         supervise,
+        watch::LaneWatch,
     },
 };
 
@@ -56,7 +58,7 @@ pub(crate) struct Link {
     pub(crate) broken: CancellationToken,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
-    /// Counts how often lanes have become useless: our own address has changed, or everything was silent for long.
+    /// Counts how often lanes have become useless: an address of ours is gone, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     /// Wakes the driver after such a change.
     pub(crate) path_changed: Notify,
@@ -74,6 +76,8 @@ pub(crate) struct Link {
     /// The last try to open one failed.
     lanes_blocked: AtomicBool,
     next_lane: AtomicU64,
+    /// Whether what its lanes send arrives.
+    watch: Arc<LaneWatch>,
     queues: Arc<LaneQueues>,
 }
 
@@ -127,6 +131,7 @@ impl Link {
             lane_used: AtomicBool::new(false),
             lanes_blocked: AtomicBool::new(false),
             next_lane: AtomicU64::new(1),
+            watch: LaneWatch::new(metrics.clone()),
             queues,
         });
         let control = match transport {
@@ -277,9 +282,10 @@ impl Link {
         let opened = async {
             let io = dialer.connect_lane(self.peer).await?;
             let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
-            lane::connect_further(io, &secret.exporter, number, secret.suite)
-                .await
-                .map(Box::new)
+            let lane = lane::connect_further(io, &secret.exporter, number, secret.suite).await;
+            let lane = Box::new(lane?);
+            self.watch.add(&lane);
+            Ok(lane)
         };
         match tokio::time::timeout(LANE_PATIENCE, opened).await {
             Ok(opened) => opened,
@@ -287,26 +293,31 @@ impl Link {
         }
     }
 
-    /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself;
-    /// TCP connections from the former one hang.
+    /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself; TCP
+    /// connections from one that is gone hang.
     async fn watch_address(self: Arc<Self>) {
         let Some(peer) = self.peer else { return };
-        let mut known = socket::source_towards(peer).ok();
+        let mut sources = Sources::default();
         let watch = async {
             loop {
-                tokio::time::sleep(ADDRESS_LOOK).await;
-                // Without a network there is nothing to compare.
-                let Ok(now) = socket::source_towards(peer) else {
-                    continue;
-                };
-                if known.replace(now).is_some_and(|before| before != now) {
-                    tracing::info!(address = %now, "this machine's address has changed");
-                    self.path.send_modify(|changes| *changes += 1);
-                    self.path_changed.notify_one();
-                    if self.quic.is_none() {
-                        self.broken.cancel();
+                let now = socket::source_towards(peer).ok();
+                match sources.handle_look(now, socket::is_ours) {
+                    None => {}
+                    Some(SourceChange::Another) => {
+                        tracing::info!("this machine speaks to the relay from another address");
+                        self.watch.doubt();
+                        self.path_changed.notify_one();
+                    }
+                    Some(SourceChange::Gone { is_first }) => {
+                        tracing::info!("this machine's address has changed");
+                        self.path.send_modify(|changes| *changes += 1);
+                        self.path_changed.notify_one();
+                        if self.quic.is_none() && is_first {
+                            self.broken.cancel();
+                        }
                     }
                 }
+                tokio::time::sleep(ADDRESS_LOOK).await;
             }
         };
         tokio::select! {
@@ -330,7 +341,7 @@ impl Link {
                 Some(taken) => taken,
                 None => {
                     let used = tokio::select! {
-                        used = first_use(&mut lane) => {
+                        used = self.idle(&mut lane) => {
                             let flag = match used {
                                 Some(_) => &self.lane_used,
                                 None => &self.lane_refused,
@@ -364,6 +375,23 @@ impl Link {
             };
             *lane = halves;
             self.lanes_idle.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Keeps an idle lane until the relay uses it; `None` when it is gone. It is said something on now and then, and when lanes
+    /// are in doubt: one that leads nowhere is found.
+    async fn idle(&self, lane: &mut Lane) -> Option<Use> {
+        let mut doubts = self.watch.doubts();
+        loop {
+            tokio::select! {
+                used = first_use(lane) => return used,
+                _ = doubts.changed() => {}
+                () = tokio::time::sleep(IDLE_PING) => {}
+            }
+            lane.writer
+                .write_frame(RecordType::Ping, &[0; 8])
+                .await
+                .ok()?;
         }
     }
 

@@ -1,5 +1,5 @@
-//! Tries of a way to the relay that run side by side: what was sent into a black-out is repeated ever more slowly, and a
-//! fresh try finds a path that is back sooner than an old one.
+//! Tries of a way to the relay that run side by side: addresses, of which some may lead nowhere, and fresh tries beside old
+//! ones, for what was sent into a black-out is repeated ever more slowly.
 
 use std::{
     future::{Future, poll_fn},
@@ -8,32 +8,39 @@ use std::{
 };
 
 /// Tries that run side by side, the oldest first.
-pub(crate) struct Race<T>(Vec<Pin<Box<dyn Future<Output = T> + Send>>>);
+pub(crate) struct Race<'a, T> {
+    tries: Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>,
+    most: usize,
+}
 
-impl<T> Race<T> {
-    pub(crate) const fn new() -> Self {
-        Self(Vec::new())
+impl<'a, T> Race<'a, T> {
+    /// So many run at once.
+    pub(crate) const fn new(most: usize) -> Self {
+        Self {
+            tries: Vec::new(),
+            most,
+        }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.tries.is_empty()
     }
 
     /// One more, in the place of the second oldest if there are too many: the oldest has its whole time, so that a path
     /// that is slow and no longer black is found too.
-    pub(crate) fn add(&mut self, tried: impl Future<Output = T> + Send + 'static) {
-        if self.0.len() == AT_ONCE {
-            drop(self.0.remove(1));
+    pub(crate) fn add(&mut self, tried: impl Future<Output = T> + Send + 'a) {
+        if self.tries.len() == self.most {
+            drop(self.tries.remove(1));
         }
-        self.0.push(Box::pin(tried));
+        self.tries.push(Box::pin(tried));
     }
 
     /// What the next one comes to that ends; never while there is none. Cancel safe.
     pub(crate) async fn next(&mut self) -> T {
         poll_fn(|context| {
-            for place in 0..self.0.len() {
-                if let Poll::Ready(outcome) = self.0[place].as_mut().poll(context) {
-                    drop(self.0.remove(place));
+            for place in 0..self.tries.len() {
+                if let Poll::Ready(outcome) = self.tries[place].as_mut().poll(context) {
+                    drop(self.tries.remove(place));
                     return Poll::Ready(outcome);
                 }
             }
@@ -44,12 +51,9 @@ impl<T> Race<T> {
 
     /// Gives all of them up.
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        self.tries.clear();
     }
 }
-
-/// Four: at two a second, each but the oldest has two seconds, of which a handshake over a long path takes one.
-const AT_ONCE: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -61,7 +65,7 @@ mod tests {
 
     #[tokio::test]
     async fn whichever_ends_first_is_first() {
-        let mut race = Race::new();
+        let mut race = Race::new(4);
         race.add(pending());
         race.add(ready(2));
         race.add(ready(3));
@@ -73,14 +77,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_comes_of_no_try() {
-        let mut race = Race::<()>::new();
+        let mut race = Race::<()>::new(4);
         let long = std::time::Duration::from_secs(3600);
         assert!(timeout(long, race.next()).await.is_err());
     }
 
     #[tokio::test]
     async fn the_oldest_stays_and_the_newest_take_turns() {
-        let mut race = Race::new();
+        let mut race = Race::new(4);
         let mut tried: Vec<_> = (0..10)
             .map(|number| {
                 let (end, ended) = oneshot::channel::<()>();

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::{
     client::{Shared, link::Link, offers::Offers},
@@ -21,12 +21,18 @@ use crate::{
 
 /// Every stream of the relay's process, whichever tunnel it is on.
 #[derive(Debug, Default)]
-pub(crate) struct Streams(Mutex<State>);
+pub(crate) struct Streams {
+    state: Mutex<State>,
+    /// Wakes the driver: a stream has lost its lane.
+    lost: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<StreamId, Arc<Offers<Box<Attach>>>>,
     opened: Opened,
+    /// Whose lanes lead nowhere, of which the relay has to be told.
+    lost: Vec<StreamId>,
 }
 
 /// Which streams have been opened: the newest by name, and all that are older.
@@ -68,7 +74,7 @@ pub(crate) struct Attach {
 impl Streams {
     /// Whether this stream may be opened: an OPEN that was long on its way comes when the relay has given it up.
     pub(crate) fn open(&self, stream: StreamId) -> bool {
-        lock(&self.0).opened.note(stream)
+        lock(&self.state).opened.note(stream)
     }
 
     /// Gives a channel to the stream that the relay names; gives it back with the answer if there is none.
@@ -77,7 +83,7 @@ impl Streams {
         stream: StreamId,
         attach: Box<Attach>,
     ) -> Result<(), (Box<Attach>, ResetCode)> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let Some(wanted) = state.running.get(&stream).cloned() else {
             // From now on it is too late for its OPEN: the relay opens it anew.
             let is_unheard_of = state.opened.note(stream);
@@ -99,15 +105,32 @@ impl Streams {
         stream: StreamId,
         attach: Box<Attach>,
     ) -> Result<(), Box<Attach>> {
-        let Some(wanted) = lock(&self.0).running.get(&stream).cloned() else {
+        let Some(wanted) = lock(&self.state).running.get(&stream).cloned() else {
             return Err(attach);
         };
         wanted.offer(attach)
     }
 
+    /// A stream's lane leads nowhere, of which the relay may not know: it has sent nothing there.
+    fn handle_lost(&self, stream: StreamId) {
+        lock(&self.state).lost.push(stream);
+        self.lost.notify_one();
+    }
+
+    /// The streams that the relay has to be told of, once there are any. Cancel safe.
+    pub(crate) async fn lost(&self) -> Vec<StreamId> {
+        loop {
+            let lost = std::mem::take(&mut lock(&self.state).lost);
+            if !lost.is_empty() {
+                return lost;
+            }
+            self.lost.notified().await;
+        }
+    }
+
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
-        let state = std::mem::take(&mut *lock(&self.0));
+        let state = std::mem::take(&mut *lock(&self.state));
         for offers in state.running.into_values() {
             offers.close();
         }
@@ -135,7 +158,7 @@ impl ClientResumption {
     pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
         let offers = Arc::new(Offers::new(ATTACHES));
         if link.resumes {
-            lock(&shared.streams.0)
+            lock(&shared.streams.state)
                 .running
                 .insert(stream, offers.clone());
         }
@@ -214,7 +237,9 @@ impl Resumption for ClientResumption {
         }
         // The lane that it was on is gone.
         self.back = None;
-        self.on_lane = None;
+        if self.on_lane.take().is_some() && self.next.is_none() {
+            self.shared.streams.handle_lost(self.stream);
+        }
         let newest = newest(self.next.take(), &self.offers, |it| it.is_beside);
         let attached = tokio::time::timeout(RESUME_PATIENCE, newest).await;
         let Ok(Some(attach)) = attached else {
@@ -252,7 +277,9 @@ impl Drop for ClientResumption {
     fn drop(&mut self) {
         // Once its own entry is gone, the number may be that of another relay's stream.
         if self.resumes && !self.offers.is_closed() {
-            lock(&self.shared.streams.0).running.remove(&self.stream);
+            lock(&self.shared.streams.state)
+                .running
+                .remove(&self.stream);
         }
         // Who has found it before may offer one still.
         self.offers.close();
@@ -319,7 +346,7 @@ mod tests {
             assert!(streams.open(StreamId(stream)));
         }
         assert!(!streams.open(StreamId(5)));
-        assert_eq!(lock(&streams.0).opened.0.len(), OPENED);
+        assert_eq!(lock(&streams.state).opened.0.len(), OPENED);
         streams.clear();
         assert!(streams.open(StreamId(5)), "another process of the relay");
     }

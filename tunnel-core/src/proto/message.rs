@@ -11,9 +11,12 @@ use crate::{
         ServiceName,
     },
     key::Psk,
-    proto::wire::{
-        Fields, ListValue, Reader, Slot, Value, WireError, codes, put_field, put_prefixed,
-        put_varint, varint_newtype,
+    proto::{
+        stream::frame::StreamId,
+        wire::{
+            Fields, ListValue, Reader, Slot, Value, WireError, codes, put_field, put_prefixed,
+            put_varint, varint_newtype,
+        },
     },
 };
 
@@ -138,6 +141,8 @@ messages! {
     7 => Ping {
         /// Comes back in the PONG.
         1 => number: u64,
+        /// The highest number of the other side's PINGs so far: it is heard.
+        2 => heard: Option<u64>,
     }
     /// Either: I am.
     8 => Pong {
@@ -171,6 +176,11 @@ messages! {
         3 => code: Code,
         /// Why, for people.
         4 => text: Text<256>,
+    }
+    /// Client: the lanes of these streams lead nowhere any more, of which the relay may not know.
+    13 => Lost {
+        /// Which.
+        1 => streams: Vec<StreamId>,
     }
 }
 
@@ -379,6 +389,11 @@ impl Value for ServiceDeclaration {
 
 impl ListValue for ServiceDeclaration {
     const MAX_ITEMS: usize = MAX_SERVICES;
+}
+
+impl ListValue for StreamId {
+    /// 64, as of every list. Who has lost more says so in several messages.
+    const MAX_ITEMS: usize = 64;
 }
 
 /// How many lanes the relay wants to stand idle.

@@ -33,21 +33,29 @@ pub enum SessionMisbehaved {
 pub enum Liveness {
     /// It answered the last heartbeat, or has time left to.
     Alive,
-    /// A heartbeat is overdue: a new path may be raced beside this one.
+    /// A heartbeat is overdue, or the word that ours was heard: a new path may be raced beside this one.
     Suspect,
-    /// Nothing came for so long that the tunnel is given up.
+    /// That has lasted so long that the tunnel is given up.
     Dead,
 }
 
-/// Heartbeats of one tunnel.
+/// Heartbeats of one tunnel: whether the other side is heard, and whether it hears us. A path may fail in one direction alone,
+/// and what still comes in on it says nothing of what goes out.
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     interval: Duration,
     next_ping: Instant,
     number: u64,
-    /// PINGs without an answer, and when they left: the newest few.
+    /// PINGs without an answer, and when they left.
     outstanding: VecDeque<(u64, Instant)>,
     last_heard: Instant,
+    /// The other side's newest PING.
+    heard: Option<u64>,
+    /// When the first PING left of which no word has come.
+    unanswered_since: Option<Instant>,
+    last_answer: Instant,
+    /// How long an answer may take.
+    grace: Duration,
     liveness: Liveness,
     rtt: Option<Duration>,
 }
@@ -60,40 +68,59 @@ impl Heartbeat {
             number: 0,
             outstanding: VecDeque::new(),
             last_heard: now,
+            heard: None,
+            unanswered_since: None,
+            last_answer: now,
+            grace: SUSPECT_GRACE,
             liveness: Liveness::Alive,
             rtt: None,
         }
     }
 
-    /// Anything came from the other side. Returns whether that ends a suspicion.
-    pub(crate) fn handle_heard(&mut self, now: Instant) -> bool {
+    /// A message came from the other side. Returns whether that ends a suspicion.
+    pub(crate) fn handle_message(&mut self, now: Instant, message: &Message) -> bool {
         self.last_heard = now;
-        std::mem::replace(&mut self.liveness, Liveness::Alive) == Liveness::Suspect
-    }
-
-    pub(crate) fn handle_pong(&mut self, now: Instant, number: u64) {
-        let answered = (self.outstanding.iter()).position(|(sent, _)| *sent == number);
-        let answered = answered.and_then(|place| self.outstanding.drain(..=place).next_back());
-        if let Some((_, at)) = answered {
-            self.rtt = Some(now.saturating_duration_since(at));
+        match message {
+            Message::Ping { number, heard } => {
+                self.heard = self.heard.max(Some(*number));
+                if let Some(heard) = heard {
+                    self.handle_answer(now, *heard);
+                }
+            }
+            Message::Pong { number } => {
+                if let Some(at) = self.handle_answer(now, *number) {
+                    self.rtt = Some(now.saturating_duration_since(at));
+                }
+            }
+            // Behind many of these a PONG may be late.
+            Message::Bound { .. } | Message::Refused { .. } => self.last_answer = now,
+            _ => {}
+        }
+        self.liveness == Liveness::Suspect && self.look(now) == Liveness::Alive && {
+            self.liveness = Liveness::Alive;
+            true
         }
     }
 
-    /// The path has changed: the next PING is due at once, so that the other side learns of it.
+    /// The other side has heard this PING. Returns when it left, if that was news.
+    fn handle_answer(&mut self, now: Instant, number: u64) -> Option<Instant> {
+        let answered = (self.outstanding.iter()).position(|(sent, _)| *sent == number)?;
+        let (_, at) = self.outstanding.drain(..=answered).next_back()?;
+        self.unanswered_since = self.outstanding.front().map(|(_, at)| *at);
+        self.last_answer = now;
+        self.grace = SUSPECT_GRACE;
+        Some(at)
+    }
+
+    /// The path has changed: the next PING is due at once, so that the other side learns of it, and its answer soon.
     pub(crate) const fn handle_path_changed(&mut self, now: Instant) {
         self.next_ping = now;
+        self.grace = DOUBT_GRACE;
     }
 
     /// Returns a PING that is due and a liveness that changed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> (Option<Message>, Option<Liveness>) {
-        let silent = now.saturating_duration_since(self.last_heard);
-        let liveness = if silent >= DEAD_AFTER {
-            Liveness::Dead
-        } else if silent >= self.interval + SUSPECT_GRACE {
-            Liveness::Suspect
-        } else {
-            Liveness::Alive
-        };
+        let liveness = self.look(now);
         let changed = (liveness != self.liveness).then_some(liveness);
         self.liveness = liveness;
         // A path that comes back is found soon.
@@ -103,41 +130,72 @@ impl Heartbeat {
             self.interval
         };
         self.next_ping = self.next_ping.min(now + interval);
-        let mut ping = None;
-        if now >= self.next_ping {
-            self.number += 1;
+        let ping = (now >= self.next_ping).then(|| {
             self.next_ping = now + interval;
-            if self.outstanding.len() == OUTSTANDING {
-                self.outstanding.pop_front();
-            }
-            self.outstanding.push_back((self.number, now));
-            ping = Some(Message::Ping {
-                number: self.number,
-            });
-        }
+            self.ping(now)
+        });
         (ping, changed)
     }
 
+    fn ping(&mut self, now: Instant) -> Message {
+        self.number += 1;
+        if self.outstanding.len() == OUTSTANDING {
+            self.outstanding.pop_front();
+        }
+        self.outstanding.push_back((self.number, now));
+        self.unanswered_since.get_or_insert(now);
+        Message::Ping {
+            number: self.number,
+            heard: self.heard,
+        }
+    }
+
     pub(crate) fn poll_timeout(&self) -> Instant {
-        let liveness = match self.liveness {
-            Liveness::Alive => self.last_heard + self.interval + SUSPECT_GRACE,
-            Liveness::Suspect | Liveness::Dead => self.last_heard + DEAD_AFTER,
+        let (silent, unheard) = match self.liveness {
+            Liveness::Alive => (self.interval + SUSPECT_GRACE, self.grace),
+            Liveness::Suspect | Liveness::Dead => (DEAD_AFTER, DEAD_AFTER),
         };
-        self.next_ping.min(liveness)
+        let due = self.next_ping.min(self.last_heard + silent);
+        match self.unheard_since() {
+            Some(since) => due.min(since + unheard),
+            None => due,
+        }
     }
 
     pub(crate) const fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    fn look(&self, now: Instant) -> Liveness {
+        let silent = now.saturating_duration_since(self.last_heard);
+        let unheard = (self.unheard_since())
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        if silent.max(unheard) >= DEAD_AFTER {
+            Liveness::Dead
+        } else if silent >= self.interval + SUSPECT_GRACE || unheard >= self.grace {
+            Liveness::Suspect
+        } else {
+            Liveness::Alive
+        }
+    }
+
+    /// Since when word is awaited that the other side hears us.
+    fn unheard_since(&self) -> Option<Instant> {
+        self.unanswered_since
+            .map(|since| since.max(self.last_answer))
     }
 }
 
 /// Interval of heartbeats. 1 s: a relay that was restarted is found within it also by a client to which nobody speaks, a
 /// dead path is suspected in 2.5 s, and an idle tunnel costs 200 B/s.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long after a missed heartbeat a path is suspect: 1.5 s covers the round trip of any usable path and one loss.
+/// How long after a missed heartbeat, or one that was not answered, a path is suspect: 1.5 s covers the round trip of any
+/// usable path and one loss.
 pub const SUSPECT_GRACE: Duration = Duration::from_millis(1500);
-/// PINGs that may be answered yet: eight, two seconds of them on a suspect path.
-const OUTSTANDING: usize = 8;
+/// The same right after the path has changed: half a second, a long round trip.
+const DOUBT_GRACE: Duration = Duration::from_millis(500);
+/// PINGs that may be answered yet: 128, all that a suspect path is sent until it is given up.
+const OUTSTANDING: usize = 128;
 /// How many times as often a suspect path is tried: four times a second.
 const SUSPECT_PACE: u32 = 4;
 /// Silence after which a tunnel and its streams end.

@@ -484,6 +484,7 @@ async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission:
         resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
         moves: capabilities.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
         limits: &shared.config.limits,
+        metrics,
     };
     metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
@@ -644,6 +645,7 @@ impl Shared {
         };
         let counted = Gauge::new(&self.metrics, |m| &m.lanes);
         lane.reader.hold((permit, counted));
+        tunnel.watch.add(&lane);
         self.keep_lane(tunnel, lane);
     }
 
@@ -653,7 +655,7 @@ impl Shared {
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
-                watched = tunnel.lanes.watch(lane) => watched,
+                watched = tunnel.lanes.watch(lane, tunnel.watch.doubts()) => watched,
                 _ = path.changed() => return,
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,

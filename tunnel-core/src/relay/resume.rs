@@ -1,15 +1,20 @@
 //! How a player's stream comes to another channel: on its tunnel, or on the one that took over from it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     instance::Optimize,
+    key::PublicKey,
     metrics::Gauge,
     proto::{
         backoff::Backoff,
@@ -24,6 +29,7 @@ use crate::{
     },
     tunnel::{
         channel::{Channel, ChannelError, Item},
+        datagrams::lock,
         pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
         turn::{Flowing, Onward},
     },
@@ -40,8 +46,7 @@ pub(crate) struct RelayResumption {
     /// Changes when lanes from the client's former address are of no more use.
     path: watch::Receiver<u64>,
     shared: Arc<Shared>,
-    /// While it is on a lane.
-    on_lane: Option<Gauge>,
+    on_lane: Option<OnLane>,
     since: Instant,
     /// No lane is tried before: the last one broke, or the stream came back from it.
     lane_from: Instant,
@@ -68,7 +73,7 @@ impl RelayResumption {
             successor: tunnel.successor.subscribe(),
             path: tunnel.path.subscribe(),
             shared: shared.clone(),
-            on_lane: on_lane.then(|| on_lanes(shared)),
+            on_lane: on_lane.then(|| OnLane::new(shared, tunnel.client, stream)),
             since: now,
             lane_from: now,
             lane_pause: Backoff::new(LANE_PAUSE_LEAST, LANE_PAUSE_MOST),
@@ -131,7 +136,9 @@ impl RelayResumption {
             match attached {
                 Ok((stream, channel, received)) => {
                     self.stream = stream;
-                    self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
+                    self.on_lane = channel
+                        .is_lane()
+                        .then(|| OnLane::new(&self.shared, self.tunnel.client, stream));
                     self.since = Instant::now();
                     return Ok(Resumed {
                         channel,
@@ -158,6 +165,7 @@ impl Resumption for RelayResumption {
             let course = self.course();
             let is_on_lane = self.on_lane.is_some();
             let rate = self.shared.config.limits.lane_rate;
+            let is_lost = lost(self.on_lane.as_ref());
             let is_due = async {
                 match course {
                     Some(Course::Lane(from)) => flowing.at_least(from).await,
@@ -169,6 +177,7 @@ impl Resumption for RelayResumption {
             tokio::select! {
                 _ = self.successor.wait_for(Option::is_some) => return Moved::Away,
                 _ = self.path.changed(), if is_on_lane => return Moved::Away,
+                () = is_lost => return Moved::Away,
                 () = is_due => {}
             }
             let mut successor = self.successor.clone();
@@ -259,7 +268,7 @@ impl RelayResumption {
         match agreed {
             Ok(()) => {
                 tracing::debug!(stream = self.stream.0, "stream moves to a lane");
-                self.on_lane = Some(on_lanes(&self.shared));
+                self.on_lane = Some(OnLane::new(&self.shared, self.tunnel.client, self.stream));
                 self.since = Instant::now();
                 let back = None;
                 Some(Moved::Onto(Box::new(Onward { channel, back })))
@@ -353,8 +362,60 @@ async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachErro
     }
 }
 
-fn on_lanes(shared: &Shared) -> Gauge {
-    Gauge::new(&shared.metrics, |m| &m.streams_on_lanes)
+/// Streams that are on lanes, by whose they are and their names, for what the client has to say of them.
+#[derive(Debug, Default)]
+pub(crate) struct LaneStreams(Mutex<HashMap<(PublicKey, StreamId), Arc<Notify>>>);
+
+impl LaneStreams {
+    /// Their lanes lead nowhere, as far as the client can see: they go on elsewhere.
+    pub(crate) fn handle_lost(&self, client: PublicKey, streams: &[StreamId]) {
+        let on_lanes = lock(&self.0);
+        for stream in streams {
+            if let Some(lost) = on_lanes.get(&(client, *stream)) {
+                lost.notify_one();
+            }
+        }
+    }
+}
+
+/// A stream's place on a lane.
+#[derive(Debug)]
+struct OnLane {
+    lost: Arc<Notify>,
+    name: (PublicKey, StreamId),
+    streams: Arc<LaneStreams>,
+    _counted: Gauge,
+}
+
+impl OnLane {
+    fn new(shared: &Shared, client: PublicKey, stream: StreamId) -> Self {
+        let (lost, name) = (Arc::<Notify>::default(), (client, stream));
+        lock(&shared.lane_streams.0).insert(name, lost.clone());
+        Self {
+            lost,
+            name,
+            streams: shared.lane_streams.clone(),
+            _counted: Gauge::new(&shared.metrics, |m| &m.streams_on_lanes),
+        }
+    }
+}
+
+impl Drop for OnLane {
+    fn drop(&mut self) {
+        let mut on_lanes = lock(&self.streams.0);
+        // A stream that has gone from one lane to another is there already.
+        if (on_lanes.get(&self.name)).is_some_and(|lost| Arc::ptr_eq(lost, &self.lost)) {
+            on_lanes.remove(&self.name);
+        }
+    }
+}
+
+/// Comes when the client has said that the lane leads nowhere.
+async fn lost(on_lane: Option<&OnLane>) {
+    match on_lane {
+        Some(on_lane) => on_lane.lost.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Continues a stream on a tunnel, or opens it anew if its OPEN was lost with the path that it left on: then nothing of it

@@ -17,6 +17,7 @@ use crate::{
         },
     },
     relay::{Shared, supervisor::Command, tunnel::RelayTunnel},
+    transport::admission::Source,
     tunnel::{control::Control, sleep_until, supervise::caught},
 };
 
@@ -67,8 +68,8 @@ async fn converse(
     session: &mut RelaySession,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
-    // What the supervisor has of this client and is not through with. The rest waits here, so that a client that asks
-    // for much keeps only itself waiting.
+    // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
+    // that a client that asks for much keeps only itself waiting.
     let mut asked: Option<oneshot::Receiver<()>> = None;
     let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
     loop {
@@ -76,8 +77,17 @@ async fn converse(
         let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
         if now != address {
             tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");
+            // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
+            // client knows.
+            if address
+                .zip(now)
+                .is_some_and(|(before, now)| Source::of(before) == Source::of(now))
+            {
+                tunnel.watch.doubt();
+            } else {
+                tunnel.path.send_modify(|changes| *changes += 1);
+            }
             address = now;
-            tunnel.path.send_modify(|changes| *changes += 1);
         }
         while let Some(message) = session.poll_message() {
             tokio::select! {
@@ -91,17 +101,20 @@ async fn converse(
                 }
             }
         }
-        while asked.is_none()
-            && let Some(event) = session.poll_event()
-        {
+        loop {
+            let event = match asked {
+                None => session.poll_event(),
+                Some(_) => session.poll_own_event(),
+            };
+            let Some(event) = event else { break };
             match handle(shared, tunnel, event).await {
-                Ok(answer) => asked = answer,
+                Ok(answer) => asked = asked.or(answer),
                 Err(reason) => return reason,
             }
         }
         tokio::select! {
             () = answered(&mut asked), if asked.is_some() => asked = None,
-            incoming = control.rx.recv(), if asked.is_none() => {
+            incoming = control.rx.recv(), if session.is_idle() => {
                 let message = match incoming {
                     Some(Ok(message)) => message,
                     Some(Err(error)) => {
@@ -144,6 +157,13 @@ async fn handle(
                 client: tunnel.name.clone(),
                 suspect: liveness == Liveness::Suspect,
             });
+            Ok(None)
+        }
+        RelayEvent::Lost { streams } => {
+            tracing::debug!(client = %tunnel.name, "the client has lost the lanes of {} streams", streams.len());
+            // What a firewall has forgotten of one, it may have of all.
+            tunnel.watch.doubt();
+            shared.lane_streams.handle_lost(tunnel.client, &streams);
             Ok(None)
         }
         event => {

@@ -370,7 +370,7 @@ impl Supervisor {
                     grace,
                 });
             }
-            RelayEvent::Liveness(_) => {}
+            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {}
         }
     }
 
@@ -908,6 +908,7 @@ mod tests {
             resumes: true,
             moves: true,
             limits: &RelayLimits::default(),
+            metrics: &metrics,
         };
         Arc::new(RelayTunnel::new(parts))
     }

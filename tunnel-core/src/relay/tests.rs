@@ -48,6 +48,7 @@ struct Desk {
 
 #[derive(Debug)]
 struct Gate {
+    question: &'static str,
     reached: oneshot::Sender<()>,
     open: std::sync::mpsc::Receiver<()>,
 }
@@ -66,6 +67,29 @@ impl Desk {
             !lock(&self.panics).contains(question),
             "the authority fails on purpose"
         );
+    }
+
+    /// The next time that it comes to this question, it waits for the end of the second.
+    fn close_gate(
+        &self,
+        question: &'static str,
+    ) -> (oneshot::Receiver<()>, std::sync::mpsc::SyncSender<()>) {
+        let (reached, at_gate) = oneshot::channel();
+        let (opener, open) = std::sync::mpsc::sync_channel(1);
+        *lock(&self.gate) = Some(Gate {
+            question,
+            reached,
+            open,
+        });
+        (at_gate, opener)
+    }
+
+    fn wait_at_gate(&self, question: &'static str) {
+        let gate = lock(&self.gate).take_if(|gate| gate.question == question);
+        if let Some(gate) = gate {
+            gate.reached.send(()).unwrap();
+            gate.open.recv().unwrap();
+        }
     }
 }
 
@@ -87,10 +111,7 @@ impl Authority for Desk {
         let known = lock(&self.known).get(client).cloned();
         let (_, ports) = known.ok_or(Denial::Revoked)?;
         // What was found out may be old by the time when it is used.
-        if let Some(gate) = lock(&self.gate).take() {
-            gate.reached.send(()).unwrap();
-            gate.open.recv().unwrap();
-        }
+        self.wait_at_gate("admit");
         Ok(Admission {
             name: format!("node-{}", &client.to_string()[..8].to_lowercase()),
             ports,
@@ -110,6 +131,7 @@ impl Authority for Desk {
         service: &ServiceDeclaration,
     ) -> Result<(), String> {
         self.asked("may_bind");
+        self.wait_at_gate("may_bind");
         match lock(&self.forbidden).contains(&service.public.first()) {
             true => Err("not this one".into()),
             false => Ok(()),
@@ -232,7 +254,12 @@ impl Scripted {
             decoder: Decoder::new(),
             _endpoint: endpoint,
         };
-        scripted.say(&Message::Ping { number: 0 }).await;
+        scripted
+            .say(&Message::Ping {
+                number: 0,
+                heard: None,
+            })
+            .await;
         scripted
     }
 
@@ -262,6 +289,20 @@ impl Scripted {
             }
         })
         .await
+    }
+
+    /// Waits for the answer to a PING, past whatever comes before it.
+    async fn hear_pong(&mut self, number: u64) {
+        loop {
+            match self.decoder.poll_message().unwrap() {
+                Some(Message::Pong { number: answered }) if answered == number => return,
+                Some(_) => {}
+                None => {
+                    let chunk = self.recv.read_chunk(4096, true).await.unwrap().unwrap();
+                    self.decoder.handle_input(&chunk.bytes);
+                }
+            }
+        }
     }
 
     /// Declares an instance of one service. Its answer is the next message.

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     instance::Optimize,
     key::PublicKey,
+    metrics::Metrics,
     proto::{
         handshake::ProcessId,
         message::{IdleLanes as WantedLanes, Message, ServiceId},
@@ -30,6 +31,7 @@ use crate::{
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
+        watch::LaneWatch,
     },
 };
 
@@ -77,6 +79,8 @@ pub(crate) struct RelayTunnel {
     lanes_wanted: AtomicU16,
     /// The last who waited for a lane got none: the client cannot open more.
     lanes_dry: AtomicBool,
+    /// Whether what its lanes send arrives.
+    pub(crate) watch: Arc<LaneWatch>,
 }
 
 /// Who opens a stream, and to what.
@@ -115,6 +119,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) resumes: bool,
     pub(crate) moves: bool,
     pub(crate) limits: &'a RelayLimits,
+    pub(crate) metrics: &'a Arc<Metrics>,
 }
 
 impl RelayTunnel {
@@ -146,6 +151,7 @@ impl RelayTunnel {
             path: watch::Sender::new(0),
             lanes_wanted: AtomicU16::new(0),
             lanes_dry: AtomicBool::new(false),
+            watch: LaneWatch::new(parts.metrics.clone()),
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     proto::{
@@ -55,8 +58,62 @@ pub(crate) enum Watched {
 }
 
 impl IdleLanes {
-    /// Keeps a lane until it is taken, used for datagrams or closed.
-    pub(crate) async fn watch(&self, mut lane: Lane) -> Watched {
+    /// Keeps a lane until it is taken, used for datagrams or closed. While it is in doubt, nobody is given it before something
+    /// has come on it.
+    pub(crate) async fn watch(&self, mut lane: Lane, mut doubts: watch::Receiver<u64>) -> Watched {
+        let mut asked = Some(self.offer());
+        let mut due = Instant::now() + SILENCE;
+        loop {
+            let is_offered = asked.is_some();
+            tokio::select! {
+                biased;
+                reply = async {
+                    match &mut asked {
+                        Some(asked) => asked.await,
+                        None => std::future::pending().await,
+                    }
+                } => {
+                    // If the asker is gone meanwhile, the lane goes with it: the client opens another.
+                    return match reply.map(|reply| reply.send(lane)) {
+                        Ok(Ok(())) => Watched::Taken,
+                        _ => Watched::Closed,
+                    };
+                }
+                record = lane.reader.read() => {
+                    match record {
+                        Ok(Some((RecordType::Datagram, first))) => return Watched::Datagrams(lane, first),
+                        Ok(Some((RecordType::Ping, body))) => {
+                            if lane.writer.write_frame(RecordType::Pong, &body).await.is_err() {
+                                return Watched::Closed;
+                            }
+                        }
+                        Ok(Some((RecordType::Pong, _))) => {}
+                        Ok(Some(_) | None) | Err(_) => return Watched::Closed,
+                    }
+                    due = Instant::now() + SILENCE;
+                    asked.get_or_insert_with(|| self.offer());
+                    continue;
+                }
+                Ok(()) = doubts.changed(), if is_offered => {}
+                () = sleep_until(due) => if !is_offered {
+                    return Watched::Closed;
+                },
+            }
+            asked = None;
+            due = Instant::now() + PROOF;
+            if lane
+                .writer
+                .write_frame(RecordType::Ping, &[0; 8])
+                .await
+                .is_err()
+            {
+                return Watched::Closed;
+            }
+        }
+    }
+
+    /// Puts a lane into the pool, until what is returned is dropped.
+    fn offer(&self) -> oneshot::Receiver<oneshot::Sender<Lane>> {
         let (ask, asked) = oneshot::channel();
         {
             let mut idle = lock(&self.idle);
@@ -67,34 +124,12 @@ impl IdleLanes {
             idle.push_back(ask);
         }
         self.added.notify_one();
-        let mut asked = pin!(asked);
-        loop {
-            tokio::select! {
-                biased;
-                asked = &mut asked => {
-                    // If the asker is gone meanwhile, the lane goes with it: the client opens another.
-                    return match asked.map(|reply| reply.send(lane)) {
-                        Ok(Ok(())) => Watched::Taken,
-                        _ => Watched::Closed,
-                    };
-                }
-                record = lane.reader.read() => match record {
-                    Ok(Some((RecordType::Datagram, first))) => return Watched::Datagrams(lane, first),
-                    Ok(Some((RecordType::Ping, body))) => {
-                        if lane.writer.write_frame(RecordType::Pong, &body).await.is_err() {
-                            return Watched::Closed;
-                        }
-                    }
-                    Ok(Some((RecordType::Pong, _))) => {}
-                    Ok(Some(_) | None) | Err(_) => return Watched::Closed,
-                },
-            }
-        }
+        asked
     }
 
     /// Takes an idle lane, waiting for one at most so long.
     pub(crate) async fn take(&self, patience: Duration) -> Option<Lane> {
-        let until = tokio::time::Instant::now() + patience;
+        let until = Instant::now() + patience;
         loop {
             let added = self.added.notified();
             while let Some(ask) = self.pop() {
@@ -273,6 +308,13 @@ async fn next_message(control: &mut Option<mpsc::Receiver<Message>>) -> Option<M
     }
 }
 
+/// Silence after which an idle lane has to prove itself: 20 s; a client says something on each every [`IDLE_PING`].
+const SILENCE: Duration = Duration::from_secs(20);
+/// How often a client says something on an idle lane: 15 s, well below the minute or two after which home routers forget a
+/// silent TCP connection at the worst.
+pub(crate) const IDLE_PING: Duration = Duration::from_secs(15);
+/// How long a lane that has to prove itself may take. One that is stuck ends sooner.
+const PROOF: Duration = Duration::from_secs(5);
 /// How long an idle lane's watcher may take to hand it over: it does nothing else.
 const HAND_OVER: Duration = Duration::from_millis(250);
 /// 64 datagrams between two flushes: what one batch of system calls takes.
@@ -282,4 +324,83 @@ const CONTROL_PIECE: usize = 16_000;
 
 fn unexpected(kind: RecordType) -> LaneError {
     crate::transport::lane::PeerMisbehaved::WrongPlace(kind).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        proto::{
+            handshake::{Secret, Suite},
+            record::Role,
+        },
+        transport::lane::Io,
+    };
+
+    /// An idle lane, watched, and its other end.
+    struct Idle {
+        pool: Arc<IdleLanes>,
+        doubts: watch::Sender<u64>,
+        far: LaneHalves,
+        watched: tokio::task::JoinHandle<Watched>,
+    }
+
+    impl Idle {
+        fn new() -> Self {
+            let (near, far) = tokio::io::duplex(4096);
+            let lane = |io, role| {
+                LaneHalves::new(Io::Mem(io), Suite::Aes256Gcm, &Secret::from([7; 32]), role)
+                    .unwrap()
+            };
+            let (pool, doubts) = (Arc::<IdleLanes>::default(), watch::Sender::new(0));
+            let (watching, subscribed) = (pool.clone(), doubts.subscribe());
+            let near = Box::new(lane(near, Role::Relay));
+            Self {
+                pool,
+                doubts,
+                far: lane(far, Role::Client),
+                watched: tokio::spawn(async move { watching.watch(near, subscribed).await }),
+            }
+        }
+
+        async fn hears_ping(&mut self) {
+            let heard = self.far.reader.read().await.unwrap();
+            assert!(matches!(heard, Some((RecordType::Ping, _))), "{heard:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_lane_in_doubt_is_given_to_nobody_before_it_has_answered() {
+        let mut idle = Idle::new();
+        tokio::task::yield_now().await;
+        for answer in [RecordType::Pong, RecordType::Ping] {
+            idle.doubts.send_modify(|doubts| *doubts += 1);
+            idle.hears_ping().await;
+            assert!(idle.pool.take(PROOF / 2).await.is_none());
+            idle.far.writer.write_frame(answer, &[0; 8]).await.unwrap();
+            // It is back in the pool then.
+            while lock(&idle.pool.idle).iter().all(oneshot::Sender::is_closed) {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(idle.pool.take(Duration::ZERO).await.is_some());
+        assert!(matches!(idle.watched.await.unwrap(), Watched::Taken));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_lane_that_is_silent_has_to_prove_itself() {
+        let mut idle = Idle::new();
+        let start = Instant::now();
+        idle.hears_ping().await;
+        assert_eq!(start.elapsed().as_secs(), SILENCE.as_secs());
+        let (pong, body) = (RecordType::Pong, [0; 8]);
+        idle.far.writer.write_frame(pong, &body).await.unwrap();
+        idle.hears_ping().await;
+        assert_eq!(start.elapsed().as_secs(), 2 * SILENCE.as_secs());
+        assert!(idle.pool.take(Duration::ZERO).await.is_none());
+        assert!(matches!(idle.watched.await.unwrap(), Watched::Closed));
+        assert_eq!(start.elapsed().as_secs(), (2 * SILENCE + PROOF).as_secs());
+    }
 }

@@ -44,6 +44,7 @@ use crate::{
         rare::rare,
         turn::{Flowing, Next, Onward},
         waiting::Waiting,
+        watch::gone,
     },
 };
 
@@ -367,6 +368,7 @@ impl<'a> Stream<'a> {
                     },
                     () = self.kind.cancelled.cancelled() => return StreamEnd::Cancelled,
                     () = self.carrier.closed.cancelled() => return StreamEnd::Cancelled,
+                    error = gone(self.socket) => return StreamEnd::Socket(error),
                 }
             }
         });

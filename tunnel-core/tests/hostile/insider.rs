@@ -64,7 +64,11 @@ impl Insider {
             control: Decoder::new(),
         };
         let mut ping = BytesMut::new();
-        Message::Ping { number: 0 }.encode(&mut ping);
+        Message::Ping {
+            number: 0,
+            heard: None,
+        }
+        .encode(&mut ping);
         insider.send(RecordType::Control, &ping).await;
         while !matches!(insider.hears().await, Some(Message::Welcome { .. })) {}
         insider
@@ -170,7 +174,11 @@ async fn datagrams_that_mean_nothing_are_dropped_and_counted() {
     })
     .await;
     let mut ping = BytesMut::new();
-    Message::Ping { number: 77 }.encode(&mut ping);
+    Message::Ping {
+        number: 77,
+        heard: None,
+    }
+    .encode(&mut ping);
     insider.send(RecordType::Control, &ping).await;
     // It stays: a datagram may be of a later version.
     while insider.hears().await != Some(Message::Pong { number: 77 }) {}

@@ -38,6 +38,30 @@ pub(crate) struct Tally {
     lost: AtomicU64,
     /// Answers to what was never asked, or asked once and answered twice.
     wrong: AtomicU64,
+    silences: Mutex<Silences>,
+}
+
+/// How long a player had no answer.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Silences {
+    /// Since when it has none.
+    since: Option<Instant>,
+    /// At a stretch.
+    pub(crate) longest: Duration,
+    /// In all, of those that a player notices.
+    pub(crate) sum: Duration,
+}
+
+impl Silences {
+    fn handle_answer(&mut self, now: Instant) {
+        if let Some(since) = self.since.replace(now) {
+            let silence = now - since;
+            self.longest = self.longest.max(silence);
+            if silence >= NOTICED {
+                self.sum += silence;
+            }
+        }
+    }
 }
 
 impl Tally {
@@ -47,6 +71,23 @@ impl Tally {
 
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How long it had no answer, up to now and from its first one or the last call on.
+    pub(crate) fn take_silences(&self) -> Silences {
+        let mut silences = self.silences.lock().unwrap();
+        let now = Instant::now();
+        if silences.since.is_some() {
+            silences.handle_answer(now);
+        }
+        let since = silences.since;
+        std::mem::replace(
+            &mut *silences,
+            Silences {
+                since,
+                ..Silences::default()
+            },
+        )
     }
 
     /// Lets the player say no more, and waits for the answers to all that it said.
@@ -318,6 +359,7 @@ async fn talk(stream: &mut TcpStream, size: usize, tally: &Tally) -> io::Result<
             tally.wrong.fetch_add(1, Ordering::Relaxed);
         }
         tally.answered.fetch_add(1, Ordering::Relaxed);
+        tally.silences.lock().unwrap().handle_answer(Instant::now());
     }
     Ok(())
 }
@@ -348,6 +390,7 @@ async fn play(socket: &UdpSocket, size: usize, pace: Duration, window: usize, ta
                     tally.wrong.fetch_add(1, Ordering::Relaxed);
                 }
                 tally.answered.fetch_add(1, Ordering::Relaxed);
+                tally.silences.lock().unwrap().handle_answer(Instant::now());
                 latest = latest.max(number);
                 while let Some(oldest) = unanswered.first().copied().filter(|n| n + 1000 < latest) {
                     unanswered.remove(&oldest);
@@ -364,5 +407,7 @@ async fn visit(public: SocketAddr) -> io::Result<()> {
     stream.read_exact(&mut [0]).await.map(drop)
 }
 
+/// Silences of a game that its player notices.
+const NOTICED: Duration = Duration::from_millis(150);
 /// Between two tries, and between two bursts of a flood.
 const BREATH: Duration = Duration::from_millis(10);

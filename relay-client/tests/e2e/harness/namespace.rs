@@ -1,7 +1,7 @@
 //! A network of one's own, in which a test may drop packets without touching the machine's.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Read,
     net::Ipv4Addr,
     os::fd::AsFd,
@@ -61,17 +61,18 @@ impl FarSide {
             holder,
             address: Ipv4Addr::new(10, 77, 0, 1),
         };
-        for args in [
-            "link set lo up",
-            "address add 10.77.0.1/24 dev far",
-            "link set far up",
-        ] {
-            let prefix = side.prefix();
-            let mut there = process::command(&prefix[0]);
-            there.args(&prefix[1..]).arg("ip").args(args.split(' '));
-            process::run("ip", &mut there).success();
-        }
+        side.ip("link set lo up");
+        side.ip("address add 10.77.0.1/24 dev far");
+        side.ip("link set far up");
         side
+    }
+
+    /// Runs `ip` there with these arguments.
+    pub(crate) fn ip(&self, args: &str) {
+        let prefix = self.prefix();
+        let mut there = process::command(&prefix[0]);
+        there.args(&prefix[1..]).arg("ip").args(args.split(' '));
+        process::run("ip", &mut there).success();
     }
 
     /// Runs something there; the sockets that it makes stay there.
@@ -110,8 +111,20 @@ pub(crate) fn ip(args: &[&str]) {
 /// What to put before a command so that it takes names from this file in the place of `/etc/hosts`; the file may change while
 /// it runs. Skips the test where that cannot be done.
 pub(crate) fn own_hosts(hosts: &Path) -> Option<Vec<String>> {
+    own_names("mount --bind \"$0\" /etc/hosts && exec \"$@\"", hosts)
+}
+
+/// The same, and what is not in the file is asked of a name server on loopback, port 53.
+pub(crate) fn own_hosts_and_server(hosts: &Path) -> Option<Vec<String>> {
+    fs::write(hosts.with_extension("resolv"), "nameserver 127.0.0.1\n").unwrap();
+    own_names(
+        "mount --bind \"$0\" /etc/hosts && mount --bind \"$0.resolv\" /etc/resolv.conf && exec \"$@\"",
+        hosts,
+    )
+}
+
+fn own_names(script: &str, hosts: &Path) -> Option<Vec<String>> {
     let hosts = hosts.to_str().unwrap();
-    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
     let prefix = ["unshare", "--mount", "--", "sh", "-c", script, hosts];
     let mut tried = process::command(prefix[0]);
     tried.args(&prefix[1..]).arg("true").stderr(Stdio::null());

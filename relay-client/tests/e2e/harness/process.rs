@@ -114,6 +114,11 @@ impl Process {
         });
     }
 
+    /// How many lines so far hold.
+    pub(crate) fn count_lines(&self, holds: impl Fn(&str) -> bool) -> usize {
+        self.log().lines().filter(|line| holds(line)).count()
+    }
+
     /// What it has written to stdout so far.
     pub(crate) fn stdout(&self) -> String {
         self.text(Some(Source::Stdout))

@@ -98,11 +98,15 @@ impl Driver {
             self.credential.clone(),
             self.shared.clone(),
         );
-        // A lane that works needs QUIC only; one that is suspect is raced by whatever gets through.
-        let ways = match (self.is_on_lane(), self.is_suspect()) {
-            (true, false) if self.dialing.is_empty() => Ways::QuicOnly,
-            (true, _) => Ways::Both,
-            (false, _) => Ways::Any,
+        // A lane that works needs QUIC only; where a lane worked last, QUIC has no head start.
+        let ways = if self.is_on_lane() && !self.is_suspect() && self.dialing.is_empty() {
+            Ways::QuicOnly
+        } else if self.is_fallback {
+            Ways::Both
+        } else if self.is_suspect() {
+            Ways::Racing
+        } else {
+            Ways::Any
         };
         self.upgrading = ways == Ways::QuicOnly;
         self.dialing.add(async move {

@@ -72,7 +72,11 @@ impl Scene {
 
     /// Waits until the client has read all that was said before on the control stream.
     async fn has_heard(&mut self) {
-        self.says(Message::Ping { number: 4711 }).await;
+        self.says(Message::Ping {
+            number: 4711,
+            heard: None,
+        })
+        .await;
         timeout(HANG, async {
             while !matches!(
                 self.relay.control.rx.recv().await,

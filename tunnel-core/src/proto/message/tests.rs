@@ -144,7 +144,10 @@ fn sixty_fifth_service_is_refused() {
 
 #[test]
 fn unknown_messages_and_fields_are_skipped() {
-    let ping = encoded(&Message::Ping { number: 1 });
+    let ping = encoded(&Message::Ping {
+        number: 1,
+        heard: None,
+    });
     let mut stream = unhex("7fff 8000ea60");
     stream.resize(stream.len() + 60_000, 0xff);
     stream.extend_from_slice(&ping);
@@ -161,7 +164,16 @@ fn unknown_messages_and_fields_are_skipped() {
     }
     assert_eq!(
         got,
-        [Message::Ping { number: 1 }, Message::Ping { number: 2 }]
+        [
+            Message::Ping {
+                number: 1,
+                heard: None
+            },
+            Message::Ping {
+                number: 2,
+                heard: None
+            }
+        ]
     );
 }
 

@@ -14,6 +14,8 @@ use crate::{
         backoff::Backoff,
         message::{Code, Message, Revision, ServiceDeclaration, ServiceId},
         session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        stream::frame::StreamId,
+        wire::ListValue,
     },
 };
 
@@ -217,7 +219,10 @@ impl ClientSession {
             welcomed: false,
         });
         // A QUIC stream exists for the relay only once something was said on it.
-        self.messages.push_back(Message::Ping { number: 0 });
+        self.messages.push_back(Message::Ping {
+            number: 0,
+            heard: None,
+        });
     }
 
     /// The tunnel is gone. What was bound may still be held by the relay, but is pending until it says so.
@@ -241,7 +246,7 @@ impl ClientSession {
         let Some(connected) = &mut self.connected else {
             return Ok(());
         };
-        if connected.heartbeat.handle_heard(now) {
+        if connected.heartbeat.handle_message(now, &message) {
             self.events
                 .push_back(ClientEvent::Liveness(Liveness::Alive));
         }
@@ -295,8 +300,8 @@ impl ClientSession {
                 }
                 self.handle_refused(now, instance, revision, code, text.as_str().into());
             }
-            Message::Ping { number } => self.messages.push_back(Message::Pong { number }),
-            Message::Pong { number } => connected.heartbeat.handle_pong(now, number),
+            Message::Ping { number, .. } => self.messages.push_back(Message::Pong { number }),
+            Message::Pong { .. } => {}
             Message::Lanes { idle } => self
                 .events
                 .push_back(ClientEvent::LanesWanted(idle.count().into())),
@@ -326,6 +331,18 @@ impl ClientSession {
     pub fn handle_path_changed(&mut self, now: Instant) {
         if let Some(connected) = &mut self.connected {
             connected.heartbeat.handle_path_changed(now);
+        }
+    }
+
+    /// The lanes of these streams lead nowhere any more. With another tunnel they would go there anyway.
+    pub fn lost(&mut self, streams: &[StreamId]) {
+        if self.is_welcome() {
+            let lost = streams
+                .chunks(StreamId::MAX_ITEMS)
+                .map(|streams| Message::Lost {
+                    streams: streams.to_vec(),
+                });
+            self.messages.extend(lost);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     proto::{
         message::{Code, Message, Revision, ServiceDeclaration, Text},
         session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        stream::frame::StreamId,
     },
 };
 
@@ -51,6 +52,11 @@ pub enum RelayEvent {
         /// Why.
         code: Code,
     },
+    /// The client says that the lanes of these streams lead nowhere any more.
+    Lost {
+        /// Which.
+        streams: Vec<StreamId>,
+    },
     /// Whether the client answers has changed.
     Liveness(Liveness),
 }
@@ -79,7 +85,7 @@ impl RelaySession {
         now: Instant,
         message: Message,
     ) -> Result<(), SessionMisbehaved> {
-        if self.heartbeat.handle_heard(now) {
+        if self.heartbeat.handle_message(now, &message) {
             self.events.push_back(RelayEvent::Liveness(Liveness::Alive));
         }
         match message {
@@ -102,9 +108,10 @@ impl RelaySession {
                 self.events
                     .push_back(RelayEvent::Withdraw { instance, revision });
             }
-            Message::Ping { number } => self.messages.push_back(Message::Pong { number }),
-            Message::Pong { number } => self.heartbeat.handle_pong(now, number),
+            Message::Ping { number, .. } => self.messages.push_back(Message::Pong { number }),
+            Message::Pong { .. } => {}
             Message::Drain { grace } => self.events.push_back(RelayEvent::Drain { grace }),
+            Message::Lost { streams } => self.events.push_back(RelayEvent::Lost { streams }),
             Message::Goodbye { code, .. } => self.events.push_back(RelayEvent::Goodbye { code }),
             other => return Err(SessionMisbehaved::WrongDirection(other.name())),
         }
@@ -131,6 +138,19 @@ impl RelaySession {
     /// The next thing to do.
     pub fn poll_event(&mut self) -> Option<RelayEvent> {
         self.events.pop_front()
+    }
+
+    /// The next thing to do, if it is a matter of this tunnel alone.
+    pub fn poll_own_event(&mut self) -> Option<RelayEvent> {
+        match self.events.front()? {
+            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => self.events.pop_front(),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing waits to be done. As long as the client is read meanwhile, it has its heartbeats answered.
+    pub fn is_idle(&self) -> bool {
+        self.events.is_empty()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.

@@ -8,7 +8,10 @@ use super::{
 use crate::{
     instance::{Instance, InstanceId, RawInstance, RawService},
     key::Psk,
-    proto::message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+    proto::{
+        message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+        stream::frame::StreamId,
+    },
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -44,6 +47,13 @@ fn welcome() -> Message {
     }
 }
 
+const fn ping(number: u64) -> Message {
+    Message::Ping {
+        number,
+        heard: None,
+    }
+}
+
 fn bound(instance: &str, revision: Revision) -> Message {
     Message::Bound {
         instance: id(instance),
@@ -65,6 +75,8 @@ fn refused(instance: &str, revision: Revision) -> Message {
 struct Client {
     session: ClientSession,
     now: Instant,
+    /// Its newest PING.
+    pinged: u64,
 }
 
 /// A declaration as the relay sees it.
@@ -80,6 +92,7 @@ impl Client {
         Self {
             session: ClientSession::new(7),
             now: Instant::now(),
+            pinged: 0,
         }
     }
 
@@ -106,7 +119,13 @@ impl Client {
     }
 
     fn sent(&mut self) -> Vec<Message> {
-        std::iter::from_fn(|| self.session.poll_message()).collect()
+        let sent: Vec<_> = std::iter::from_fn(|| self.session.poll_message()).collect();
+        for message in &sent {
+            if let Message::Ping { number, .. } = message {
+                self.pinged = *number;
+            }
+        }
+        sent
     }
 
     fn events(&mut self) -> Vec<ClientEvent> {
@@ -163,7 +182,7 @@ fn a_client_speaks_first_and_declares_nothing_before_it_is_welcome() {
     client.session.insert(instance("a", "old", &[7777]));
     assert_eq!(client.sent(), []);
     client.session.handle_connected(client.now);
-    assert_eq!(client.sent(), [Message::Ping { number: 0 }]);
+    assert_eq!(client.sent(), [ping(0)]);
     client.session.insert(instance("b", "old", &[8888]));
     assert_eq!(client.sent(), []);
 
@@ -247,15 +266,18 @@ fn a_refused_instance_is_declared_again_after_a_wait_that_grows() {
         assert_eq!(instance, &id("a"));
         waits.push(*retry_in);
         let due = client.now + *retry_in;
+        assert_eq!(client.declared(), [], "before its time");
         let again = loop {
-            assert_eq!(client.declared(), [], "before its time");
             client.sleep();
+            let declared = client.declared();
             // The relay answers heartbeats meanwhile.
-            client.hear(Message::Ping { number: 1 });
+            let number = client.pinged;
+            client.hear(Message::Pong { number });
             client.events();
             if client.now >= due {
-                break client.declared();
+                break declared;
             }
+            assert_eq!(declared, [], "before its time");
         };
         assert_eq!(
             again,
@@ -537,11 +559,11 @@ fn what_was_not_sent_on_the_old_tunnel_is_not_sent_on_the_new_one() {
     let mut client = Client::welcomed();
     client.sent();
     client.session.insert(instance("a", "old", &[7777]));
-    client.hear(Message::Ping { number: 9 });
+    client.hear(ping(9));
     client.session.handle_disconnected();
     assert_eq!(client.sent(), []);
     client.session.handle_connected(client.now);
-    assert_eq!(client.sent(), [Message::Ping { number: 0 }]);
+    assert_eq!(client.sent(), [ping(0)]);
 }
 
 #[test]
@@ -633,7 +655,7 @@ fn a_client_hands_on_what_else_the_relay_wishes() {
             ClientEvent::Drain { grace: LEASE }
         ]
     );
-    client.hear(Message::Ping { number: 77 });
+    client.hear(ping(77));
     assert_eq!(client.sent(), [Message::Pong { number: 77 }]);
 }
 
@@ -651,9 +673,39 @@ fn a_client_that_drains_says_so_at_once_and_first_of_all_on_each_tunnel_to_come(
     client.connect();
     let sent = client.sent();
     let left = LEASE - Duration::from_secs(4);
-    assert_eq!(sent[0], Message::Ping { number: 0 });
+    assert_eq!(sent[0], ping(0));
     assert_eq!(sent[1], Message::Drain { grace: left });
     assert!(matches!(sent[2], Message::Declare { .. }), "{sent:?}");
+}
+
+#[test]
+fn streams_that_lost_their_lanes_are_named_to_the_relay_as_many_as_a_message_takes() {
+    let streams: Vec<_> = (0..130).map(StreamId).collect();
+    let mut client = Client::new();
+    client.session.handle_connected(client.now);
+    client.sent();
+    client.session.lost(&streams);
+    assert_eq!(client.sent(), [], "before it is welcome nothing is its own");
+    client.hear(welcome());
+    client.sent();
+    client.session.lost(&streams);
+    let said: Vec<_> = (client.sent().into_iter())
+        .map(|message| match message {
+            Message::Lost { streams } => streams,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(said.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 2]);
+    assert_eq!(said.concat(), streams);
+    client.session.lost(&[]);
+    assert_eq!(client.sent(), []);
+
+    let (mut relay, now) = relay();
+    let message = Message::Lost { streams };
+    relay.handle_message(now, message).unwrap();
+    assert!(!relay.is_idle());
+    let streams = said.concat();
+    assert_eq!(relay.poll_own_event(), Some(RelayEvent::Lost { streams }));
 }
 
 #[test]
@@ -713,7 +765,7 @@ fn heartbeats_go_out_at_their_interval_and_measure_the_round_trip() {
     while client.now < start + 5 * HEARTBEAT {
         client.sleep();
         for message in client.sent() {
-            let Message::Ping { number } = message else {
+            let Message::Ping { number, .. } = message else {
                 panic!("{message:?}");
             };
             pings.push(client.now - start);
@@ -741,8 +793,24 @@ fn a_changed_path_is_told_by_a_heartbeat_at_once() {
     assert_eq!(client.session.poll_timeout(), Some(client.now));
     client.session.handle_timeout(client.now);
     assert!(matches!(client.sent()[..], [Message::Ping { .. }]));
-    let due = client.now + HEARTBEAT;
-    assert_eq!(client.session.poll_timeout(), Some(due), "as before");
+    // Its answer is awaited for a moment only; then everything is as before.
+    let due = client.now + DOUBT_GRACE;
+    assert_eq!(client.session.poll_timeout(), Some(due));
+    client.events();
+    client.sleep();
+    assert_eq!(client.events(), [ClientEvent::Liveness(Liveness::Suspect)]);
+    let number = client.pinged;
+    client.hear(Message::Pong { number });
+    assert_eq!(client.events(), [ClientEvent::Liveness(Liveness::Alive)]);
+    let pinged = client.now;
+    client.sleep();
+    client.sent();
+    let (number, sent) = (client.pinged, client.now);
+    assert!(sent <= pinged + HEARTBEAT);
+    client.now += DOUBT_GRACE;
+    client.session.handle_timeout(client.now);
+    assert_eq!(client.events(), []);
+    client.hear(Message::Pong { number });
 }
 
 /// A relay's side that has greeted.
@@ -925,8 +993,8 @@ fn a_silent_peer_is_suspect_and_then_dead() {
     let start = Instant::now();
     let mut heartbeat = Heartbeat::new(start, HEARTBEAT);
     assert_eq!(heartbeat.poll_timeout(), start + HEARTBEAT);
-    let (ping, changed) = heartbeat.handle_timeout(start + HEARTBEAT);
-    assert_eq!((ping, changed), (Some(Message::Ping { number: 1 }), None));
+    let (sent, changed) = heartbeat.handle_timeout(start + HEARTBEAT);
+    assert_eq!((sent, changed), (Some(ping(1)), None));
     let (_, changed) = heartbeat.handle_timeout(start + HEARTBEAT + SUSPECT_GRACE);
     assert_eq!(changed, Some(Liveness::Suspect));
     // From now on it is tried more often.
@@ -935,7 +1003,133 @@ fn a_silent_peer_is_suspect_and_then_dead() {
     let (ping, _) = heartbeat.handle_timeout(next);
     assert!(ping.is_some());
     assert_eq!(heartbeat.poll_timeout(), next + HEARTBEAT / 4);
-    assert!(heartbeat.handle_heard(start + Duration::from_secs(4)));
+    assert!(heartbeat.handle_message(start + Duration::from_secs(4), &Message::Pong { number: 1 }));
     let (_, changed) = heartbeat.handle_timeout(start + Duration::from_secs(34));
     assert_eq!(changed, Some(Liveness::Dead));
+}
+
+/// What a side hears, at which times (in ms), while it sends its heartbeats; and when it changes its mind.
+type Case = (
+    &'static str,
+    &'static [(u64, fn(u64) -> Message)],
+    &'static [(u64, Liveness)],
+);
+
+#[test]
+fn a_path_is_sound_while_the_other_side_is_heard_and_hears() {
+    use Liveness::{Alive, Dead, Suspect};
+    fn deaf(_: u64) -> Message {
+        ping(1)
+    }
+    /// Answers the newest heartbeat.
+    fn pong(number: u64) -> Message {
+        Message::Pong { number }
+    }
+    fn hears(heard: u64) -> Message {
+        let heard = Some(heard);
+        Message::Ping { number: 1, heard }
+    }
+    fn hears_no_more(_: u64) -> Message {
+        hears(1)
+    }
+    fn busy(_: u64) -> Message {
+        bound("a", Revision(1))
+    }
+    let cases: [Case; 7] = [
+        ("silence", &[], &[(2500, Suspect), (30_000, Dead)]),
+        (
+            "each is answered",
+            &[(1100, pong), (2100, pong), (3100, pong), (4100, pong)],
+            &[(6500, Suspect), (34_100, Dead)],
+        ),
+        (
+            "heartbeats come in, and none of ours is heard",
+            &[
+                (500, deaf),
+                (1500, deaf),
+                (2400, deaf),
+                (3000, deaf),
+                (4000, deaf),
+            ],
+            &[(2500, Suspect), (31_000, Dead)],
+        ),
+        (
+            "their heartbeats say that ours are heard, and no answer comes",
+            &[(1100, hears), (2100, hears), (3100, hears), (4100, hears)],
+            &[(6500, Suspect), (34_100, Dead)],
+        ),
+        (
+            "ours were heard, and are no more",
+            &[
+                (1100, hears),
+                (2100, hears_no_more),
+                (3100, hears_no_more),
+                (4000, pong),
+            ],
+            &[
+                (3500, Suspect),
+                (4000, Alive),
+                (5500, Suspect),
+                (34_000, Dead),
+            ],
+        ),
+        (
+            "what comes in does not end the suspicion that ours is not heard",
+            &[(1100, pong), (3000, deaf), (4000, deaf), (5000, deaf)],
+            &[(3500, Suspect), (32_000, Dead)],
+        ),
+        (
+            "many answers before the PONG",
+            &[(1900, busy), (2900, busy), (3900, busy), (4500, pong)],
+            &[(6500, Suspect), (34_500, Dead)],
+        ),
+    ];
+    for (name, hears, expected) in cases {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(start, HEARTBEAT);
+        let mut hears = hears.iter().peekable();
+        let (mut now, mut newest, mut seen) = (start, 0, Vec::new());
+        while now < start + DEAD_AFTER + 5 * HEARTBEAT {
+            let due = heartbeat.poll_timeout();
+            let heard = hears.next_if(|(at, _)| start + Duration::from_millis(*at) <= due);
+            let changed = match heard {
+                Some((at, message)) => {
+                    now = start + Duration::from_millis(*at);
+                    (heartbeat.handle_message(now, &message(newest))).then_some(Alive)
+                }
+                None => {
+                    now = due;
+                    let (ping, changed) = heartbeat.handle_timeout(now);
+                    if let Some(Message::Ping { number, .. }) = ping {
+                        newest = number;
+                    }
+                    changed
+                }
+            };
+            let at = (now - start).as_millis() as u64;
+            seen.extend(changed.map(|changed| (at, changed)));
+            if changed == Some(Dead) {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "{name}");
+    }
+}
+
+#[test]
+fn a_heartbeat_says_what_was_heard_last() {
+    let mut heartbeat = Heartbeat::new(Instant::now(), HEARTBEAT);
+    let mut next = |theirs| {
+        loop {
+            let due = heartbeat.poll_timeout();
+            let (sent, _) = heartbeat.handle_timeout(due);
+            if let Some(Message::Ping { heard, .. }) = sent {
+                heartbeat.handle_message(due, &ping(theirs));
+                return heard;
+            }
+        }
+    };
+    // The highest, whatever came since.
+    let said = [7, 9, 8, 1].map(&mut next);
+    assert_eq!(said, [None, Some(7), Some(9), Some(9)]);
 }

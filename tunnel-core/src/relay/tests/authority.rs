@@ -109,16 +109,27 @@ async fn who_cannot_prove_its_key_takes_nothing_over() {
     assert_eq!(client.status().await.transport, Some("quic"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_heard_while_what_it_asked_for_takes_long() {
+    let site = Site::new().await;
+    let mut client = Scripted::at(&site).await;
+    let (at_gate, open) = site.desk.close_gate("may_bind");
+    client.declare("a", 1, Protocol::Tcp, site.port).await;
+    soon("the question", at_gate).await.unwrap();
+    // Of what comes meanwhile, one more thing that it asks for may wait.
+    let number = 4711;
+    let heard = None;
+    client.say(&Message::Ping { number, heard }).await;
+    soon("the PONG", client.hear_pong(number)).await;
+    open.send(()).unwrap();
+    assert!(matches!(client.hear().await, Some(Message::Bound { .. })));
+}
+
 /// Has a client connect that has proved itself and was let in, and takes its right away before its tunnel stands.
 async fn loses_its_right_during_its_handshake(take_away: impl FnOnce(&Desk, PublicKey)) {
     let site = Site::new().await;
     let identity = site.identity();
-    let (reached, at_gate) = oneshot::channel();
-    let (open, gate) = std::sync::mpsc::sync_channel(1);
-    *lock(&site.desk.gate) = Some(Gate {
-        reached,
-        open: gate,
-    });
+    let (at_gate, open) = site.desk.close_gate("admit");
     let connecting = tokio::spawn(Scripted::connected(identity.clone()));
     soon("the question", at_gate).await.unwrap();
     take_away(&site.desk, identity.secret_key.public_key());

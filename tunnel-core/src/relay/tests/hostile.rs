@@ -409,7 +409,11 @@ async fn a_client_that_never_reads_is_ended() {
     // Each is answered; nobody takes the answers.
     let mut pings = BytesMut::new();
     for number in 0..4096 {
-        Message::Ping { number }.encode(&mut pings);
+        Message::Ping {
+            number,
+            heard: None,
+        }
+        .encode(&mut pings);
     }
     soon("the end", async {
         let mut pieces = pings.chunks(8192).cycle();

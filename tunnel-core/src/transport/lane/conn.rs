@@ -2,11 +2,14 @@
 
 use std::{
     io,
+    net::Shutdown,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, Interest, ReadBuf},
     net::{TcpStream, tcp},
@@ -27,7 +30,7 @@ impl Io {
         match self {
             Self::Tcp(tcp) => {
                 let (read, write) = tcp.into_split();
-                (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+                (ReadHalf::Tcp(read), WriteHalf::Tcp(Arc::new(write)))
             }
             Self::Mem(mem) => {
                 let (read, write) = tokio::io::split(mem);
@@ -85,10 +88,20 @@ impl ReadHalf {
 /// The direction to the peer.
 #[derive(Debug)]
 pub(crate) enum WriteHalf {
-    /// Of a TCP connection.
-    Tcp(tcp::OwnedWriteHalf),
+    /// Of a TCP connection. Shared with whoever watches it; only the lane writes.
+    Tcp(Arc<tcp::OwnedWriteHalf>),
     /// Of a pipe in memory.
     Mem(tokio::io::WriteHalf<DuplexStream>),
+}
+
+impl WriteHalf {
+    /// The TCP connection, if it is one.
+    pub(crate) fn tcp(&self) -> Option<&Arc<tcp::OwnedWriteHalf>> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Mem(_) => None,
+        }
+    }
 }
 
 macro_rules! each {
@@ -135,7 +148,7 @@ impl AsyncWrite for WriteHalf {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => poll_write_tcp(tcp.as_ref(), cx, buf),
+            Self::Tcp(tcp) => poll_write_tcp((**tcp).as_ref(), cx, buf),
             Self::Mem(mem) => Pin::new(mem).poll_write(cx, buf),
         }
     }
@@ -149,7 +162,9 @@ impl AsyncWrite for WriteHalf {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tcp(tcp) => {
+                Poll::Ready(SockRef::from((**tcp).as_ref()).shutdown(Shutdown::Write))
+            }
             Self::Mem(mem) => Pin::new(mem).poll_shutdown(cx),
         }
     }

@@ -1,7 +1,9 @@
 //! The sending half of a lane.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, net::tcp::OwnedWriteHalf};
 
 use super::{LaneError, conn::WriteHalf};
 use crate::proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer};
@@ -32,6 +34,11 @@ impl LaneWriter {
             written: 0,
             small: 0,
         }
+    }
+
+    /// The connection under it, if it is one of TCP.
+    pub(crate) fn tcp(&self) -> Option<&Arc<OwnedWriteHalf>> {
+        self.io.tcp()
     }
 
     /// Seals one record, to go out with the next flush. Fails with [`LaneError::Full`] while 16 full records wait.
