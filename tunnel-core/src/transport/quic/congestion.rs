@@ -2,18 +2,16 @@
 //!
 //! A game's datagrams and bulk streams share one connection, so they share one window. quinn puts
 //! datagrams before stream data in every packet; what is left to the controller is to keep the
-//! *bottleneck's* queue short, and never to hold the game back. [`Level`] steers by delay:
+//! *bottleneck's* queue short, and never to hold the game back. [`Level`] steers by a model of the path:
 //!
-//! - **Search** (at first, and when there is suddenly more room): the window grows by half each
-//!   round trip, until the queue is as long as it may be.
-//! - **Cruise**: the window climbs in steps that double while the queue is short, and drains to
-//!   below the empty path once it is long. Equal steps up and proportional drains let several
-//!   `Level` flows meet at equal shares, and each drain shows all of them the path's true delay.
-//! - **Loss is not a signal** until it is plainly ours: more than 15 %, twice running. A
-//!   policer or a shallow queue shows nothing else.
-//! - **What does not yield is not ours**: a queue that stays while the window falls to half is
-//!   somebody else's (or a longer route) and becomes the new empty path; a loss that stays is the
-//!   path's, and is borne.
+//! - **The model.** The window is what the path carries, times its empty round trip, its jitter and the queue that it may
+//!   have. Each is measured ([`path`]), so that no single sample, and no window of the past, can wind it up or down.
+//! - **The queue** is short while somebody would feel it, and as long as other controllers keep theirs while nobody would.
+//! - **Search** (at first, and when there is suddenly more room): the window doubles each round trip, until a queue shows.
+//! - **Drain**: every few seconds the queue runs dry, and all who share it see the path's true delay.
+//! - **Loss is not a signal**, but where it begins a queue ends.
+//! - **What does not yield is not ours** ([`rival`]): a queue that stays while the window falls is somebody else's, and is
+//!   competed with.
 //! - **Below the floor the window never goes**, and time without any acknowledgement adds to it, so
 //!   that a game's packets keep leaving through a black-out and the first ones after it go at once.
 //!
@@ -157,7 +155,7 @@ pub struct Level {
     rates: Rates,
     /// Average round trip, queue included.
     smoothed: Duration,
-    /// The same of whole rounds, for paths with jitter.
+    /// Average round trip of the last rounds, where jitter hides the queue from a single one.
     standing: Duration,
     round: Round,
     /// How long the round before took: what arrives in a round was sent in the one before.
@@ -167,15 +165,17 @@ pub struct Level {
     recent: Recent,
     loss: Loss,
     full: Full,
-    /// Rounds in a row with a queue far above the target, and with none.
+    /// The best round of a search, in bytes per second, and how many since have brought nothing more.
+    found: (f64, u8),
+    /// Rounds in a row with a queue of more than twice the target.
     long: u8,
-    /// Rounds in which the window does not grow.
-    hold: u8,
-    had: f64,
-    was: Duration,
-    best: f64,
-    flat: u8,
+    /// What the path carried before them, in bytes per second, and the queue in the third.
+    carried_before: f64,
+    queue_then: Duration,
+    /// Rounds in a row with hardly a queue.
     short: u8,
+    /// Rounds to come in which the window does not grow.
+    hold: u8,
     /// When the queue last ran dry by intent.
     drained: Instant,
     rival: Option<Rival>,
@@ -216,13 +216,12 @@ impl Level {
             recent: Recent::default(),
             loss: Loss::default(),
             full: Full::default(),
+            found: (0.0, 0),
             long: 0,
-            hold: 0,
-            had: 0.0,
-            was: Duration::ZERO,
-            best: 0.0,
-            flat: 0,
+            carried_before: 0.0,
+            queue_then: Duration::ZERO,
             short: 0,
+            hold: 0,
             drained: now,
             rival: None,
             carried: Carried::new(now),
@@ -319,26 +318,22 @@ impl Level {
         if let Some(rtt) = self.recent.handle_sample(batch.rtt)
             && rtt > self.empty.rtt() + self.target()
         {
-            self.end_search(now, batch.acked);
+            // What has arrived in this round so far is what the path carries.
+            if self.round.acked > 4 * self.mtu {
+                self.rates.handle_round(self.round.rate(now, self.sending));
+            }
+            self.drain(now);
         }
     }
 
-    /// A queue has formed: what arrived meanwhile is what the path carries.
-    fn end_search(&mut self, now: Instant, _acked: u64) {
-        let rate = self.round.rate(now, self.sending);
-        if self.round.acked > 4 * self.mtu {
-            self.rates.handle_round(rate);
-        }
-        self.drain(now);
-    }
-
+    /// Lets the queue run dry.
     fn drain(&mut self, now: Instant) {
-        (self.best, self.flat) = (0.0, 0);
+        self.found = (0.0, 0);
         self.phase = Phase::Drain;
         self.drained = now;
         let empty = self.empty.rtt();
         let below = (DRY + empty / 64).min(empty / 10);
-        let dry = self.product(empty + self.allowance() - below);
+        let dry = self.product(empty + self.jitter.allowance() - below);
         // Whether somebody else keeps a queue is worth a round trip at half the rate.
         self.goal = (if self.rival.is_some() { dry / 2 } else { dry })
             .max(self.window / MAX_SHRINK)
@@ -377,141 +372,155 @@ impl Level {
         }
         self.jitter.handle_round(&round);
         let queue = self.queue(&round);
-        if let Some(share) = self.loss.judge(self.mtu) {
-            let left_room = self.full.is_bound(now) && queue > self.target() * 2;
-            let near = self.full.is_near(round.mean(), self.empty.rtt());
-            let overflows = self.full.handle_loss(now, share, queue, near);
-            if overflows && left_room && self.rival.is_none() && self.phase != Phase::Search {
-                // We left room: it was filled by somebody else.
-                self.rival = Some(Rival::new(now, queue, self.rates.most()));
-            }
-            if overflows && let Some(rival) = &mut self.rival {
-                rival.handle_loss(now, round.start, self.window, self.smoothed);
-            }
-            if overflows && self.phase == Phase::Search {
-                self.drain(now);
-                return;
-            }
+        if self.heed_loss(now, &round, queue) && self.phase == Phase::Search {
+            return self.drain(now);
         }
         if is_idle {
-            // The path had nothing to say about the window, and a game that idles between its
-            // packets cannot fill a queue: it may have its rate at whatever the round trip is.
+            return self.idle(&round);
+        }
+        match self.phase {
+            Phase::Search => self.judge_search(now, rate),
+            Phase::Drain => {
+                if self.window <= self.goal {
+                    self.phase = Phase::Settle;
+                }
+            }
+            Phase::Settle => {
+                self.handle_dry(now, &round, queue);
+                self.phase = Phase::Cruise;
+                self.steer(now, rate, queue);
+            }
+            Phase::Cruise => {
+                let is_short = queue < self.target() / 4;
+                self.short = if is_short {
+                    self.short.saturating_add(1)
+                } else {
+                    0
+                };
+                self.steer(now, rate, queue);
+            }
+        }
+    }
+
+    /// Learns where the queue overflows, and whether somebody else fills it. Returns whether it overflowed.
+    fn heed_loss(&mut self, now: Instant, round: &Round, queue: Duration) -> bool {
+        let Some(share) = self.loss.judge(self.mtu) else {
+            return false;
+        };
+        // Filled by somebody else, where we have left room.
+        let is_foreign = self.full.is_bound(now) && queue > self.target() * 2;
+        let is_near = self.full.is_near(round.mean(), self.empty.rtt());
+        let overflows = self.full.handle_loss(now, share, queue, is_near);
+        if overflows && is_foreign && self.rival.is_none() && self.phase != Phase::Search {
+            self.rival = Some(Rival::new(now, queue, self.rates.most()));
+        }
+        if overflows && let Some(rival) = &mut self.rival {
+            rival.handle_loss(now, round.start, self.window, self.smoothed);
+        }
+        overflows
+    }
+
+    /// The path had nothing to say about the window, and a game that idles between its packets cannot fill a queue: it may
+    /// have its rate at whatever the round trip is. Bulk that begins beside it begins with what the path is known to carry.
+    fn idle(&mut self, round: &Round) {
+        let is_declared = self.config.game_rate().is_some();
+        if self.config.is_felt() && is_declared {
+            let known = self.product(self.empty.rtt()).max(IDLE_WINDOW);
+            self.window = self.window.min(known.max(round.peak * 2)).max(self.floor());
+            self.goal = self.window;
+        } else {
             let game = bytes_in(FLOOR_RATE, round.rtt.min(MAX_GAME_RTT));
-            if self.config.is_felt() && self.config.game_rate().is_some() {
-                // Of what the path carried when it was full, if that is known; else a search begins where TCP's does.
-                let known = self.product(self.empty.rtt()).max(IDLE_WINDOW);
-                self.window = self.window.min(known.max(round.peak * 2)).max(self.floor());
-            } else {
-                self.window = self.window.max(game).max(self.floor());
-            }
+            self.window = self.window.max(game).max(self.floor());
             self.goal = self.goal.max(self.window);
+        }
+    }
+
+    /// Ends a search when three rounds have brought nothing more: where the queue is shorter than the target, or another
+    /// bottleneck of this machine's, no queue tells.
+    fn judge_search(&mut self, now: Instant, rate: f64) {
+        let (best, flat) = self.found;
+        self.found = match rate > best * SEARCH_GROWTH {
+            true => (rate, 0),
+            false => (best, flat + 1),
+        };
+        if self.found.1 >= SEARCH_FLAT {
+            self.drain(now);
+        }
+    }
+
+    /// The queue has run dry, if it is ours.
+    fn handle_dry(&mut self, now: Instant, round: &Round, queue: Duration) {
+        let above = round.mean().saturating_sub(self.empty.rtt());
+        self.jitter.handle_drained(above);
+        self.standing = self.empty.rtt() + self.jitter.allowance();
+        let is_gone = queue <= self.target();
+        match &mut self.rival {
+            Some(rival) if is_gone && rival.is_quiet(now) => self.rival = None,
+            Some(rival) => rival.handle_drained(queue),
+            None => {}
+        }
+    }
+
+    /// Sets the goal by the model, unless it is time to look for more room or for the empty path.
+    fn steer(&mut self, now: Instant, rate: f64, queue: Duration) {
+        self.yield_to(now, rate, queue);
+        if self.short >= SHORT && self.rates.is_growing() {
+            self.short = 0;
+            self.phase = Phase::Search;
+            return self.start_round(now);
+        }
+        let every = match self.rival {
+            Some(_) => RIVAL_LOOK,
+            None => DRY_EVERY,
+        };
+        if now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10) {
+            return self.drain(now);
+        }
+        let goal = self.model(now);
+        self.goal = if self.hold > 0 {
+            goal.min(self.goal)
+        } else {
+            goal
+        };
+        self.hold = self.hold.saturating_sub(1);
+    }
+
+    /// A long queue: the path carries less than it did, or it is not ours.
+    fn yield_to(&mut self, now: Instant, rate: f64, queue: Duration) {
+        if queue <= self.target() * 2 {
+            self.long = 0;
             return;
         }
-        let target = self.target();
-        if self.phase == Phase::Drain {
-            if self.window <= self.goal {
-                self.phase = Phase::Settle;
-            }
-            return;
-        }
-        if self.phase == Phase::Settle {
-            self.jitter
-                .handle_drained(round.mean().saturating_sub(self.empty.rtt()));
-            self.standing = self.empty.rtt() + self.allowance();
-            self.phase = Phase::Cruise;
-            self.long = if queue > target * 2 {
-                self.long.saturating_add(1)
-            } else {
-                0
-            };
-            match &mut self.rival {
-                Some(rival) if queue <= target && rival.is_quiet(now) => self.rival = None,
-                Some(rival) => rival.handle_drained(queue),
-                None => {}
-            }
-        } else if self.phase == Phase::Cruise {
-            self.long = if queue > target * 2 {
-                self.long.saturating_add(1)
-            } else {
-                0
-            };
-            self.short = if queue < target / 4 {
-                self.short.saturating_add(1)
-            } else {
-                0
-            };
-        }
+        self.long = self.long.saturating_add(1);
         if self.long == 1 {
-            self.had = self.rates.most();
+            self.carried_before = self.rates.most();
         }
-        let has_fallen = self.long == 1 && rate < self.had / 2.0;
-        if has_fallen || self.long == 2 {
+        let has_halved = self.long == 1 && rate < self.carried_before / 2.0;
+        if has_halved || self.long == 2 {
             // What the path carried before the queue came may be more than it carries now.
             self.rates.forget_but(self.long.into());
         }
         if self.long == FOREIGN - 2 {
-            self.was = queue;
+            self.queue_then = queue;
         }
-        let stays = queue > self.was / 4 * 3;
-        if self.long >= FOREIGN && stays && self.rival.is_none() && self.window > self.floor() {
-            self.rival = Some(Rival::new(now, queue, self.had));
+        let stays = queue > self.queue_then / 4 * 3;
+        // At the floor nothing was yielded.
+        let has_yielded = self.window > self.floor();
+        if self.long >= FOREIGN && stays && has_yielded && self.rival.is_none() {
+            self.rival = Some(Rival::new(now, queue, self.carried_before));
             // Yielding was wrong.
-            self.rates.handle_round(self.had.min(rate * 2.0));
-        }
-        if self.phase == Phase::Search {
-            if rate > self.best * 1.25 {
-                self.best = rate;
-                self.flat = 0;
-            } else {
-                self.flat += 1;
-            }
-            if self.flat >= 3 {
-                self.drain(now);
-            }
-            return;
-        }
-        if self.short >= SHORT && self.rates.is_growing() {
-            self.short = 0;
-            self.phase = Phase::Search;
-            self.start_round(now);
-            return;
-        }
-        let every = if self.rival.is_some() {
-            RIVAL_LOOK
-        } else {
-            DRY_EVERY
-        };
-        if self.phase == Phase::Cruise
-            && now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10)
-        {
-            self.drain(now);
-            return;
-        }
-        if self.phase == Phase::Cruise {
-            let goal = self.model(now);
-            self.goal = if self.hold > 0 {
-                goal.min(self.goal)
-            } else {
-                goal
-            };
-            self.hold = self.hold.saturating_sub(1);
+            self.rates.handle_round(self.carried_before.min(rate * 2.0));
         }
     }
 
     /// The window that carries what the path can, with the queue that it may have.
     fn model(&mut self, now: Instant) -> u64 {
-        let empty = self.empty.rtt() + self.allowance();
-        let mut window = self.product(empty + self.target());
-        let own = self.target();
-        let rate = self.rates.most();
+        let alone = self.empty.rtt() + self.jitter.allowance() + self.target();
+        let mut window = self.product(alone);
         if let Some(rival) = &mut self.rival {
-            let both = match rival.window(now, self.smoothed, self.mtu) {
-                Some(window) => window,
-                None => {
-                    (rate * (empty + rival.accepted(self.empty.rtt()) + own).as_secs_f64()) as u64
-                }
-            };
-            window = window.max(both);
+            let beside = rival.window(now, self.smoothed, self.mtu);
+            let queue = rival.accepted(self.empty.rtt());
+            window = window.max(beside.unwrap_or_else(|| self.product(alone + queue)));
         }
         // More than that in flight brings no more.
         let most = self.product(self.smoothed * 2);
@@ -526,7 +535,7 @@ impl Level {
 
     /// The queue that a round has shown.
     fn queue(&mut self, round: &Round) -> Duration {
-        let allowance = self.allowance();
+        let allowance = self.jitter.allowance();
         if allowance < STEADY {
             self.standing = round.mean();
             return round.rtt.saturating_sub(self.empty.rtt());
@@ -536,16 +545,11 @@ impl Level {
         self.standing.saturating_sub(self.empty.rtt() + allowance)
     }
 
-    /// How much longer than the lowest round trips are on average for jitter alone.
-    fn allowance(&self) -> Duration {
-        self.jitter.allowance()
-    }
-
     /// The queueing delay that the window aims at.
     fn target(&self) -> Duration {
         let target = if self.config.is_felt() {
             MIN_TARGET.max((self.empty.rtt() / TARGET_SHARE).min(MIN_TARGET * 2))
-                + self.allowance() / 3
+                + self.jitter.allowance() / 3
         } else {
             BULK_TARGET.max(self.empty.rtt() / 4 * 3)
         };
@@ -553,6 +557,7 @@ impl Level {
             .bound(target.mul_f64(self.fair()), self.empty.rtt())
     }
 
+    /// How much longer a queue than another of the same path is borne, for having less of it.
     fn fair(&self) -> f64 {
         let rate = self.rates.most().max(1.0);
         (FAIR_RATE / rate).sqrt().sqrt().clamp(0.4, 2.4)
@@ -713,6 +718,10 @@ const STEADY: Duration = Duration::from_millis(2);
 /// Rounds with a queue of twice the target that make it somebody else's: in the second the window follows what arrives now,
 /// in the third and fourth that has an effect, if the queue is ours.
 const FOREIGN: u8 = 5;
+
+/// Growth of a round that makes a search worth going on, and rounds without it that end it, as BBR has them.
+const SEARCH_GROWTH: f64 = 1.25;
+const SEARCH_FLAT: u8 = 3;
 
 /// Rounds without a queue that start a search, if each brought more than the one before.
 const SHORT: u8 = 4;
