@@ -408,7 +408,7 @@ impl Level {
             return false;
         };
         // Filled by somebody else, where we have left room.
-        let is_foreign = self.full.is_bound(now) && queue > self.target() * 2;
+        let is_foreign = self.full.is_bound() && queue > self.target() * 2;
         let is_near = self.full.is_near(round.mean(), self.empty.rtt());
         let overflows = self.full.handle_loss(now, share, queue, is_near);
         if overflows && is_foreign && self.rival.is_none() && self.phase != Phase::Search {

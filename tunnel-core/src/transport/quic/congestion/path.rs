@@ -132,18 +132,25 @@ impl Jitter {
 /// How long the queue gets before it overflows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Full {
-    /// The longest round trip of late.
+    /// The longest round trip of the last [`TALLEST_FOR`] or twice that, of the present one, and when that began.
     tallest: Duration,
     recent: Duration,
     since: Option<Instant>,
     /// Share of packets that is lost although the queue has room.
     base: f64,
-    /// The queue that overflowed, and until when that is believed.
+    /// The queue that does not overflow, as far as is known, and when a little more is tried.
     bound: Option<(Duration, Instant)>,
 }
 
 impl Full {
+    /// A round trip, with whatever queue.
     pub(super) fn handle_sample(&mut self, now: Instant, rtt: Duration) {
+        if let Some((bound, until)) = self.bound
+            && now >= until
+        {
+            let more = (bound / 4 * 5, now + MORE_EVERY);
+            self.bound = (bound < NO_BOUND).then_some(more);
+        }
         let is_old = self
             .since
             .is_none_or(|since| now.saturating_duration_since(since) > TALLEST_FOR);
@@ -169,7 +176,6 @@ impl Full {
         queue: Duration,
         is_near: bool,
     ) -> bool {
-        self.bound = self.bound.filter(|&(_, until)| now < until);
         if share > self.base + OVERFLOW && share > self.base * 2.0 && is_near {
             let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
             self.bound = Some((bound / 4 * 3, now + BOUND_FOR));
@@ -188,8 +194,8 @@ impl Full {
     }
 
     /// Whether the target leaves room.
-    pub(super) fn is_bound(&self, now: Instant) -> bool {
-        self.bound.is_some_and(|(_, until)| now < until)
+    pub(super) const fn is_bound(&self) -> bool {
+        self.bound.is_some()
     }
 
     /// A target that does not overflow.
@@ -213,6 +219,7 @@ const RATE_ROUNDS: usize = 8;
 /// Rounds of which a quarter may have less of a spread than the path's own.
 const JITTER_ROUNDS: usize = 16;
 
+/// How long a longest round trip counts, at least: a few turns of a queue's filling and emptying.
 const TALLEST_FOR: Duration = Duration::from_secs(5);
 
 /// Share lost beyond the path's own that tells of an overflow.
@@ -221,4 +228,8 @@ const OVERFLOW: f64 = 0.02;
 /// Least room that a shallow queue is taken to have: two packets of 10 Mbit/s, and what timers are late.
 const ROOM: Duration = Duration::from_micros(1_500);
 
+/// How long a bound stands before more is tried, and how often a quarter more is tried then: what does not fit is lost, and repaired.
+const MORE_EVERY: Duration = Duration::from_secs(1);
+/// No target is as long.
+const NO_BOUND: Duration = Duration::from_secs(1);
 const BOUND_FOR: Duration = Duration::from_secs(5);
