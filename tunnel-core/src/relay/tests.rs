@@ -3,6 +3,7 @@
 mod authority;
 mod hostile;
 mod isolation;
+mod processes;
 
 use std::{
     collections::{HashMap, HashSet},
