@@ -65,7 +65,8 @@ impl Driver {
     pub(super) fn plan_upgrade(&mut self) {
         self.dial_at = None;
         if self.is_on_lane() {
-            self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+            let next = Instant::now() + self.upgrade.next(self.shared.random());
+            self.dial_at = self.damper.until().max(Some(next));
         } else {
             self.upgrade.reset();
         }
@@ -133,6 +134,7 @@ impl Driver {
             .replace(relay)
             .is_some_and(|before| before != relay)
         {
+            self.damper.handle_other_relay();
             // Its flow ids begin anew: those of the process before it would be taken for others.
             self.shared.flows.clear();
             self.shared.streams.clear();
