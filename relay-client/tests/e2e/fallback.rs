@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -148,6 +149,35 @@ fn one_way_is_gone(blocked: &str) {
     eventually("answers", || (game.answered() > before + 50).then_some(()));
     let silences = game.take_silences();
     assert!(silences.longest <= Duration::from_secs(4), "{silences:?}");
+}
+
+#[test]
+fn udp_that_comes_and_goes_is_left_alone_for_longer_and_longer() {
+    requires!("nft", "ip");
+    let _turn = heavy();
+    isolated(|| {
+        let site = Site::start();
+        let (port, target) = (ports::one(), local_address());
+        let client = site.expose(&[Service::udp(port, target)]);
+        client.wait_for_line("QUIC", |line| line.contains("is up over quic"));
+        let crowd = Crowd::new();
+        crowd.echo(target);
+        let game = crowd.gamer(site.public(port), 100, TICK, usize::MAX);
+        eventually("a game", || (game.answered() > 50).then_some(()));
+        game.take_silences();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(120) {
+            clear_filter();
+            thread::sleep(Duration::from_secs(8));
+            block("udp", &site);
+            thread::sleep(Duration::from_secs(20));
+        }
+        let silences = game.take_silences();
+        assert!(silences.sum <= Duration::from_secs(6), "{silences:?}");
+        assert!(silences.longest <= Duration::from_secs(1), "{silences:?}");
+        let on_quic = client.count_lines(|line| line.contains("is up over quic"));
+        assert!(on_quic <= 3, "{on_quic} times on QUIC in five");
+    });
 }
 
 /// Between two datagrams of a game.

@@ -403,8 +403,8 @@ fn both(quic: &DialError, lane: &DialError) -> DialError {
 const STAGGER: Duration = Duration::from_millis(250);
 /// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
 const QUIC_HEAD_START: Duration = Duration::from_secs(1);
-/// The same while a path is suspect: 200 ms. A lane takes two round trips more, and the next try is only half a second away.
-const QUIC_HEAD_START_RACING: Duration = Duration::from_millis(200);
+/// The same while a path is suspect: 100 ms. A lane takes two round trips more anyhow, and players wait.
+const QUIC_HEAD_START_RACING: Duration = Duration::from_millis(100);
 /// How long one transport is tried on when the other has failed. That is the answer of a relay which is there, of a host
 /// where none listens, or of a firewall: 2 s, in which what was lost is repeated once. Then a fresh try finds more.
 const REST_PATIENCE: Duration = Duration::from_secs(2);

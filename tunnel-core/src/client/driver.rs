@@ -15,6 +15,7 @@ use crate::{
         ClientEnd, ClientStatus, Shared,
         dial::{Credential, DialError, Dialer},
         link::Link,
+        path::{Damper, Hearing},
         race::Race,
         targets::{self, Target, Targets},
     },
@@ -71,6 +72,8 @@ pub(crate) struct Driver {
     flapping: Backoff,
     /// Waits between tries of QUIC while lanes carry everything.
     upgrade: Backoff,
+    /// And how long it is left alone altogether.
+    damper: Damper,
     name: Option<Arc<str>>,
     /// Since when a heartbeat is overdue: a new path is looked for without pause.
     suspect_since: Option<Instant>,
@@ -108,6 +111,8 @@ enum Woken {
     DialNow,
     Timeout,
     PathChanged,
+    /// What leaves on the path may not arrive.
+    Hearing(Hearing),
     /// Streams have lost their lanes.
     Lost(Vec<StreamId>),
     Broken,
@@ -142,6 +147,7 @@ impl Driver {
             racing: Backoff::new(RACE_PACE, RACE_PACE),
             flapping: Backoff::new(RECONNECT_LEAST, FLAPPING_MOST),
             upgrade: Backoff::new(UPGRADE_LEAST, UPGRADE_MOST),
+            damper: Damper::default(),
             name: None,
             suspect_since: None,
             is_fallback: false,
@@ -189,6 +195,8 @@ impl Driver {
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
                 Woken::Lost(streams) => self.session.lost(&streams),
                 Woken::PathChanged => self.session.handle_path_changed(Instant::now()),
+                Woken::Hearing(Hearing::Ask) => self.session.ask(Instant::now()),
+                Woken::Hearing(Hearing::Unheard) => self.session.handle_unheard(Instant::now()),
                 Woken::Command(None) | Woken::Stopped => {
                     self.goodbye().await;
                     self.close();
@@ -226,6 +234,7 @@ impl Driver {
                 tokio::select! {
                     () = link.broken.cancelled() => Woken::Broken,
                     () = link.path_changed.notified() => Woken::PathChanged,
+                    Some(hearing) = link.hearing.next() => Woken::Hearing(hearing),
                 }
             } => woken,
             lost = self.shared.streams.lost() => Woken::Lost(lost),
@@ -352,6 +361,7 @@ impl Driver {
                 transport: active.link.transport,
             });
             let is_lane = active.link.transport == "lane";
+            self.damper.handle_up(Instant::now(), is_lane);
             if std::mem::replace(&mut self.is_fallback, is_lane) != is_lane {
                 self.shared.emit(Event::Fallback {
                     client: name.into(),

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,7 +18,8 @@ use crate::{
         Shared,
         dial::{Dialer, Established, FurtherSecret, Transport},
         egress::{tcp, udp::Egress},
-        path::{SourceChange, Sources},
+        offers::Offers,
+        path::{HEARD_LOOK, Heard, Hearing, Seen, Sent, SourceChange, Sources},
         streams::Attach,
     },
     event::Event,
@@ -62,6 +63,8 @@ pub(crate) struct Link {
     pub(crate) path: watch::Sender<u64>,
     /// Wakes the driver after such a change.
     pub(crate) path_changed: Notify,
+    /// What the driver has to do about what leaves over QUIC.
+    pub(crate) hearing: Offers<Hearing>,
     /// Idle lanes that the relay wants.
     lanes_wanted: watch::Sender<u32>,
     /// And how many it gets at most.
@@ -123,6 +126,7 @@ impl Link {
             resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
             path: watch::Sender::new(0),
             path_changed: Notify::new(),
+            hearing: Offers::new(HEARINGS),
             lanes_wanted: watch::Sender::new(0),
             lanes_most: u32::try_from(shared.limits.idle_lanes).unwrap_or(u32::MAX),
             lanes_idle: AtomicUsize::new(0),
@@ -141,6 +145,7 @@ impl Link {
                     link.clone()
                         .serve_streams(shared.clone(), connection.clone()),
                 );
+                tokio::spawn(link.clone().watch_quic(connection.clone()));
                 tokio::spawn(link.clone().serve_datagrams(shared.clone(), connection));
                 control::over_quic(send, recv)
             }
@@ -290,6 +295,35 @@ impl Link {
         match tokio::time::timeout(LANE_PATIENCE, opened).await {
             Ok(opened) => opened,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    /// Notices that what leaves over QUIC does not arrive.
+    async fn watch_quic(self: Arc<Self>, connection: quinn::Connection) {
+        let mut heard = Heard::default();
+        let watch = async {
+            loop {
+                tokio::time::sleep(HEARD_LOOK).await;
+                let stats = connection.stats();
+                let frames = &stats.frame_tx;
+                let seen = Seen {
+                    sent: Sent {
+                        packets: stats.udp_tx.datagrams,
+                        frames: frames.datagram + frames.stream + frames.ping,
+                    },
+                    received: stats.udp_rx.datagrams,
+                    acks: stats.frame_rx.acks,
+                };
+                if let Some(hearing) = heard.handle_look(Instant::now(), seen, stats.path.rtt) {
+                    // The driver is busy: it is looked again soon.
+                    _ = self.hearing.offer(hearing);
+                }
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.broken.cancelled() => {}
+            () = self.closed.cancelled() => {}
         }
     }
 
@@ -552,6 +586,8 @@ const OPEN_AT_ONCE: usize = 8;
 /// How often it is looked whether our own address has changed. Half a second: four system calls, and players hardly
 /// notice.
 const ADDRESS_LOOK: Duration = Duration::from_millis(500);
+/// What may wait for the driver.
+const HEARINGS: usize = 4;
 /// How long opening a lane may take.
 const LANE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pauses after the relay has taken no further lane, or each would be opened again at once: short, for players wait for

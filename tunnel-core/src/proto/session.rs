@@ -54,6 +54,8 @@ pub(crate) struct Heartbeat {
     /// When the first PING left of which no word has come.
     unanswered_since: Option<Instant>,
     last_answer: Instant,
+    /// The transport has noticed that what is sent does not arrive.
+    is_unheard: bool,
     /// How long an answer may take.
     grace: Duration,
     liveness: Liveness,
@@ -71,6 +73,7 @@ impl Heartbeat {
             heard: None,
             unanswered_since: None,
             last_answer: now,
+            is_unheard: false,
             grace: SUSPECT_GRACE,
             liveness: Liveness::Alive,
             rtt: None,
@@ -93,7 +96,7 @@ impl Heartbeat {
                 }
             }
             // Behind many of these a PONG may be late.
-            Message::Bound { .. } | Message::Refused { .. } => self.last_answer = now,
+            Message::Bound { .. } | Message::Refused { .. } => self.answered(now),
             _ => {}
         }
         self.liveness == Liveness::Suspect && self.look(now) == Liveness::Alive && {
@@ -107,9 +110,30 @@ impl Heartbeat {
         let answered = (self.outstanding.iter()).position(|(sent, _)| *sent == number)?;
         let (_, at) = self.outstanding.drain(..=answered).next_back()?;
         self.unanswered_since = self.outstanding.front().map(|(_, at)| *at);
-        self.last_answer = now;
-        self.grace = SUSPECT_GRACE;
+        self.answered(now);
         Some(at)
+    }
+
+    const fn answered(&mut self, now: Instant) {
+        self.last_answer = now;
+        self.is_unheard = false;
+        self.grace = SUSPECT_GRACE;
+    }
+
+    /// What is sent does not arrive, as far as the transport can see. Returns whether that is news.
+    pub(crate) const fn handle_unheard(&mut self, now: Instant) -> bool {
+        self.is_unheard = true;
+        self.next_ping = now;
+        let is_news = matches!(self.liveness, Liveness::Alive);
+        if is_news {
+            self.liveness = Liveness::Suspect;
+        }
+        is_news
+    }
+
+    /// The next PING is due at once.
+    pub(crate) const fn ask(&mut self, now: Instant) {
+        self.next_ping = now;
     }
 
     /// The path has changed: the next PING is due at once, so that the other side learns of it, and its answer soon.
@@ -172,7 +196,10 @@ impl Heartbeat {
             .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         if silent.max(unheard) >= DEAD_AFTER {
             Liveness::Dead
-        } else if silent >= self.interval + SUSPECT_GRACE || unheard >= self.grace {
+        } else if self.is_unheard
+            || silent >= self.interval + SUSPECT_GRACE
+            || unheard >= self.grace
+        {
             Liveness::Suspect
         } else {
             Liveness::Alive

@@ -65,7 +65,8 @@ impl Driver {
     pub(super) fn plan_upgrade(&mut self) {
         self.dial_at = None;
         if self.is_on_lane() {
-            self.dial_at = Some(Instant::now() + self.upgrade.next(self.shared.random()));
+            let next = Instant::now() + self.upgrade.next(self.shared.random());
+            self.dial_at = self.damper.until().max(Some(next));
         } else {
             self.upgrade.reset();
         }
@@ -133,6 +134,7 @@ impl Driver {
             self.retiring = Some(old);
         }
         if !self.shared.flows.is_led_to(relay) {
+            self.damper.handle_other_relay();
             // Nothing of one process is sent to another: its ids begin anew.
             self.shared.sender.store(None);
             if let Some(old) = self.retiring.take() {

@@ -334,6 +334,23 @@ impl ClientSession {
         }
     }
 
+    /// The relay is asked at once whether it is there.
+    pub fn ask(&mut self, now: Instant) {
+        if let Some(connected) = &mut self.connected {
+            connected.heartbeat.ask(now);
+        }
+    }
+
+    /// What is sent does not arrive, as far as the transport can see: the path is suspect until the relay answers.
+    pub fn handle_unheard(&mut self, now: Instant) {
+        if let Some(connected) = &mut self.connected
+            && connected.heartbeat.handle_unheard(now)
+        {
+            self.events
+                .push_back(ClientEvent::Liveness(Liveness::Suspect));
+        }
+    }
+
     /// The lanes of these streams lead nowhere any more. With another tunnel they would go there anyway.
     pub fn lost(&mut self, streams: &[StreamId]) {
         if self.is_welcome() {

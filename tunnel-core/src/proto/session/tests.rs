@@ -813,6 +813,27 @@ fn a_changed_path_is_told_by_a_heartbeat_at_once() {
     client.hear(Message::Pong { number });
 }
 
+#[test]
+fn a_path_on_which_nothing_arrives_is_suspect_until_the_relay_answers() {
+    let mut client = Client::welcomed();
+    client.events();
+    client.sent();
+    client.now += HEARTBEAT / 4;
+    client.session.handle_unheard(client.now);
+    assert_eq!(client.events(), [ClientEvent::Liveness(Liveness::Suspect)]);
+    // It is asked at once, and what comes meanwhile is no answer.
+    let since = client.now;
+    client.sleep();
+    assert_eq!(client.now, since);
+    assert!(matches!(client.sent()[..], [Message::Ping { .. }]));
+    client.hear(ping(1));
+    client.session.handle_unheard(client.now);
+    assert_eq!(client.events(), []);
+    let number = client.pinged;
+    client.hear(Message::Pong { number });
+    assert_eq!(client.events(), [ClientEvent::Liveness(Liveness::Alive)]);
+}
+
 /// A relay's side that has greeted.
 fn relay() -> (RelaySession, Instant) {
     let now = Instant::now();
