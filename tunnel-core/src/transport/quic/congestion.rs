@@ -251,7 +251,6 @@ impl Level {
         let Some(newest) = batch.newest else { return };
         self.silence.handle_ack(now);
         self.empty.handle_sample(now, batch.rtt);
-        self.full.handle_sample(now, batch.rtt);
         self.smoothed = match self.smoothed {
             Duration::ZERO => batch.rtt,
             smoothed => (smoothed * 7 + batch.rtt) / 8,
@@ -371,6 +370,7 @@ impl Level {
             self.rates.handle_round(rate);
         }
         self.jitter.handle_round(&round);
+        self.full.handle_round(now, round.mean());
         let queue = self.queue(&round);
         if self.heed_loss(now, &round, queue) && self.phase == Phase::Search {
             return self.drain(now);

@@ -132,7 +132,7 @@ impl Jitter {
 /// How long the queue gets before it overflows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Full {
-    /// The longest round trip of the last [`TALLEST_FOR`] or twice that, of the present one, and when that began.
+    /// The longest round of the last [`TALLEST_FOR`] or twice that, of the present one, and when that began.
     tallest: Duration,
     recent: Duration,
     since: Option<Instant>,
@@ -143,8 +143,8 @@ pub(super) struct Full {
 }
 
 impl Full {
-    /// A round trip, with whatever queue.
-    pub(super) fn handle_sample(&mut self, now: Instant, rtt: Duration) {
+    /// The average round trip of a round, with whatever queue. Single ones are longer by chance.
+    pub(super) fn handle_round(&mut self, now: Instant, rtt: Duration) {
         if let Some((bound, until)) = self.bound
             && now >= until
         {
@@ -176,14 +176,17 @@ impl Full {
         queue: Duration,
         is_near: bool,
     ) -> bool {
-        if share > self.base + OVERFLOW && share > self.base * 2.0 && is_near {
+        let is_much = share > self.base + OVERFLOW && share > self.base * 2.0;
+        if is_much && is_near {
             let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
             self.bound = Some((bound / 4 * 3, now + BOUND_FOR));
             // In time it is the path's own.
             self.base += (share - self.base) / 16.0;
             true
         } else {
-            self.base += (share - self.base) / 4.0;
+            // What is suddenly more may be an overflow that was not seen.
+            let weight = if is_much { 16.0 } else { 4.0 };
+            self.base += (share - self.base) / weight;
             false
         }
     }
