@@ -369,8 +369,11 @@ impl Level {
         if !is_idle || rate > self.rates.most() {
             self.rates.handle_round(rate);
         }
-        self.jitter.handle_round(&round);
-        self.full.handle_round(now, round.mean());
+        if !is_idle {
+            // Who sends little has its acknowledgements delayed.
+            self.jitter.handle_round(&round);
+            self.full.handle_round(now, round.mean());
+        }
         let queue = self.queue(&round);
         if self.heed_loss(now, &round, queue) && self.phase == Phase::Search {
             return self.drain(now);
