@@ -74,7 +74,7 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
         let declared = rate.handle_look(sent, is_short);
         talk = match meter.has_talked.swap(false, Ordering::Relaxed) {
-            true => LOOKS,
+            true => TALK_LOOKS,
             false => talk.saturating_sub(1),
         };
         let is_felt = talk > 0 || !rate.is_idle();
@@ -124,6 +124,8 @@ impl Rate {
 const LOOK: Duration = Duration::from_millis(250);
 /// The most of 4 s counts: a game's rate swings with what happens in it.
 const LOOKS: usize = 16;
+/// Talk counts for 2 s: who plays says something more often.
+const TALK_LOOKS: usize = 8;
 /// IPv6, UDP and QUIC heads of a packet with one datagram.
 pub(super) const OVERHEAD: usize = 80;
 /// 1 Gbit/s: more than games send through one tunnel. What of it the path carries is for the congestion control to see.
