@@ -263,7 +263,8 @@ impl Level {
             Phase::Search => self.search(now, &batch, peak),
             Phase::Cruise | Phase::Drain | Phase::Settle => self.follow(batch.acked),
         }
-        if newest >= self.round.start && self.round.acked > 0 {
+        let has_come_round = newest >= self.round.start && self.round.acked > 0;
+        if has_come_round && now.saturating_duration_since(self.round.start) >= ROUND {
             self.end_round(now);
         }
     }
@@ -721,6 +722,9 @@ const STEADY: Duration = Duration::from_millis(2);
 /// Rounds with a queue of twice the target that make it somebody else's: in the second the window follows what arrives now,
 /// in the third and fourth that has an effect, if the queue is ours.
 const FOREIGN: u8 = 5;
+
+/// A round takes at least 10 ms, some slices of a scheduler: on a path of less, round trips tell of the processes at its ends.
+const ROUND: Duration = Duration::from_millis(10);
 
 /// Growth of a round that makes a search worth going on, and rounds without it that end it, as BBR has them.
 const SEARCH_GROWTH: f64 = 1.25;
