@@ -101,7 +101,10 @@ fn messages() -> Vec<(&'static str, Message)> {
                         public: PortRange::new(7777, 7777).unwrap(),
                         optimize: Optimize::Latency,
                         redundancy: Redundancy::Off,
-                        flows: FlowLimits::default(),
+                        flows: FlowLimits {
+                            per_address: 64,
+                            ..FlowLimits::default()
+                        },
                     },
                     ServiceDeclaration {
                         id: ServiceId(2),
