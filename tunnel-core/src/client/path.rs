@@ -424,7 +424,8 @@ mod tests {
         }
         use Event::{Lane, OtherRelay, Quic};
         // What stands after so many seconds more; and for how long QUIC is left alone then, where it is.
-        let cases: [(&str, &[(u64, Event, u64)]); 6] = [
+        type Case<'a> = (&'a str, &'a [(u64, Event, u64)]);
+        let cases: [Case<'_>; 6] = [
             ("lanes from the start", &[(0, Lane, 0), (9, Lane, 0)]),
             (
                 "the first failure may be a black-out",
