@@ -63,8 +63,7 @@ impl Meter {
 /// Tells the connection's congestion control the game's rate, and whether anybody plays, for as long as the connection lasts.
 pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
     let mut rate = Rate::default();
-    // Looks for which talk counts from now on.
-    let mut talk = 0;
+    let mut talk = Talk::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -73,21 +72,42 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         let sent = meter.sent.swap(0, Ordering::Relaxed);
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
         let declared = rate.handle_look(sent, is_short);
-        talk = match meter.has_talked.swap(false, Ordering::Relaxed) {
-            true => TALK_LOOKS,
-            false => talk.saturating_sub(1),
-        };
-        let is_felt = talk > 0 || !rate.is_idle();
+        talk.handle_look(meter.has_talked.swap(false, Ordering::Relaxed));
+        let is_felt = talk.is_conversation() || !rate.is_idle();
         congestion::declare(&connection, Some(declared), is_felt);
-        if !is_felt {
+        if rate.is_idle() && talk.is_over() {
             meter.is_asleep.store(true, Ordering::Relaxed);
             tokio::select! {
                 () = meter.woken.notified() => {}
                 _ = connection.closed() => return,
             }
-            // Nobody knows how large the game becomes, and the first look at it is yet to come.
-            congestion::declare(&connection, None, true);
+            if meter.sent.load(Ordering::Relaxed) > 0 {
+                // Nobody knows how large the game becomes, and the first look at it is yet to come.
+                congestion::declare(&connection, None, true);
+            }
         }
+    }
+}
+
+/// Whether a player's stream talks, or has just said once what it wants, as who asks for a file does.
+#[derive(Debug, Default)]
+struct Talk {
+    /// A bit for each of the last looks, the newest lowest: somebody has talked before it.
+    looks: u8,
+}
+
+impl Talk {
+    fn handle_look(&mut self, has_talked: bool) {
+        self.looks = self.looks << 1 | u8::from(has_talked);
+    }
+
+    fn is_conversation(&self) -> bool {
+        self.looks.count_ones() >= TALK_LOOKS
+    }
+
+    /// Nothing was said for as long as it counts.
+    const fn is_over(&self) -> bool {
+        self.looks == 0
     }
 }
 
@@ -124,8 +144,9 @@ impl Rate {
 const LOOK: Duration = Duration::from_millis(250);
 /// The most of 4 s counts: a game's rate swings with what happens in it.
 const LOOKS: usize = 16;
-/// Talk counts for 2 s: who plays says something more often.
-const TALK_LOOKS: usize = 8;
+/// Of the looks of 2 s, those with talk that make it a conversation: who plays, or types, says something in most of them;
+/// a request and its answer, even after a greeting, take two.
+const TALK_LOOKS: u32 = 3;
 /// IPv6, UDP and QUIC heads of a packet with one datagram.
 pub(super) const OVERHEAD: usize = 80;
 /// 1 Gbit/s: more than games send through one tunnel. What of it the path carries is for the congestion control to see.
@@ -172,6 +193,33 @@ mod tests {
         meter.handle_sent(1_000);
         tokio::time::timeout(hang, is(None)).await.unwrap();
         declares.abort();
+    }
+
+    #[test]
+    fn a_request_is_no_conversation() {
+        let mut talk = Talk::default();
+        for has_talked in [true, true, false, false, false, false, false, false] {
+            talk.handle_look(has_talked);
+            assert!(!talk.is_conversation() && !talk.is_over(), "{talk:?}");
+        }
+        for has_talked in [false, false] {
+            talk.handle_look(has_talked);
+        }
+        assert!(talk.is_over());
+        for _ in 0..2 {
+            talk.handle_look(true);
+            talk.handle_look(false);
+            assert!(!talk.is_conversation());
+        }
+        talk.handle_look(true);
+        assert!(talk.is_conversation());
+        // A pause of a second ends it.
+        for _ in 0..3 {
+            talk.handle_look(false);
+            assert!(talk.is_conversation());
+        }
+        talk.handle_look(false);
+        assert!(!talk.is_conversation());
     }
 
     #[test]
