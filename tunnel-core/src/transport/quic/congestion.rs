@@ -519,12 +519,19 @@ impl Level {
 
     /// The window that carries what the path can, with the queue that it may have.
     fn model(&mut self, now: Instant) -> u64 {
-        let alone = self.empty.rtt() + self.jitter.allowance() + self.target();
-        let mut window = self.product(alone);
+        let target = self.target();
+        let alone = self.empty.rtt() + self.jitter.allowance();
+        // Whole packets leave: a small window that is always rounded down never grows.
+        let mut window = self.product(alone + target) + self.mtu / 2;
+        // Where somebody else's queue overflows is not ours to say.
+        let beside = match self.config.is_felt() {
+            true => target,
+            false => self.bulk_target(),
+        };
         if let Some(rival) = &mut self.rival {
-            let beside = rival.window(now, self.smoothed, self.mtu);
-            let queue = rival.accepted(self.empty.rtt());
-            window = window.max(beside.unwrap_or_else(|| self.product(alone + queue)));
+            let queue = rival.accepted(self.empty.rtt()) + beside;
+            let cubic = rival.window(now, self.smoothed, self.mtu);
+            window = window.max(cubic.unwrap_or_else(|| self.product(alone + queue)));
         }
         // More than that in flight brings no more.
         let most = self.product(self.smoothed * 2);
@@ -551,14 +558,23 @@ impl Level {
 
     /// The queueing delay that the window aims at.
     fn target(&self) -> Duration {
-        let target = if self.config.is_felt() {
+        // Nobody feels how much of somebody else's queue is ours, once it is sure that it is.
+        let is_foreign = self.rival.as_ref().is_some_and(Rival::has_overflowed);
+        let target = if self.config.is_felt() && !is_foreign {
             MIN_TARGET.max((self.empty.rtt() / TARGET_SHARE).min(MIN_TARGET * 2))
                 + self.jitter.allowance() / 3
         } else {
-            BULK_TARGET.max(self.empty.rtt() / 4 * 3)
+            self.bulk_target()
         };
-        self.full
-            .bound(target.mul_f64(self.fair()), self.empty.rtt())
+        // The bound is the same for all who share the path; only below it can who has more make room.
+        let fair = self.fair();
+        let bound = (self.full).bound(target.mul_f64(fair.max(1.0)), self.empty.rtt());
+        bound.mul_f64(fair.min(1.0))
+    }
+
+    /// The same while nobody would feel it.
+    fn bulk_target(&self) -> Duration {
+        BULK_TARGET.max(self.empty.rtt() / 4 * 3)
     }
 
     /// How much longer a queue than another of the same path is borne, for having less of it.

@@ -177,23 +177,24 @@ impl Full {
         is_near: bool,
     ) -> bool {
         let is_much = share > self.base + OVERFLOW && share > self.base * 2.0;
-        if is_much && is_near {
-            let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
-            self.bound = Some((bound / 4 * 3, now + BOUND_FOR));
-            // In time it is the path's own.
-            self.base += (share - self.base) / 16.0;
-            true
-        } else {
-            // What is suddenly more may be an overflow that was not seen.
+        let overflows = (is_much && is_near) || share > MOST_BASE;
+        // What is lost while the queue is long may be what its overflow costs, unless yielding all there is has not helped.
+        let has_yielded = self.bound.is_some_and(|(bound, _)| bound <= ROOM);
+        if !is_near || has_yielded || share < self.base {
             let weight = if is_much { 16.0 } else { 4.0 };
             self.base += (share - self.base) / weight;
-            false
         }
+        if overflows {
+            let bound = self.bound.map_or(queue, |(bound, _)| bound.min(queue));
+            // What bursts overflow shows no queue; and of none there would never be more again.
+            self.bound = Some(((bound / 4 * 3).max(ROOM), now + BOUND_FOR));
+        }
+        overflows
     }
 
-    /// Share of packets that is lost although the queue has room, a half at most.
+    /// Share of packets that is lost although the queue has room.
     pub(super) const fn base(&self) -> f64 {
-        self.base.min(0.5)
+        self.base.min(MOST_BASE)
     }
 
     /// Whether the target leaves room.
@@ -227,6 +228,9 @@ const TALLEST_FOR: Duration = Duration::from_secs(5);
 
 /// Share lost beyond the path's own that tells of an overflow.
 const OVERFLOW: f64 = 0.02;
+
+/// Most that a path loses by itself: whoever makes up for more than that may be making up for what its own window makes overflow.
+const MOST_BASE: f64 = 0.2;
 
 /// Least room that a shallow queue is taken to have: two packets of 10 Mbit/s, and what timers are late.
 const ROOM: Duration = Duration::from_micros(1_500);

@@ -22,6 +22,8 @@ struct Cubic {
     most: f64,
     /// What Reno would have.
     reno: f64,
+    /// What it asked for last.
+    wanted: f64,
 }
 
 impl Rival {
@@ -51,15 +53,22 @@ impl Rival {
             return;
         }
         self.answered = now;
-        let window = match &self.cubic {
-            Some(_) => window,
-            None => window.max((self.fair * rtt.as_secs_f64()) as u64),
+        // What it is going to, for what overflows in several round trips would cut it each time before it got there.
+        let wanted = match &self.cubic {
+            Some(cubic) => cubic.wanted,
+            None => self.fair * rtt.as_secs_f64(),
         };
+        let most = wanted.max(window as f64);
         self.cubic = Some(Cubic {
             start: now,
-            most: window as f64,
-            reno: window as f64 * BETA,
+            most,
+            reno: most * BETA,
+            wanted: most * BETA,
         });
+    }
+
+    pub(super) const fn has_overflowed(&self) -> bool {
+        self.cubic.is_some()
     }
 
     /// Whether nothing has overflowed for long.
@@ -76,12 +85,13 @@ impl Rival {
         let time = (now.saturating_duration_since(cubic.start) + rtt).as_secs_f64();
         let inflection = (most * (1.0 - BETA) / C).cbrt();
         let wanted = C * (time - inflection).powi(3) + most;
-        Some((wanted * mtu).max(cubic.reno) as u64)
+        cubic.wanted = (wanted * mtu).max(cubic.reno);
+        Some(cubic.wanted as u64)
     }
 }
 
-/// Two of CUBIC's turns on a line of 100 Mbit/s.
-const QUIET: Duration = Duration::from_secs(30);
+/// Longer than CUBIC's turns on lines up to 300 Mbit/s: who hears nothing of them for so long is alone, or beside BBR.
+const QUIET: Duration = Duration::from_secs(12);
 
 /// RFC 9438.
 const BETA: f64 = 0.7;

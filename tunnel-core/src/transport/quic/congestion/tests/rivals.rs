@@ -100,7 +100,12 @@ impl Controls for Cubic {
             return;
         }
         self.answered = Some(now);
-        self.most = self.window;
+        // Fast convergence: who has less than before makes room.
+        self.most = if self.window < self.most {
+            self.window * 0.85
+        } else {
+            self.window
+        };
         self.window = (self.window * 0.7).max(2.0);
         self.threshold = self.window;
         self.reno = self.window;
