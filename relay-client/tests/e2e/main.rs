@@ -24,6 +24,7 @@ mod address;
 mod black_out;
 mod boot;
 mod bulk;
+mod bursts;
 mod crowds;
 mod dns;
 mod documents;

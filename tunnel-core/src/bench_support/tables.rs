@@ -73,12 +73,13 @@ pub struct FairQueue(Fair<Bytes>);
 impl FairQueue {
     /// Adds to the part of one service. Says whether another had to go.
     pub fn push(&mut self, whose: u16, datagram: Bytes, most: usize) -> bool {
-        self.0.push(Whose::flow(whose, 0), datagram, most).is_some()
+        let now = Instant::now();
+        (self.0.push(now, Whose::flow(whose, 0), datagram, most)).is_some()
     }
 
     /// Takes the next one whose turn it is.
     pub fn pop(&mut self) -> Option<Bytes> {
-        self.0.pop()
+        self.0.pop().map(|waited| waited.item)
     }
 }
 

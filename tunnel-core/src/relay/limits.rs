@@ -70,11 +70,12 @@ pub struct RelayLimits {
     /// Declarations that may come at once. 1,024: all instances of a large node with all of their ports, after a restart.
     pub declaration_burst: u32,
     /// Age at which a datagram that waits for the tunnel is dropped. 100 ms: two or three of a game's ticks; later
-    /// ones replace it.
+    /// ones replace it. A burst does not age while it leaves, for ten times as long at most.
     pub datagram_age: Duration,
     /// Datagrams that wait for QUIC at most. 4,096: 100 ms of a node's 40,000 packets/s, or 6 MB of full packets.
     pub datagram_queue: usize,
-    /// Datagrams that wait for one lane at most. 256: 100 ms of 2,500 packets/s on each of four lanes.
+    /// Datagrams that wait for one lane at most. 1,024: two worlds of 480 kB that a game sends at once, or 100 ms of 10,000
+    /// packets/s on each of four lanes.
     pub lane_datagram_queue: usize,
     /// Bytes that the streams of one tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
     /// protocol allows at most.

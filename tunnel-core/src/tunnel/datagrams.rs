@@ -180,7 +180,7 @@ pub(super) fn make_room(scratch: &mut BytesMut, length: usize) {
 pub(super) struct QuicQueue {
     connection: quinn::Connection,
     limits: QueueLimits,
-    waiting: Mutex<Fair<(Instant, Bytes)>>,
+    waiting: Mutex<Fair<Bytes>>,
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
@@ -257,8 +257,8 @@ impl QuicQueue {
             return;
         }
         let mut waiting = lock(&self.waiting);
-        let item = (Instant::now(), datagram);
-        if waiting.push(whose, item, self.limits.quic).is_some() {
+        let now = Instant::now();
+        if (waiting.push(now, whose, datagram, self.limits.quic)).is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
             self.meter.handle_drop();
@@ -281,6 +281,7 @@ impl QuicQueue {
 
 /// Feeds what waits to QUIC as it makes room, and drops what has grown too old.
 async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
+    let mut moved = Instant::now();
     loop {
         tokio::select! {
             () = queue.added.notified() => {}
@@ -295,25 +296,27 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
                 }
                 next
             };
-            let Some((since, datagram)) = next else { break };
-            let most = queue.limits.age;
-            if since.elapsed() > most {
+            let Some(waited) = next else { break };
+            let now = Instant::now();
+            let Some(left) = waited.left(now, moved, queue.limits.age) else {
                 metrics.drop_too_old.one();
                 queue.meter.handle_drop();
                 continue;
-            }
+            };
+            let datagram = waited.item;
             if queue.connection.datagram_send_buffer_space() >= datagram.len() {
                 // Without a timer for each, or a queue would be emptied more slowly than it is filled.
                 queue.send_now(datagram, &metrics);
+                moved = now;
                 continue;
             }
             let length = datagram.len();
-            let sent = tokio::time::timeout(
-                most.saturating_sub(since.elapsed()),
-                queue.connection.send_datagram_wait(datagram),
-            );
+            let sent = tokio::time::timeout(left, queue.connection.send_datagram_wait(datagram));
             match sent.await {
-                Ok(Ok(())) => queue.meter.handle_sent(length),
+                Ok(Ok(())) => {
+                    queue.meter.handle_sent(length);
+                    moved = Instant::now();
+                }
                 Ok(Err(quinn::SendDatagramError::TooLarge)) => metrics.drop_too_large.one(),
                 Ok(Err(_)) => return,
                 Err(_) => {
@@ -338,12 +341,14 @@ pub(crate) struct LaneQueue {
     limits: QueueLimits,
     waiting: Arc<Waiting>,
     metrics: Arc<Metrics>,
+    /// When it last gave one away.
+    moved: Instant,
 }
 
 /// What waits for one lane.
 #[derive(Debug, Default)]
 struct Waiting {
-    datagrams: Mutex<Fair<(Instant, Bytes)>>,
+    datagrams: Mutex<Fair<Bytes>>,
     added: Notify,
     /// Nobody sends any more, or the lane has ended.
     has_ended: AtomicBool,
@@ -366,6 +371,7 @@ impl LaneQueues {
             limits: self.limits,
             waiting,
             metrics,
+            moved: Instant::now(),
         }
     }
 
@@ -377,8 +383,8 @@ impl LaneQueues {
             return;
         };
         let lane = &lanes[place as usize];
-        let item = (Instant::now(), datagram);
-        let dropped = lock(&lane.datagrams).push(whose, item, self.limits.lane);
+        let now = Instant::now();
+        let dropped = lock(&lane.datagrams).push(now, whose, datagram, self.limits.lane);
         if dropped.is_some() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
             metrics.drop_queue_full.one();
@@ -401,15 +407,17 @@ impl LaneQueue {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let next = lock(&self.waiting.datagrams).pop();
-            let Some((since, datagram)) = next else {
+            let Some(waited) = next else {
                 if self.waiting.has_ended.load(Ordering::Relaxed) {
                     return None;
                 }
                 self.waiting.added.notified().await;
                 continue;
             };
-            if since.elapsed() <= self.limits.age {
-                return Some(datagram);
+            let now = Instant::now();
+            if waited.left(now, self.moved, self.limits.age).is_some() {
+                self.moved = now;
+                return Some(waited.item);
             }
             // Dropping is safe: datagrams are never retransmitted.
             self.metrics.drop_too_old.one();
@@ -447,7 +455,7 @@ impl Default for QueueLimits {
         Self {
             age: Duration::from_millis(100),
             quic: 4096,
-            lane: 256,
+            lane: 1024,
         }
     }
 }
@@ -482,8 +490,9 @@ mod tests {
         let queues = LaneQueues::new(limits);
         let mut queue = queues.add(metrics.clone());
         let old = Instant::now() - Duration::from_millis(301);
-        let old = (old, Bytes::from_static(b"old"));
-        lock(&queue.waiting.datagrams).push(whose(), old, limits.lane);
+        queue.moved = old;
+        let datagram = Bytes::from_static(b"old");
+        lock(&queue.waiting.datagrams).push(old, whose(), datagram, limits.lane);
         queues.send(whose(), 1, Bytes::from_static(b"new"), &metrics);
         assert_eq!(queue.next().await, Some(Bytes::from_static(b"new")));
         assert_eq!(metrics.snapshot().drop_too_old, 1);

@@ -291,6 +291,7 @@ impl Entered {
 fn connected(remote: SocketAddr) -> io::Result<UdpSocket> {
     let socket = socket::bind_udp(SocketAddr::new(socket::unspecified(remote.ip()), 0))?;
     socket.connect(remote)?;
+    socket::grow_buffers(&socket, socket::FLOW_BUFFER);
     UdpSocket::from_std(socket)
 }
 
