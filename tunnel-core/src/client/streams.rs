@@ -1,8 +1,9 @@
 //! The streams of a client, so that the relay can continue them on other channels.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -30,31 +31,54 @@ pub(crate) struct Streams {
 #[derive(Debug, Default)]
 struct State {
     running: HashMap<StreamId, Arc<Offers<Box<Attach>>>>,
-    opened: Opened,
+    /// What has run.
+    ended: Lately,
+    /// What the relay wanted to continue before its OPEN came. From then on it is too late for that: the relay opens it anew.
+    unheard: Lately,
     /// Whose lanes lead nowhere, of which the relay has to be told.
     lost: Vec<StreamId>,
 }
 
-/// Which streams have been opened: the newest by name, and all that are older.
-#[derive(Debug, Default)]
-struct Opened(BTreeSet<StreamId>);
-
-impl Opened {
-    fn contains(&self, stream: StreamId) -> bool {
-        let is_older = |oldest: &StreamId| stream < *oldest;
-        self.0.contains(&stream) || (self.0.len() >= OPENED && self.0.first().is_some_and(is_older))
+impl State {
+    /// Whether this stream may be opened.
+    fn is_new(&self, stream: StreamId) -> bool {
+        !self.running.contains_key(&stream)
+            && !self.ended.contains(stream)
+            && !self.unheard.contains(stream)
     }
 
-    /// Whether it had not been opened before.
-    fn note(&mut self, stream: StreamId) -> bool {
-        if self.contains(stream) {
-            return false;
+    /// What the relay has to know of a stream that does not run, however often it asks.
+    fn missing(&mut self, now: Instant, stream: StreamId) -> ResetCode {
+        if self.ended.contains(stream) {
+            return ResetCode::Socket;
         }
-        self.0.insert(stream);
-        if self.0.len() > OPENED {
-            self.0.pop_first();
+        self.unheard.note(now, stream);
+        ResetCode::NoService
+    }
+}
+
+/// Streams of the last minutes, for as long as anybody may ask for them.
+#[derive(Debug, Default)]
+struct Lately {
+    /// The newest first.
+    parts: [HashSet<StreamId>; 3],
+    /// When the newest was begun.
+    began: Option<Instant>,
+}
+
+impl Lately {
+    fn contains(&self, stream: StreamId) -> bool {
+        self.parts.iter().any(|part| part.contains(&stream))
+    }
+
+    fn note(&mut self, now: Instant, stream: StreamId) {
+        let began = *self.began.get_or_insert(now);
+        if now.saturating_duration_since(began) >= PART || self.parts[0].len() >= PART_MOST {
+            self.parts.rotate_right(1);
+            self.parts[0] = HashSet::new();
+            self.began = Some(now);
         }
-        true
+        self.parts[0].insert(stream);
     }
 }
 
@@ -72,9 +96,14 @@ pub(crate) struct Attach {
 }
 
 impl Streams {
-    /// Whether this stream may be opened: an OPEN that was long on its way comes when the relay has given it up.
-    pub(crate) fn open(&self, stream: StreamId) -> bool {
-        lock(&self.state).opened.note(stream)
+    /// Begins a stream, which the relay may continue from now on; `None` if the relay has given its OPEN up meanwhile.
+    fn open(&self, stream: StreamId) -> Option<Arc<Offers<Box<Attach>>>> {
+        let mut state = lock(&self.state);
+        let offers = state
+            .is_new(stream)
+            .then(|| Arc::new(Offers::new(ATTACHES)))?;
+        state.running.insert(stream, offers.clone());
+        Some(offers)
     }
 
     /// Gives a channel to the stream that the relay names; gives it back with the answer if there is none.
@@ -85,14 +114,7 @@ impl Streams {
     ) -> Result<(), (Box<Attach>, ResetCode)> {
         let mut state = lock(&self.state);
         let Some(wanted) = state.running.get(&stream).cloned() else {
-            // From now on it is too late for its OPEN: the relay opens it anew.
-            let is_unheard_of = state.opened.note(stream);
-            let code = if is_unheard_of {
-                ResetCode::NoService
-            } else {
-                ResetCode::Socket
-            };
-            return Err((attach, code));
+            return Err((attach, state.missing(Instant::now(), stream)));
         };
         drop(state);
         (wanted.offer(attach)).map_err(|attach| (attach, ResetCode::Socket))
@@ -154,15 +176,18 @@ pub(crate) struct ClientResumption {
 }
 
 impl ClientResumption {
-    /// A stream that the relay has just opened.
-    pub(crate) fn new(shared: &Arc<Shared>, link: &Link, stream: StreamId, on_lane: bool) -> Self {
-        let offers = Arc::new(Offers::new(ATTACHES));
-        if link.resumes {
-            lock(&shared.streams.state)
-                .running
-                .insert(stream, offers.clone());
-        }
-        Self {
+    /// A stream that the relay has just opened; `None` if it is too late for that.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        link: &Link,
+        stream: StreamId,
+        on_lane: bool,
+    ) -> Option<Self> {
+        let offers = match link.resumes {
+            true => shared.streams.open(stream)?,
+            false => Arc::new(Offers::new(ATTACHES)),
+        };
+        Some(Self {
             shared: shared.clone(),
             stream,
             resumes: link.resumes,
@@ -171,7 +196,7 @@ impl ClientResumption {
             offers,
             next: None,
             back: None,
-        }
+        })
     }
 
     /// Gives a clean channel to whom it belongs: to the task of the lane that the stream moved to, or to the caller.
@@ -277,9 +302,9 @@ impl Drop for ClientResumption {
     fn drop(&mut self) {
         // Once its own entry is gone, the number may be that of another relay's stream.
         if self.resumes && !self.offers.is_closed() {
-            lock(&self.shared.streams.state)
-                .running
-                .remove(&self.stream);
+            let mut state = lock(&self.shared.streams.state);
+            state.running.remove(&self.stream);
+            state.ended.note(Instant::now(), self.stream);
         }
         // Who has found it before may offer one still.
         self.offers.close();
@@ -304,8 +329,11 @@ fn on_lanes(shared: &Shared) -> Gauge {
 
 /// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.
 const ATTACHES: usize = 4;
-/// Opened streams that are known by name: more than can be on their way on two paths at once.
-const OPENED: usize = 1024;
+/// A third of the least time for which a stream is remembered. 90 s in all: the relay asks for one for 30 s after its channel broke, and
+/// what QUIC carries is not on its way for longer.
+const PART: Duration = Duration::from_secs(30);
+/// Streams of one such part: 262,144 are 8,700 a second, and 4 MiB.
+const PART_MOST: usize = 1 << 18;
 
 #[cfg(test)]
 mod tests {
@@ -335,19 +363,54 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_opened_once_and_never_after_much_newer_ones() {
+    fn an_open_that_comes_behind_any_number_of_newer_ones_is_served() {
         let streams = Streams::default();
-        // In whatever order they come.
-        for stream in [1, 0, 3, 2] {
-            assert!(streams.open(StreamId(stream)));
-            assert!(!streams.open(StreamId(stream)));
+        for stream in (0..10_000).filter(|stream| *stream != 5) {
+            assert!(streams.open(StreamId(stream)).is_some());
         }
-        for stream in 10..10 + OPENED as u64 {
-            assert!(streams.open(StreamId(stream)));
+        assert!(streams.open(StreamId(5)).is_some());
+        assert!(streams.open(StreamId(5)).is_none(), "once");
+    }
+
+    #[test]
+    fn the_relay_hears_the_same_of_a_stream_however_often_it_asks() {
+        let mut state = State::default();
+        let now = Instant::now();
+        state.ended.note(now, StreamId(1));
+        for _ in 0..2 {
+            assert_eq!(state.missing(now, StreamId(1)), ResetCode::Socket);
+            assert_eq!(state.missing(now, StreamId(2)), ResetCode::NoService);
         }
-        assert!(!streams.open(StreamId(5)));
-        assert_eq!(lock(&streams.state).opened.0.len(), OPENED);
+        // It has opened them anew.
+        assert!(!state.is_new(StreamId(1)) && !state.is_new(StreamId(2)));
+        assert!(state.is_new(StreamId(3)));
+        let streams = Streams {
+            state: Mutex::new(state),
+            ..Streams::default()
+        };
         streams.clear();
-        assert!(streams.open(StreamId(5)), "another process of the relay");
+        let anew = streams.open(StreamId(1));
+        assert!(anew.is_some(), "another process of the relay");
+    }
+
+    #[test]
+    fn streams_are_remembered_for_as_long_as_they_may_be_asked_for_and_only_so_many() {
+        let mut lately = Lately::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        lately.note(start, StreamId(0));
+        for second in 1..=89 {
+            lately.note(at(second), StreamId(second));
+            assert!(lately.contains(StreamId(0)), "{second}");
+        }
+        for second in 90..200 {
+            lately.note(at(second), StreamId(second));
+        }
+        assert!(!lately.contains(StreamId(0)));
+        for stream in 0..4 * PART_MOST as u64 {
+            lately.note(at(200), StreamId(stream));
+        }
+        let held: usize = lately.parts.iter().map(HashSet::len).sum();
+        assert!(held <= 3 * PART_MOST, "{held}");
     }
 }

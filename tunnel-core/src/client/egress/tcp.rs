@@ -70,10 +70,11 @@ pub(crate) async fn serve(
     header: StreamHeader,
     mut channel: Channel,
 ) -> Option<Channel> {
-    if link.resumes && !shared.streams.open(header.stream) {
+    let resumption = ClientResumption::new(shared, link, header.stream, channel.is_lane());
+    let Some(mut resumption) = resumption else {
         channel.tx.abort(Some(ResetCode::Socket)).await;
         return None;
-    }
+    };
     // From here on a shutdown waits for this player.
     let _counted = shared.players.token();
     let metrics = &shared.metrics;
@@ -85,8 +86,6 @@ pub(crate) async fn serve(
         channel.tx.abort(Some(ResetCode::Limit)).await;
         return None;
     };
-    // The relay may continue it from now on.
-    let mut resumption = ClientResumption::new(shared, link, header.stream, channel.is_lane());
     let target = shared.targets.load().get(&header.service).cloned();
     let open = match target.filter(|target| target.service.protocol.tcp()) {
         Some(target) => match target.port(header.port_index) {
