@@ -188,6 +188,8 @@ counters! {
     stream_client_cap: Counter = "adit_streams_failed_total" ["reason=\"client_cap\""],
     /// Connections refused because the process had no descriptors left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
+    /// Times that a listener could not accept a connection for another reason.
+    accepts_failed: Counter = "adit_accepts_failed_total",
     /// Handshakes that failed or timed out.
     handshakes_failed: Counter = "adit_handshakes_failed_total",
     /// First messages not looked at because too many handshakes were under way or had cost too much.

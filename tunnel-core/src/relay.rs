@@ -6,6 +6,7 @@ mod authority;
 mod further;
 mod ingress;
 mod limits;
+mod listen;
 mod pace;
 mod pending;
 pub(crate) mod registry;
@@ -246,6 +247,7 @@ impl RelayBuilder {
             strangers: Arc::default(),
             directories,
             notices: Notices::default(),
+            deaf: Notices::default(),
             lane_streams: Arc::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
@@ -394,6 +396,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     /// Which limits were met, by whom and at which port.
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
+    /// Listeners that accept nothing.
+    pub(crate) deaf: Notices<SocketAddr>,
     /// Streams that are on lanes.
     pub(crate) lane_streams: Arc<LaneStreams>,
     next_flow: AtomicU64,

@@ -255,23 +255,15 @@ struct Door {
 
 async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>, door: Arc<Door>) {
     loop {
-        match listener.accept().await {
-            Ok((tcp, address)) => {
-                let source = Source::of(address.ip());
-                let places = if lock(&shared.admission).knows(source) {
-                    &door.known
-                } else {
-                    &door.strangers
-                };
-                if let Some(place) = shared.enter(places, source) {
-                    tokio::spawn(open_lane(shared.clone(), door.clone(), tcp, address, place));
-                }
-            }
-            Err(error) if socket::is_exhausted(&error) => {
-                shared.metrics.no_descriptors.one();
-                shared.spare.refuse(&listener).await;
-            }
-            Err(_) => {}
+        let (tcp, address) = shared.accept(&listener).await;
+        let source = Source::of(address.ip());
+        let places = if lock(&shared.admission).knows(source) {
+            &door.known
+        } else {
+            &door.strangers
+        };
+        if let Some(place) = shared.enter(places, source) {
+            tokio::spawn(open_lane(shared.clone(), door.clone(), tcp, address, place));
         }
     }
 }

@@ -40,31 +40,22 @@ pub(crate) async fn serve(
     port_index: u16,
 ) {
     loop {
-        match listener.io.accept().await {
-            Ok((socket, player)) => {
-                // A listener that waits holds no place: idle ports must not use up those of the busy ones.
-                let held = match hold(&shared, &service, player.ip()) {
-                    Ok(held) => held,
-                    Err(limit) => {
-                        socket::reset_on_drop(&socket);
-                        refuse(&shared, &service, limit, player.ip());
-                        continue;
-                    }
-                };
-                fault!("accepting on {}", service.binding.public);
-                let (shared, service) = (shared.clone(), service.clone());
-                supervise::spawn(shared.reporter(), "a player's stream", async move {
-                    let _held = held;
-                    serve_player(&shared, &service, socket, player, port_index).await;
-                });
+        let (socket, player) = shared.accept(&listener.io).await;
+        // A listener that waits holds no place: idle ports must not use up those of the busy ones.
+        let held = match hold(&shared, &service, player.ip()) {
+            Ok(held) => held,
+            Err(limit) => {
+                socket::reset_on_drop(&socket);
+                refuse(&shared, &service, limit, player.ip());
+                continue;
             }
-            Err(error) if socket::is_exhausted(&error) => {
-                shared.metrics.no_descriptors.one();
-                shared.spare.refuse(&listener.io).await;
-            }
-            // The player gave up before it was accepted.
-            Err(_) => {}
-        }
+        };
+        fault!("accepting on {}", service.binding.public);
+        let (shared, service) = (shared.clone(), service.clone());
+        supervise::spawn(shared.reporter(), "a player's stream", async move {
+            let _held = held;
+            serve_player(&shared, &service, socket, player, port_index).await;
+        });
     }
 }
 

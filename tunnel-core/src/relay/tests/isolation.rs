@@ -57,6 +57,29 @@ async fn panics_at(place: &str, on_relay: bool) {
 }
 
 #[tokio::test]
+async fn a_listener_that_accepts_nothing_any_more_costs_ten_tries_a_second_and_one_line_a_minute() {
+    let site = Site::new().await;
+    let mut events = site.relay.events();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let deaf = listener.local_addr().unwrap().to_string();
+    // From now on accepting fails at once (EINVAL).
+    let both = std::net::Shutdown::Both;
+    socket2::SockRef::from(&listener).shutdown(both).unwrap();
+    tokio::time::pause();
+    let accepted = site.relay.shared.accept(&listener);
+    let half_a_minute = Duration::from_secs(30);
+    assert!(timeout(half_a_minute, accepted).await.is_err());
+    let failed = site.relay.metrics().accepts_failed;
+    assert!((250..=301).contains(&failed), "{failed}");
+    let mut said = 0;
+    while let Ok(event) = timeout(Duration::ZERO, events.next()).await {
+        let line = event.unwrap().unwrap().to_string();
+        said += usize::from(line.contains(&deaf));
+    }
+    assert_eq!(said, 1);
+}
+
+#[tokio::test]
 async fn a_panic_in_accepting_players_is_caught_and_the_task_restarted() {
     panics_at("accepting on", true).await;
 }

@@ -1,0 +1,47 @@
+//! Connections of a listener, whatever accepting them fails with.
+
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::Shared;
+use crate::{event::Event, socket};
+
+impl Shared {
+    /// The next connection. An error that stays costs ten tries a second, is counted, and is told once a minute.
+    pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
+        loop {
+            match listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if socket::is_exhausted(&error) => {
+                    self.metrics.no_descriptors.one();
+                    self.spare.refuse(listener).await;
+                }
+                // Who came gave up before it was accepted: the next one waits behind it.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    self.metrics.accepts_failed.one();
+                    self.tell_deaf(listener, &error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn tell_deaf(&self, listener: &TcpListener, error: &io::Error) {
+        let Ok(address) = listener.local_addr() else {
+            return;
+        };
+        if self.deaf.is_due(Instant::now(), address) {
+            let text = format!("connections to {address} cannot be accepted: {error}");
+            self.emit(Event::Warning(text));
+        }
+    }
+}
+
+/// Between two tries after an error that may stay: less than a player notices, and often enough for one that passes.
+const PAUSE: Duration = Duration::from_millis(100);
