@@ -194,7 +194,7 @@ counters! {
     handshakes_failed: Counter = "adit_handshakes_failed_total",
     /// First messages not looked at because too many handshakes were under way or had cost too much.
     handshakes_ignored: Counter = "adit_handshakes_ignored_total",
-    /// Unproven handshakes and silent connections that had to make room for others.
+    /// Unproven handshakes, silent connections and those that were not let in that had to make room for others.
     handshakes_evicted: Counter = "adit_handshakes_evicted_total",
     /// First messages answered with Retry.
     handshakes_retried: Counter = "adit_handshakes_retried_total",

@@ -15,6 +15,7 @@ mod session;
 mod shares;
 mod supervisor;
 mod tunnel;
+mod unadmitted;
 
 use std::{
     io,
@@ -48,6 +49,7 @@ use crate::{
 use authority::Guarded;
 use further::FurtherLanes;
 use ingress::udp::directory::{Directories, Directory};
+use pending::Pending;
 use resume::LaneStreams;
 use shares::Shares;
 use supervisor::{Command, Supervisor};
@@ -228,6 +230,7 @@ impl RelayBuilder {
         };
         let limits = &self.config.limits;
         let directories = Directories::new(limits);
+        let proven = accept::pending(limits);
         let shared = Arc::new(Shared {
             stream_permits: permits(limits.streams),
             streams_by_client: Shares::new(limits.streams_per_client),
@@ -248,6 +251,7 @@ impl RelayBuilder {
             directories,
             notices: Notices::default(),
             deaf: Notices::default(),
+            proven,
             lane_streams: Arc::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
@@ -396,6 +400,8 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     /// Which limits were met, by whom and at which port.
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
+    /// Who has proved itself and is not let in.
+    pub(crate) proven: Arc<Pending>,
     /// Listeners that accept nothing.
     pub(crate) deaf: Notices<SocketAddr>,
     /// Streams that are on lanes.

@@ -7,13 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::{
     io::DuplexStream,
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
-use zeroize::Zeroize;
 
 use crate::{
     event::Event,
@@ -22,17 +21,18 @@ use crate::{
     metrics::Gauge,
     proto::{
         handshake::{Answer, Capabilities, Hello, SUPPORTED, Secret, Suite},
-        message::{Code, Decoder, Message, Text},
+        message::Code,
         record::RecordType,
         session::relay::RelaySession,
     },
     relay::{
-        Admission, Denial, RelayStartError, Shared,
+        Admission, Denial, RelayLimits, RelayStartError, Shared,
         ingress::udp::replies::Replies,
         pending::{Pending, Place},
         session,
         supervisor::Command,
         tunnel::{Parts, RelayTunnel},
+        unadmitted::{discard_datagrams, give_key, reject},
     },
     socket,
     transport::{
@@ -60,7 +60,7 @@ struct Proven {
     transport: Transport,
 }
 
-enum Transport {
+pub(super) enum Transport {
     Quic(quinn::Connection),
     Lane(Lane, &'static str),
 }
@@ -96,11 +96,12 @@ pub(crate) fn listen(
     };
     let (admission, drops) = (shared.admission.clone(), shared.strangers.clone());
     let endpoint = quic::relay_endpoint(udp, identity, admission, drops).map_err(failed("UDP"))?;
-    let handshakes = pending(shared);
+    let limits = &shared.config.limits;
+    let handshakes = pending(limits);
     let door = Arc::new(Door {
         side: relay_side(shared),
-        strangers: pending(shared),
-        known: pending(shared),
+        strangers: pending(limits),
+        known: pending(limits),
         answered: handshakes.clone(),
     });
     let quic = shared.clone();
@@ -374,8 +375,7 @@ fn timed_out() -> LaneError {
     io::Error::from(io::ErrorKind::TimedOut).into()
 }
 
-fn pending(shared: &Shared) -> Arc<Pending> {
-    let limits = &shared.config.limits;
+pub(super) fn pending(limits: &RelayLimits) -> Arc<Pending> {
     Pending::new(limits.handshakes, limits.handshakes_per_source)
 }
 
@@ -386,19 +386,26 @@ fn failed(shared: &Shared, address: SocketAddr, error: &dyn std::error::Error) {
 
 /// Admits a client and serves its tunnel to the end.
 async fn serve(shared: Arc<Shared>, proven: Proven) {
+    // A key that is of no more use proves itself as often as one likes. In memory there is nobody else.
+    let place = match proven.address {
+        Some(address) => match shared.enter(&shared.proven, Source::of(address.ip())) {
+            Some(place) => Some(place),
+            None => return,
+        },
+        None => None,
+    };
     let Ok(version) = SUPPORTED.agreed(&proven.hello.versions) else {
-        return reject(
-            &shared,
-            proven.transport,
-            Code::Incompatible,
-            "no protocol version in common",
-        )
-        .await;
+        let text = "no protocol version in common";
+        return reject(&shared, proven.transport, Code::Incompatible, text, place).await;
     };
     let token: Option<TokenId> = proven.hello.token;
     let admission = {
         let (shared, peer) = (shared.clone(), proven.peer);
-        tokio::task::spawn_blocking(move || shared.authority.admit(&peer, token)).await
+        tokio::task::spawn_blocking(move || shared.authority.admit(&peer, token))
+    };
+    let admission = tokio::select! {
+        admission = admission => admission,
+        never = discard_datagrams(&proven.transport) => match never {},
     };
     let admission = match admission {
         Ok(Ok(admission)) => admission,
@@ -409,16 +416,12 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
                 Denial::TokenUsed => Code::TokenUsed,
                 Denial::Unavailable(_) => Code::Internal,
             };
-            return reject(&shared, proven.transport, code, &denial.to_string()).await;
+            let text = denial.to_string();
+            return reject(&shared, proven.transport, code, &text, place).await;
         }
         Err(_) => {
-            return reject(
-                &shared,
-                proven.transport,
-                Code::Internal,
-                "the authority failed",
-            )
-            .await;
+            let text = "the authority failed";
+            return reject(&shared, proven.transport, Code::Internal, text, place).await;
         }
     };
     shared.let_in_from(proven.address);
@@ -426,29 +429,37 @@ async fn serve(shared: Arc<Shared>, proven: Proven) {
         shared.emit(Event::Enrolled {
             client: admission.name.as_str().into(),
         });
-        return give_key(&shared, proven.transport, version, &admission).await;
+        return give_key(&shared, proven.transport, version, &admission, place).await;
     }
-    establish(shared, proven, version, admission).await;
+    establish(shared, proven, version, admission, place).await;
 }
 
-async fn establish(shared: Arc<Shared>, proven: Proven, version: u32, admission: Admission) {
+async fn establish(
+    shared: Arc<Shared>,
+    proven: Proven,
+    version: u32,
+    admission: Admission,
+    place: Option<Place>,
+) {
     let Some(_share) = shared.tunnels_by_client.take(proven.peer) else {
         shared.metrics.tunnels_refused.one();
         let text = "the client has as many tunnels as it may";
-        return reject(&shared, proven.transport, Code::Limit, text).await;
+        return reject(&shared, proven.transport, Code::Limit, text, place).await;
     };
     // Before anything changes: a full relay is full for a take-over, too.
     let Ok(_permit) = shared.tunnel_permits.clone().try_acquire_owned() else {
         shared.metrics.tunnels_refused.one();
         let text = "the relay has as many tunnels as it may";
-        return reject(&shared, proven.transport, Code::Limit, text).await;
+        return reject(&shared, proven.transport, Code::Limit, text, place).await;
     };
+    drop(place);
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
     let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
     let capabilities = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let metrics = &shared.metrics;
     let (quic, name, datagrams) = match &proven.transport {
         Transport::Quic(connection) => {
+            quic::open_window(connection);
             let queue = shared.config.limits.queues();
             let sender =
                 DatagramSender::quic(connection.clone(), metrics.clone(), queue, capabilities);
@@ -538,75 +549,8 @@ async fn start_transport(
     }
 }
 
-/// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
-async fn give_key(shared: &Arc<Shared>, transport: Transport, version: u32, admission: &Admission) {
-    let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
-    let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
-    if let Some(welcome) = greeting.poll_message() {
-        say(transport, &welcome).await;
-    }
-}
-
-/// Tells a client that has proved itself why it is not let in.
-async fn reject(shared: &Arc<Shared>, transport: Transport, code: Code, text: &str) {
-    shared.metrics.handshakes_failed.one();
-    let text = Text::new(text);
-    say(transport, &Message::Reject { code, text }).await;
-}
-
-/// Says one thing to a client that gets no tunnel, and waits until it has read it: then it says goodbye, or closes.
-async fn say(transport: Transport, message: &Message) {
-    let mut encoded = BytesMut::new();
-    message.encode(&mut encoded);
-    let told = async {
-        match transport {
-            Transport::Quic(connection) => {
-                let Ok((mut send, mut recv)) = connection.accept_bi().await else {
-                    return;
-                };
-                let mut decoder = Decoder::new();
-                if send.write_all(&encoded).await.is_ok() {
-                    while let Ok(Some(chunk)) = recv.read_chunk(READ_CHUNK, true).await {
-                        if says_goodbye(&mut decoder, &chunk.bytes) {
-                            break;
-                        }
-                    }
-                }
-                connection.close(quinn::VarInt::from_u32(0), b"");
-            }
-            Transport::Lane(mut lane, _) => {
-                let mut decoder = Decoder::new();
-                let (writer, reader) = (&mut lane.writer, &mut lane.reader);
-                let written = writer.write_frame(RecordType::Control, &encoded).await;
-                while let Ok(Some((kind, piece))) = reader.read().await {
-                    if written.is_err()
-                        || kind == RecordType::Control && says_goodbye(&mut decoder, &piece)
-                    {
-                        break;
-                    }
-                }
-            }
-        }
-    };
-    drop(tokio::time::timeout(CONTROL_PATIENCE, told).await);
-    // WELCOME brings a secret.
-    encoded.zeroize();
-}
-
-/// Whether a client has said goodbye, or nothing that can be understood.
-fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
-    decoder.handle_input(input);
-    loop {
-        match decoder.poll_message() {
-            Ok(Some(Message::Goodbye { .. })) | Err(_) => return true,
-            Ok(Some(_)) => {}
-            Ok(None) => return false,
-        }
-    }
-}
-
 impl Shared {
-    /// Enters those who have not proved themselves, and counts who has to go for it or is turned away.
+    /// Enters those who have not proved themselves or are not let in, and counts who has to go for it or is turned away.
     fn enter(&self, pending: &Arc<Pending>, source: Source) -> Option<Place> {
         match pending.enter(source) {
             Some((place, evicted)) => {
@@ -712,8 +656,6 @@ const NOWHERE: SocketAddr =
 /// How soon a handshake that waits for CPU time looks again.
 const BUDGET_LOOK: Duration = Duration::from_millis(20);
 /// How long a proven client may take to open its control stream, and to read why it is rejected.
-const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
-/// Most that is read at once of a client that gets no tunnel.
-const READ_CHUNK: usize = 4096;
+pub(super) const CONTROL_PATIENCE: Duration = Duration::from_secs(10);
 /// Messages of the supervisor that wait for one client: every instance of a large node answered at once.
 const MESSAGES: usize = 512;

@@ -14,7 +14,7 @@ use crate::{
 #[non_exhaustive]
 pub struct RelayLimits {
     /// Handshakes under way at once: 256 that have been answered and not proved, and as many TCP connections that have
-    /// not said anything. A restarted relay sees all of its clients at once; where all places are taken, the oldest goes.
+    /// not said anything, or have proved themselves and are not let in. A restarted relay sees all of its clients at once; where all places are taken, the oldest goes.
     pub handshakes: usize,
     /// How many of them one source may have, an IPv4 address or a /64 of IPv6. 32: an eighth, and more nodes than one
     /// site has.

@@ -8,7 +8,10 @@ mod processes;
 use std::{
     collections::{HashMap, HashSet},
     net::{Ipv4Addr, UdpSocket as StdUdp},
-    sync::{Mutex, atomic::AtomicU16},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU16},
+    },
 };
 
 use bytes::BytesMut;
@@ -43,6 +46,8 @@ struct Desk {
     /// Which questions make it panic.
     panics: Mutex<HashSet<&'static str>>,
     forbidden: Mutex<HashSet<u16>>,
+    /// Every token is spent.
+    denies: AtomicBool,
     /// A question that waits for the test: it is told of it, and answers when it may.
     gate: Mutex<Option<Gate>>,
 }
@@ -105,6 +110,9 @@ impl Authority for Desk {
 
     fn admit(&self, client: &PublicKey, token: Option<TokenId>) -> Result<Admission, Denial> {
         self.asked("admit");
+        if self.denies.load(Ordering::Relaxed) {
+            return Err(Denial::TokenUsed);
+        }
         let psk = token.map(|_| Psk::generate().unwrap());
         if let Some(psk) = &psk {
             self.knows(*client, psk.clone());

@@ -249,6 +249,11 @@ impl Answered {
     }
 }
 
+/// A client has been let in, and may send as much as a tunnel's streams.
+pub(crate) fn open_window(connection: &quinn::Connection) {
+    connection.set_receive_window(VarInt::from_u32(config::WINDOW));
+}
+
 /// Why a relay did not get a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -327,3 +327,68 @@ async fn an_authority_that_panics_at_a_recheck_takes_nothing_down() {
 async fn a_policy_that_panics_takes_nothing_down() {
     fails_at("may_bind").await;
 }
+
+#[tokio::test]
+async fn who_proves_a_spent_key_many_times_holds_a_few_places_and_others_get_in() {
+    const MANY: usize = 20;
+    let limits = RelayLimits {
+        handshakes: 6,
+        handshakes_per_source: 4,
+        handshake_cpu_permille: 1000,
+        ..RelayLimits::default()
+    };
+    let site = Site::with(limits).await;
+    let echo = Echo::new().await;
+    let spent = site.identity();
+    site.desk.denies.store(true, Ordering::Relaxed);
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        // It never asks why it is not let in.
+        held.push(soon("a proof", Scripted::proven(&spent)).await);
+    }
+    let evicted = || site.relay.metrics().handshakes_evicted;
+    until("all but a few to be gone", || evicted() == MANY as u64 - 4).await;
+    assert_eq!(site.relay.shared.proven.count(), 4);
+    let is_open = |held: &&(_, quinn::Connection)| held.1.close_reason().is_none();
+    until("word of it", || held.iter().filter(is_open).count() <= 4).await;
+    site.desk.denies.store(false, Ordering::Relaxed);
+    let _client = site.client([echo.instance("a", site.port)]).await;
+    Neighbour::of(&site, site.port).await.plays().await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_yet_may_send_a_few_messages_only() {
+    let site = Site::new().await;
+    let identity = site.identity();
+    let (at_gate, opener) = site.desk.close_gate("admit");
+    let (endpoint, connection) = Scripted::proven(&identity).await;
+    soon("the question", at_gate).await.unwrap();
+    let (mut send, recv) = connection.open_bi().await.unwrap();
+    let mut pings = BytesMut::new();
+    while pings.len() < 1 << 20 {
+        let ping = Message::Ping {
+            number: 0,
+            heard: None,
+        };
+        ping.encode(&mut pings);
+    }
+    let mut sent = 0;
+    let silence = Duration::from_millis(300);
+    while let Ok(more) = timeout(silence, send.write(&pings[sent..])).await {
+        sent += more.unwrap();
+    }
+    assert!(sent > 0 && sent <= 16 << 10, "{sent}");
+    opener.send(()).unwrap();
+    let mut client = Scripted {
+        connection,
+        identity,
+        send,
+        recv,
+        decoder: Decoder::new(),
+        _endpoint: endpoint,
+    };
+    let first = client.hear().await;
+    assert!(matches!(first, Some(Message::Welcome { .. })), "{first:?}");
+    // And then as much as it likes.
+    client.say_bytes(&pings[sent..]).await;
+}

@@ -49,7 +49,9 @@ pub(super) fn client(crypto: Arc<dyn crypto::ClientConfig>, suite: Suite) -> Cli
 
 fn relay_transport() -> TransportConfig {
     let mut config = common_transport();
-    config.max_concurrent_bidi_streams(VarInt::from_u32(CLIENT_STREAMS));
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(CLIENT_STREAMS))
+        .receive_window(VarInt::from_u32(STRANGER_WINDOW));
     config
 }
 
@@ -102,7 +104,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(12);
 const STREAM_WINDOW: u32 = 16 << 20;
 
 /// Bytes in flight of all streams together: the protocol's bound for a tunnel.
-const WINDOW: u32 = 64 << 20;
+pub(super) const WINDOW: u32 = 64 << 20;
+
+/// The same for a client that has not been let in: a few messages, for it has nothing to say but a heartbeat and goodbye.
+const STRANGER_WINDOW: u32 = 16 << 10;
 
 /// Datagrams that wait for us to read them: 100 ms at 80 Mbit/s, or the burst after a pause of the process.
 const DATAGRAM_RECEIVE_BUFFER: usize = 1 << 20;

@@ -1,0 +1,136 @@
+//! Who has proved itself and gets no tunnel: it is told why, or enrols. A key that is of no more use proves itself as often as one
+//! likes, so each holds a place to its end and as little memory as it can.
+
+use std::{convert::Infallible, future::pending, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use zeroize::Zeroize;
+
+use crate::{
+    proto::{
+        message::{Code, Decoder, Message, Text},
+        record::RecordType,
+        session::relay::RelaySession,
+    },
+    relay::{
+        Admission, Shared,
+        accept::{CONTROL_PATIENCE, Transport},
+        pending::Place,
+    },
+    tunnel::lanes::Lane,
+};
+
+/// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
+pub(super) async fn give_key(
+    shared: &Arc<Shared>,
+    transport: Transport,
+    version: u32,
+    admission: &Admission,
+    place: Option<Place>,
+) {
+    let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
+    let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
+    if let Some(welcome) = greeting.poll_message() {
+        say(transport, &welcome, place).await;
+    }
+}
+
+/// Tells a client that has proved itself why it is not let in.
+pub(super) async fn reject(
+    shared: &Arc<Shared>,
+    transport: Transport,
+    code: Code,
+    text: &str,
+    place: Option<Place>,
+) {
+    shared.metrics.handshakes_failed.one();
+    let text = Text::new(text);
+    say(transport, &Message::Reject { code, text }, place).await;
+}
+
+/// Says one thing to a client that gets no tunnel, and waits until it has read it: then it says goodbye, or closes. Or another
+/// needs its place.
+async fn say(transport: Transport, message: &Message, place: Option<Place>) {
+    let mut encoded = BytesMut::new();
+    message.encode(&mut encoded);
+    let told = async {
+        match transport {
+            Transport::Quic(connection) => tell_over_quic(&connection, &encoded).await,
+            Transport::Lane(lane, _) => tell_over_lane(lane, &encoded).await,
+        }
+    };
+    let evicted = async {
+        match &place {
+            Some(place) => place.evicted().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        told = tokio::time::timeout(CONTROL_PATIENCE, told) => drop(told),
+        () = evicted => {}
+    }
+    // WELCOME brings a secret.
+    encoded.zeroize();
+}
+
+async fn tell_over_quic(connection: &quinn::Connection, encoded: &[u8]) {
+    let told = async {
+        let Ok((mut send, mut recv)) = connection.accept_bi().await else {
+            return;
+        };
+        let mut decoder = Decoder::new();
+        if send.write_all(encoded).await.is_ok() {
+            while let Ok(Some(chunk)) = recv.read_chunk(READ_CHUNK, true).await {
+                if says_goodbye(&mut decoder, &chunk.bytes) {
+                    break;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = told => connection.close(quinn::VarInt::from_u32(0), b""),
+        never = discard(connection) => match never {},
+    }
+}
+
+async fn tell_over_lane(mut lane: Lane, encoded: &[u8]) {
+    let mut decoder = Decoder::new();
+    let (writer, reader) = (&mut lane.writer, &mut lane.reader);
+    let written = writer.write_frame(RecordType::Control, encoded).await;
+    while let Ok(Some((kind, piece))) = reader.read().await {
+        if written.is_err() || kind == RecordType::Control && says_goodbye(&mut decoder, &piece) {
+            break;
+        }
+    }
+}
+
+/// Keeps nothing of the datagrams that come before a tunnel stands.
+pub(super) async fn discard_datagrams(transport: &Transport) -> Infallible {
+    match transport {
+        Transport::Quic(connection) => discard(connection).await,
+        Transport::Lane(..) => pending().await,
+    }
+}
+
+async fn discard(connection: &quinn::Connection) -> Infallible {
+    while connection.read_datagram().await.is_ok() {
+        // A flood must not keep the thread from everybody else.
+        tokio::task::consume_budget().await;
+    }
+    pending().await
+}
+
+/// Whether a client has said goodbye, or nothing that can be understood.
+fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
+    decoder.handle_input(input);
+    loop {
+        match decoder.poll_message() {
+            Ok(Some(Message::Goodbye { .. })) | Err(_) => return true,
+            Ok(Some(_)) => {}
+            Ok(None) => return false,
+        }
+    }
+}
+
+/// Most that is read at once of a client that gets no tunnel.
+const READ_CHUNK: usize = 4096;
