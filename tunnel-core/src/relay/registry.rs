@@ -292,6 +292,16 @@ impl Registry {
             .map(|(id, held)| (id, &held.owner, held.services.as_slice()))
     }
 
+    /// Instances whose declaration the supervisor has neither carried out nor undone.
+    pub(crate) fn unfinished(&self) -> Vec<InstanceId> {
+        self.before.keys().cloned().collect()
+    }
+
+    /// Whose an instance is.
+    pub(crate) fn owner(&self, instance: &InstanceId) -> Option<PublicKey> {
+        self.instances.get(instance).map(|held| held.owner)
+    }
+
     /// The revision in force of an instance.
     pub(crate) fn revision(&self, instance: &InstanceId) -> Option<Revision> {
         self.instances.get(instance).map(|held| held.revision)

@@ -25,8 +25,10 @@ use crate::{
         registry::{Action, Binding, Change, OwnerLimits, Refusal, Registry},
         tunnel::RelayTunnel,
     },
-    tunnel::supervise::caught,
+    tunnel::{fault, supervise::caught},
 };
+
+mod reconcile;
 
 /// What the supervisor is told.
 #[derive(Debug)]
@@ -180,10 +182,20 @@ impl Supervisor {
                 } => Some((tunnel.clone(), instance.clone(), *revision)),
                 _ => None,
             };
+            // A client whose tunnel was not taken in would be heard by nobody.
+            let up = match &command {
+                Command::Up { tunnel, .. } => Some(tunnel.clone()),
+                _ => None,
+            };
             if caught(self.handle(command)).await.is_ok() {
                 continue;
             }
-            self.shared.reporter().panicked("the relay's supervisor");
+            let reporter = self.shared.reporter();
+            reporter.panicked("the relay's supervisor");
+            reporter.catch("the relay's supervisor", || self.reconcile());
+            if let Some(tunnel) = up {
+                end(tunnel, Code::Internal, "the relay failed");
+            }
             if let Some((tunnel, instance, revision)) = failed {
                 let refusal = self.refusal(instance, revision, Refused::internal());
                 tell(&tunnel, refusal);
@@ -445,6 +457,7 @@ impl Supervisor {
         instance: &InstanceId,
         actions: Vec<Action>,
     ) -> Result<(), Refused> {
+        fault!("declaring {instance}");
         // First what can fail without harm: new ports that no port to be closed stands in the way of.
         let mut opened = HashMap::new();
         for action in &actions {
@@ -490,6 +503,7 @@ impl Supervisor {
     ) -> Result<(), Refused> {
         match action {
             Action::Bind { binding, service } => {
+                fault!("binding {}", binding.public);
                 let ports = match opened.remove(&binding) {
                     Some(ports) => ports,
                     None => self.open(&binding).await?,

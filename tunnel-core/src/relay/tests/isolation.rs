@@ -196,3 +196,118 @@ async fn two_hundred_changes_beside_a_neighbour_cost_it_not_one_packet() {
     assert_eq!(metrics.drop_queue_full + metrics.drop_no_tunnel, 0);
     assert_eq!(client.metrics().flows_opened, 1);
 }
+
+/// Declares ports of one instance, each a service.
+async fn declare(client: &mut Scripted, id: &str, ports: &[u16]) {
+    let declarations = ports.iter().zip(1..).map(|(port, service)| {
+        let Message::Declare { services, .. } = declaration(id, service, Protocol::Both, *port)
+        else {
+            unreachable!()
+        };
+        services
+    });
+    let services = declarations.flatten().collect();
+    let Message::Declare {
+        instance, revision, ..
+    } = declaration(id, 1, Protocol::Both, 1)
+    else {
+        unreachable!()
+    };
+    client
+        .say(&Message::Declare {
+            instance,
+            revision,
+            services,
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_declaration_that_panics_leaves_nothing_bound_that_is_not_and_nothing_unbound_that_is() {
+    let site = Site::new().await;
+    let echo = Echo::new().await;
+    let _client = site.client([echo.instance("a", site.port)]).await;
+    let mut neighbour = Neighbour::of(&site, site.port).await;
+    let (one, two) = (site.port + 1, site.port + 2);
+    let listens = async |port| TcpStream::connect(site.at(port)).await.is_ok();
+    let is_refused = |said: &Option<Message>| {
+        let internal = Code::Internal;
+        matches!(said, Some(Message::Refused { code, .. }) if *code == internal)
+    };
+    // What stood before, what is declared, and where that panics; which of the two ports are open then, and whether the instance
+    // that stood is lost.
+    let cases = [
+        (
+            &[][..],
+            &[one][..],
+            "declaring".to_owned(),
+            [false; 2],
+            false,
+        ),
+        (
+            &[],
+            &[one, two],
+            format!("binding {two}"),
+            [false; 2],
+            false,
+        ),
+        (
+            &[one],
+            &[one, two],
+            format!("binding {two}"),
+            [true, false],
+            false,
+        ),
+        (&[one], &[two], format!("binding {two}"), [false; 2], true),
+    ];
+    for (number, (before, wanted, place, open, is_lost)) in cases.into_iter().enumerate() {
+        let id = format!("reconciled-{}-{number}", site.port);
+        let mut client = Scripted::at(&site).await;
+        if !before.is_empty() {
+            declare(&mut client, &id, before).await;
+            let said = client.hear().await;
+            assert!(matches!(said, Some(Message::Bound { .. })), "{said:?}");
+        }
+        let place = match place.as_str() {
+            "declaring" => format!("declaring {id}"),
+            _ => place,
+        };
+        fault::arm(place);
+        declare(&mut client, &id, wanted).await;
+        if is_lost {
+            let said = client.hear().await;
+            assert!(
+                matches!(said, Some(Message::Unbound { .. })),
+                "{number}: {said:?}"
+            );
+        }
+        let said = client.hear().await;
+        assert!(is_refused(&said), "{number}: {said:?}");
+        for (port, open) in [one, two].into_iter().zip(open) {
+            // A service that has ended closes its socket when its task notices.
+            soon("the port", async {
+                while listens(port).await != open {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+        }
+        declare(&mut client, &id, wanted).await;
+        let said = client.hear().await;
+        assert!(
+            matches!(said, Some(Message::Bound { .. })),
+            "{number}: {said:?}"
+        );
+        for port in wanted {
+            assert!(listens(*port).await, "{number}: {port}");
+        }
+        neighbour.plays().await;
+        let goodbye = Message::Goodbye {
+            code: Code::Shutdown,
+            text: crate::proto::message::Text::new(""),
+        };
+        client.say(&goodbye).await;
+        soon("the end", client.connection.closed()).await;
+    }
+    assert_eq!(site.relay.metrics().panics, 4);
+}
