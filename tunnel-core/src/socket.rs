@@ -12,6 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+#[cfg(target_os = "linux")]
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Processor time that this process has used so far. Nothing where the system does not tell.
@@ -184,13 +186,30 @@ pub(crate) fn read_early(stream: &TcpStream) -> io::Result<Option<Bytes>> {
     }
 }
 
-/// Options of a player's or a target's connection: no delay, and keepalive that notices a silent peer's death.
+/// After a read that came short of what was asked for: unless more is there already, the next one waits until it comes.
+/// A read ends before an urgent byte, too, so that it comes short says nothing.
+pub(crate) fn settle(stream: &TcpStream) {
+    // Elsewhere the next read finds out.
+    #[cfg(target_os = "linux")]
+    drop(stream.try_io(Interest::READABLE, || {
+        match rustix::io::ioctl_fionread(stream)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            _ => Ok(()),
+        }
+    }));
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+}
+
+/// Options of a player's or a target's connection: no delay, urgent bytes in their place among the others, and keepalive
+/// that notices a silent peer's death.
 pub(crate) fn tune_player(stream: &TcpStream) -> io::Result<()> {
     tune(&SockRef::from(stream))
 }
 
 fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    socket.set_out_of_band_inline(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE_INTERVAL);
@@ -372,6 +391,7 @@ mod tests {
         tune_accepted(&accepted).unwrap();
         let options = SockRef::from(&accepted);
         assert!(options.tcp_nodelay().unwrap());
+        assert!(options.out_of_band_inline().unwrap());
         assert!(options.keepalive().unwrap());
         assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE);
         assert_eq!(

@@ -15,16 +15,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::Poll,
     time::{Duration, Instant},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use socket2::SockRef;
-use tokio::{
-    io::{AsyncReadExt, Interest},
-    net::{TcpStream, tcp::ReadHalf},
-};
+use tokio::{io::Interest, net::TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -155,22 +152,16 @@ pub(crate) async fn run(
     kind: &Kind,
     resumption: &mut impl Resumption,
 ) -> Result<Option<Channel>, StreamEnd> {
-    let mut socket = ResetByPanic(socket);
-    // The half is for reading alone: only through it does a short read tell tokio that there is no more for now.
-    let (mut read_half, write_half) = socket.0.split();
-    let socket_ref = write_half.as_ref();
-    let mut stream = Stream::new(socket_ref, carrier, kind);
+    let socket = ResetByPanic(socket);
+    let mut stream = Stream::new(&socket.0, carrier, kind);
     if let Some(early) = early {
         stream.sent(early);
     }
-    fault!("carrying a stream of {:?}", socket_ref.local_addr().ok());
-    fault!("carrying a stream to {:?}", socket_ref.peer_addr().ok());
+    fault!("carrying a stream of {:?}", socket.0.local_addr().ok());
+    fault!("carrying a stream to {:?}", socket.0.peer_addr().ok());
     let mut restart = None;
     let carried = loop {
-        let Err(end) = stream
-            .carry(&mut read_half, &mut channel, restart.take(), resumption)
-            .await
-        else {
+        let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
             break Ok(Some(channel));
         };
         if !end.is_of_the_channel() {
@@ -347,7 +338,6 @@ impl<'a> Stream<'a> {
     /// Carries the stream over one channel, to the end of either.
     async fn carry(
         &self,
-        socket: &mut ReadHalf<'_>,
         Channel { tx, rx }: &mut Channel,
         restart: Option<Box<Restart>>,
         resumption: &mut impl Resumption,
@@ -374,7 +364,7 @@ impl<'a> Stream<'a> {
         });
         // Pinned here, or the block below would keep room for it twice.
         let upward = pin!(async {
-            match self.upward(socket, tx, restart).await {
+            match self.upward(tx, restart).await {
                 // The other side reads no more. Why, stands behind what it still sends: `downward` comes to it.
                 Err(StreamEnd::Broken(ChannelError::QuicWrite(quinn::WriteError::Stopped(_)))) => {
                     std::future::pending().await
@@ -486,7 +476,6 @@ impl<'a> Stream<'a> {
     /// Socket to channel, with the acknowledgements that the other direction owes.
     async fn upward(
         &self,
-        socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
         restart: Option<Box<Restart>>,
     ) -> Result<(), StreamEnd> {
@@ -555,7 +544,7 @@ impl<'a> Stream<'a> {
                 () = self.up.raised() => {}
                 ready = self.socket.readable(), if may_read => {
                     ready.map_err(StreamEnd::Socket)?;
-                    at_end = self.read_socket(socket, tx, &mut buffer, &mut read_size, room, unacked).await?;
+                    at_end = self.read_socket(tx, &mut buffer, &mut read_size, room, unacked).await?;
                     continue;
                 }
                 failed = self.socket.ready(Interest::ERROR), if !may_read && may_fail => {
@@ -639,7 +628,6 @@ impl<'a> Stream<'a> {
     /// Reads once, as much as the bounds allow, and writes it to the channel. Returns whether the socket has ended.
     async fn read_socket(
         &self,
-        socket: &mut ReadHalf<'_>,
         tx: &mut ChannelTx,
         buffer: &mut BytesMut,
         read_size: &mut usize,
@@ -649,24 +637,21 @@ impl<'a> Stream<'a> {
         let most = (*read_size).min(usize::try_from(room).unwrap_or(usize::MAX));
         let size = *read_size;
         let is_talk = size == READ_MIN && unacked <= TALK_MAX as u64;
-        let data = poll_fn(|cx| {
-            Poll::Ready(match is_talk {
-                true => poll_read_talk(cx, socket, most),
-                false => poll_read(cx, socket, buffer, size, most),
-            })
-        })
-        .await;
+        let data = match is_talk {
+            true => read_talk(self.socket, most),
+            false => read(self.socket, buffer, size, most),
+        };
         let data = match data {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(data)) if data.is_empty() => {
+            Ok(data) if data.is_empty() => {
                 let offset = lock(&self.state).send.handle_fin();
                 tx.write(Some(Frame::Fin { offset }), None)
                     .await
                     .map_err(StreamEnd::Broken)?;
                 return Ok(true);
             }
-            Poll::Ready(Ok(data)) => data,
-            Poll::Ready(Err(e)) => return Err(StreamEnd::Socket(e)),
+            Ok(data) => data,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) => return Err(StreamEnd::Socket(e)),
         };
         // Reads grow while the socket fills them, so that bulk costs few system calls and talk little memory.
         if data.len() == size {
@@ -843,46 +828,35 @@ impl<'a> Stream<'a> {
 }
 
 /// Reads what the socket has, as far as the bounds allow. Empty at its end.
-fn poll_read(
-    cx: &mut Context<'_>,
-    socket: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    size: usize,
-    most: usize,
-) -> Poll<io::Result<Bytes>> {
-    ready!(poll_fill(cx, socket, buffer, size, most))?;
-    Poll::Ready(Ok(buffer.split().freeze()))
+fn read(socket: &TcpStream, buffer: &mut BytesMut, size: usize, most: usize) -> io::Result<Bytes> {
+    fill(socket, buffer, size, most)?;
+    Ok(buffer.split().freeze())
 }
 
 /// The same into a buffer that all streams of the thread share, so that those that are idle have none. What is little is
 /// copied: a byte that waits for its acknowledgement holds a byte.
-fn poll_read_talk(
-    cx: &mut Context<'_>,
-    socket: &mut ReadHalf<'_>,
-    most: usize,
-) -> Poll<io::Result<Bytes>> {
+fn read_talk(socket: &TcpStream, most: usize) -> io::Result<Bytes> {
     TALK.with_borrow_mut(|buffer| {
-        ready!(poll_fill(cx, socket, buffer, READ_MIN, most))?;
+        fill(socket, buffer, READ_MIN, most)?;
         if buffer.len() > TALK_MAX {
-            return Poll::Ready(Ok(buffer.split().freeze()));
+            return Ok(buffer.split().freeze());
         }
         let copied = Bytes::copy_from_slice(buffer);
         buffer.clear();
-        Poll::Ready(Ok(copied))
+        Ok(copied)
     })
 }
 
-fn poll_fill(
-    cx: &mut Context<'_>,
-    socket: &mut ReadHalf<'_>,
-    buffer: &mut BytesMut,
-    size: usize,
-    most: usize,
-) -> Poll<io::Result<usize>> {
+fn fill(socket: &TcpStream, buffer: &mut BytesMut, size: usize, most: usize) -> io::Result<()> {
     if buffer.capacity() < most.min(size / 2) || buffer.capacity() == 0 {
         buffer.reserve(size);
     }
-    pin!(socket.read_buf(&mut buffer.limit(most))).poll(cx)
+    let asked = most.min(buffer.capacity() - buffer.len());
+    let came = socket.try_read_buf(&mut buffer.limit(most))?;
+    if came < asked && came > 0 {
+        socket::settle(socket);
+    }
+    Ok(())
 }
 
 fn look() -> Look {

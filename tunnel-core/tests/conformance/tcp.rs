@@ -21,6 +21,7 @@ on_every_transport!(
     a_player_who_has_ended_still_gets_the_answer,
     a_game_server_that_has_ended_still_hears_the_player,
     a_connection_that_both_ends_close_ends_cleanly_and_is_not_counted_as_failed,
+    urgent_bytes_arrive_in_their_place,
     a_reset_by_the_game_server_reaches_the_player_as_a_reset,
     a_reset_by_the_player_reaches_the_game_server_as_a_reset,
     a_reset_behind_a_stalled_reader_reaches_the_other_side,
@@ -128,6 +129,30 @@ async fn a_connection_that_both_ends_close_ends_cleanly_and_is_not_counted_as_fa
         assert_eq!(metrics.stream_reset, 0);
         assert_eq!(metrics.stream_misbehaved, 0);
     }
+}
+
+async fn urgent_bytes_arrive_in_their_place(via: Via) {
+    let lab = Lab::new(via).await;
+    let (games, address) = listener(lab.ip).await;
+    let _client = lab.client([simple("a", "tcp", lab.port, address)]).await;
+    let mut player = lab.tcp(lab.port).await;
+    let mut game = accept(&games).await;
+    // Now they are there before they are read, now one of them comes behind the others.
+    for _ in 0..200 {
+        say_urgently(&player, &mut game).await;
+        say_urgently(&game, &mut player).await;
+    }
+}
+
+/// Some bytes, an urgent one and some more, which arrive in this order.
+async fn say_urgently(from: &TcpStream, to: &mut TcpStream) {
+    let socket = socket2::SockRef::from(from);
+    assert_eq!(socket.send(b"abc").unwrap(), 3);
+    assert_eq!(socket.send_out_of_band(b"!").unwrap(), 1);
+    assert_eq!(socket.send(b"def").unwrap(), 3);
+    let mut came = [0; 7];
+    hang("every byte", to.read_exact(&mut came)).await.unwrap();
+    assert_eq!(&came, b"abc!def");
 }
 
 async fn a_reset_by_the_game_server_reaches_the_player_as_a_reset(via: Via) {
