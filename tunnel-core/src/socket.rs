@@ -201,8 +201,9 @@ pub(crate) fn settle(stream: &TcpStream) {
     let _ = stream;
 }
 
-/// Options of a player's or a target's connection: no delay, urgent bytes in their place among the others, and keepalive
-/// that notices a silent peer's death.
+/// Options of a player's or a target's connection: no delay, urgent bytes in their place among the others, keepalive
+/// that notices a silent peer's death; and a reset as its end, however that comes about, unless [`end_cleanly`] says
+/// otherwise: what a dead process has cut off must not look complete.
 pub(crate) fn tune_player(stream: &TcpStream) -> io::Result<()> {
     tune(&SockRef::from(stream))
 }
@@ -210,6 +211,7 @@ pub(crate) fn tune_player(stream: &TcpStream) -> io::Result<()> {
 fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_out_of_band_inline(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE_INTERVAL);
@@ -218,10 +220,10 @@ fn tune(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Makes the drop of a connection a reset, never a clean end.
-pub(crate) fn reset_on_drop(stream: &TcpStream) {
+/// Closes a connection that has ended in both directions. The system goes on with what its reader has not taken yet.
+pub(crate) fn end_cleanly(stream: TcpStream) {
     // If it fails, the connection is gone already.
-    drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+    drop(SockRef::from(&stream).set_linger(None));
 }
 
 /// A descriptor kept for the moment when none is left: with it a waiting connection can be taken and refused, where
@@ -239,10 +241,7 @@ impl Spare {
         let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if spare.is_some() {
             drop(spare);
-            let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
-            if let Ok(Ok((player, _))) = accepted {
-                reset_on_drop(&player);
-            }
+            drop(tokio::time::timeout(Duration::from_millis(1), listener.accept()).await);
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = spare_descriptor();
         }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -392,6 +391,7 @@ mod tests {
         let options = SockRef::from(&accepted);
         assert!(options.tcp_nodelay().unwrap());
         assert!(options.out_of_band_inline().unwrap());
+        assert_eq!(options.linger().unwrap(), Some(Duration::ZERO));
         assert!(options.keepalive().unwrap());
         assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE);
         assert_eq!(

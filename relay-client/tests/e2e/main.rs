@@ -26,6 +26,7 @@ mod boot;
 mod bulk;
 mod bursts;
 mod crowds;
+mod cut_off;
 mod dns;
 mod documents;
 mod enrolment;

@@ -152,13 +152,12 @@ pub(crate) async fn run(
     kind: &Kind,
     resumption: &mut impl Resumption,
 ) -> Result<Option<Channel>, StreamEnd> {
-    let socket = ResetByPanic(socket);
-    let mut stream = Stream::new(&socket.0, carrier, kind);
+    let mut stream = Stream::new(&socket, carrier, kind);
     if let Some(early) = early {
         stream.sent(early);
     }
-    fault!("carrying a stream of {:?}", socket.0.local_addr().ok());
-    fault!("carrying a stream to {:?}", socket.0.peer_addr().ok());
+    fault!("carrying a stream of {:?}", socket.local_addr().ok());
+    fault!("carrying a stream to {:?}", socket.peer_addr().ok());
     let mut restart = None;
     let carried = loop {
         let Err(end) = stream.carry(&mut channel, restart.take(), resumption).await else {
@@ -186,10 +185,12 @@ pub(crate) async fn run(
     let received = lock(&stream.state).recv.received();
     drop(stream);
     let (end, channel) = match carried {
-        Ok(channel) => return Ok(channel),
+        Ok(channel) => {
+            socket::end_cleanly(socket);
+            return Ok(channel);
+        }
         Err(failed) => failed,
     };
-    socket::reset_on_drop(&socket.0);
     drop(socket);
     let code = match &end {
         StreamEnd::Socket(_) => Some(ResetCode::Socket),
@@ -225,17 +226,6 @@ struct Restart {
     greeting: Option<Frame>,
     again: Result<Vec<Bytes>, StreamMisbehaved>,
     fin: Option<Frame>,
-}
-
-/// A socket that ends in a reset if its task panics: what is cut off must not look complete.
-struct ResetByPanic(TcpStream);
-
-impl Drop for ResetByPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            socket::reset_on_drop(&self.0);
-        }
-    }
 }
 
 struct Stream<'a> {

@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 
 use crate::support::{
     Lab, Via, free_port, hang, instance,
     servers::{
-        End, Server, accept, drain, end_of, listener, pour, read_all, reset, stuff, tcp_echo,
+        End, Server, accept, drain, end_of, listener, pattern, pour, read_all, reset, stuff,
+        tcp_echo,
     },
     service, simple, until,
 };
@@ -21,6 +22,7 @@ on_every_transport!(
     a_player_who_has_ended_still_gets_the_answer,
     a_game_server_that_has_ended_still_hears_the_player,
     a_connection_that_both_ends_close_ends_cleanly_and_is_not_counted_as_failed,
+    a_slow_reader_has_everything_after_a_clean_end,
     urgent_bytes_arrive_in_their_place,
     a_reset_by_the_game_server_reaches_the_player_as_a_reset,
     a_reset_by_the_player_reaches_the_game_server_as_a_reset,
@@ -128,6 +130,33 @@ async fn a_connection_that_both_ends_close_ends_cleanly_and_is_not_counted_as_fa
         assert_eq!(metrics.stream_broken, 0);
         assert_eq!(metrics.stream_reset, 0);
         assert_eq!(metrics.stream_misbehaved, 0);
+    }
+}
+
+async fn a_slow_reader_has_everything_after_a_clean_end(via: Via) {
+    let lab = Lab::new(via).await;
+    let (games, address) = narrow_listener(lab.ip);
+    let client = lab.client([simple("a", "tcp", lab.port, address)]).await;
+    for slow_is_player in [true, false] {
+        let player = TcpSocket::new_v4().unwrap();
+        player.set_recv_buffer_size(NARROW).unwrap();
+        let mut player = player.connect(lab.at(lab.port)).await.unwrap();
+        let mut game = accept(&games).await;
+        let (slow, other) = match slow_is_player {
+            true => (&mut player, &mut game),
+            false => (&mut game, &mut player),
+        };
+        slow.shutdown().await.unwrap();
+        assert_eq!(read_all(other).await.unwrap(), b"");
+        let sent = pattern(7, BEYOND_NARROW);
+        hang("room", other.write_all(&sent)).await.unwrap();
+        other.shutdown().await.unwrap();
+        // Nobody but the system has any part of it now.
+        until("the stream's end", || {
+            lab.relay().metrics().streams == 0 && client.metrics().streams == 0
+        })
+        .await;
+        assert!(read_all(slow).await.unwrap() == sent);
     }
 }
 
@@ -380,6 +409,20 @@ async fn listener_at(address: SocketAddr) -> TcpListener {
     TcpListener::bind(address).await.unwrap()
 }
 
+/// A game server with room for little that it has not read.
+fn narrow_listener(ip: IpAddr) -> (TcpListener, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(NARROW).unwrap();
+    socket.bind((ip, 0).into()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A reader's buffer, in bytes.
+const NARROW: u32 = 4 * 1024;
+/// More than a narrow reader has room for, and less than the system keeps for its sender.
+const BEYOND_NARROW: usize = 48 * 1024;
 /// In blocks of 256 KiB.
 const MIB_32: u64 = 128;
 const MIB_4: u64 = 16;

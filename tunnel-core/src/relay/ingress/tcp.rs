@@ -41,11 +41,13 @@ pub(crate) async fn serve(
 ) {
     loop {
         let (socket, player) = shared.accept(&listener.io).await;
+        if socket::tune_accepted(&socket).is_err() {
+            continue;
+        }
         // A listener that waits holds no place: idle ports must not use up those of the busy ones.
         let held = match hold(&shared, &service, player.ip()) {
             Ok(held) => held,
             Err(limit) => {
-                socket::reset_on_drop(&socket);
                 refuse(&shared, &service, limit, player.ip());
                 continue;
             }
@@ -99,9 +101,6 @@ async fn serve_player(
     player: SocketAddr,
     port_index: u16,
 ) {
-    if socket::tune_accepted(&socket).is_err() {
-        return;
-    }
     let Ok(local) = socket.local_addr() else {
         return;
     };
@@ -123,12 +122,9 @@ async fn serve_player(
         // Large, and soon over: the task has its room for as long as the player stays.
         opened = Box::pin(open(shared, service, who, early.clone())) => match opened {
             Ok(taken) => taken,
-            Err(counter) => {
-                socket::reset_on_drop(&socket);
-                return counter.one();
-            }
+            Err(counter) => return counter.one(),
         },
-        () = service.cancelled.cancelled() => return socket::reset_on_drop(&socket),
+        () = service.cancelled.cancelled() => return,
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
