@@ -14,7 +14,7 @@ use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 #[cfg(target_os = "linux")]
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Processor time that this process has used so far. Nothing where the system does not tell.
 pub(crate) fn processor_time() -> Duration {
@@ -138,6 +138,14 @@ pub(crate) fn is_ours(ip: IpAddr) -> bool {
     match UdpSocket::bind((ip, 0)) {
         Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
         Ok(_) => true,
+    }
+}
+
+/// A TCP socket to connect to an address with.
+pub(crate) fn tcp_for(address: SocketAddr) -> io::Result<TcpSocket> {
+    match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
     }
 }
 

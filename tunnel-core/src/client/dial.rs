@@ -361,7 +361,11 @@ impl Dialer {
     }
 
     async fn connect_tcp(&self, address: SocketAddr) -> io::Result<Io> {
-        let socket = tokio::net::TcpStream::connect(address).await?;
+        let socket = socket::tcp_for(address)?;
+        if !address.ip().is_loopback() {
+            lane::keep_segments_short(&socket);
+        }
+        let socket = socket.connect(address).await?;
         let remark = self.0.granted.note(lane::tune(&socket));
         if let (Some(remark), Some(events)) = (remark, &self.0.events) {
             events.emit(Event::Warning(remark));

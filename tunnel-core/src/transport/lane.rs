@@ -30,7 +30,7 @@ pub(crate) use self::{
         hear,
     },
     reader::LaneReader,
-    tune::{LaneTuning, tune},
+    tune::{LaneTuning, keep_segments_short, tune},
     window::{LaneWindow, NumberError},
     writer::LaneWriter,
 };

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Asks for everything that a lane wants, and says what was refused. A lane works without any of it.
 pub(crate) fn tune(tcp: &TcpStream) -> LaneTuning {
@@ -26,6 +26,16 @@ pub(crate) fn tune(tcp: &TcpStream) -> LaneTuning {
             })
             .collect(),
     }
+}
+
+/// Before a connection is made: neither side sends larger packets over it than every path passes. TCP alone goes by its
+/// interfaces and by ICMP, and repeats for ever what a narrower path drops without a word.
+pub(crate) fn keep_segments_short(socket: &TcpSocket) {
+    // Where that is refused, lanes go by what the system knows of the path.
+    #[cfg(unix)]
+    drop(SockRef::from(socket).set_tcp_mss(SEGMENT));
+    #[cfg(not(unix))]
+    let _ = socket;
 }
 
 /// What the kernel granted a lane.
@@ -111,6 +121,11 @@ fn set_notsent_lowat(_: &SockRef<'_>) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// What follows on a segment's head of 20 bytes: as much as makes a packet as large as QUIC's smallest, 1,200 bytes and a head
+/// of 8 (RFC 9000 §14). On Ethernet that costs bulk 0.8 % of the line; who sees no UDP through has no better measure, and what
+/// QUIC finds out of the one direction says nothing of the other.
+#[cfg(unix)]
+const SEGMENT: u32 = 1_200 + 8 - 20;
 /// Below the minute or two after which home routers forget a silent TCP connection at the worst.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(45);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
