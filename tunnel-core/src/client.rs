@@ -33,7 +33,10 @@ use crate::{
     instance::{HostPort, Instance, InstanceId},
     key::{self, KeyError, Psk, PublicKey, SecretKey},
     metrics::{Metrics, Snapshot},
-    proto::{handshake::ProcessId, message::Code, session::client::InstanceState},
+    proto::{
+        handshake::ProcessId, message::Code, session::client::InstanceState,
+        stream::frame::ResetCode,
+    },
     transport::mem,
     tunnel::{
         datagrams::DatagramSender,
@@ -246,6 +249,7 @@ impl ClientBuilder {
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),
             flows: Flows::new(&self.limits, &metrics),
+            first_datagrams: Arc::new(Semaphore::new(FIRST_DATAGRAMS)),
             limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
@@ -360,16 +364,27 @@ pub(crate) struct Shared {
     /// The way answers of flows leave; `None` without a tunnel.
     pub(crate) sender: ArcSwapOption<DatagramSender>,
     pub(crate) flows: Flows,
+    /// Bytes that flows may keep of what they have sent to targets that have not answered.
+    pub(crate) first_datagrams: Arc<Semaphore>,
     pub(crate) streams: Streams,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) events: EventSink,
-    /// Which limits were met, and at which port.
-    notices: Notices<(Limit, u16)>,
+    /// What was said, and of which port.
+    notices: Notices<(Notice, u16)>,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
     random: AtomicU64,
+}
+
+/// What is said once a minute of a service.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Notice {
+    /// Players have met this limit.
+    Limit(Limit),
+    /// They do not reach the target, for this reason.
+    Target(ResetCode),
 }
 
 impl Shared {
@@ -380,7 +395,10 @@ impl Shared {
     /// Says once a minute that players of a service are refused by a limit of this client.
     pub(crate) fn tell_crowded(&self, target: &Target, limit: Limit, most: usize) {
         let port = target.service.public.first();
-        if self.notices.is_due(Instant::now(), (limit, port)) {
+        if self
+            .notices
+            .is_due(Instant::now(), (Notice::Limit(limit), port))
+        {
             self.emit(Event::Crowded(Crowded {
                 instance: target.instance.clone(),
                 service: Some(target.service.name.clone()),
@@ -391,6 +409,25 @@ impl Shared {
                 refuses: true,
             }));
         }
+    }
+
+    /// Says once a minute that players of a service do not reach its target, and why.
+    pub(crate) fn tell_unserved(&self, target: &Target, why: ResetCode) {
+        let port = target.service.public.first();
+        if !(self.notices).is_due(Instant::now(), (Notice::Target(why), port)) {
+            return;
+        }
+        let place = &target.service.target;
+        let text = match why {
+            ResetCode::Refused => format!("nothing listens at {place}"),
+            ResetCode::Unresolved => format!("the name {} does not resolve", place.host),
+            ResetCode::Limit => format!("no socket is to be had for {place}"),
+            _ => format!("{place} does not answer"),
+        };
+        let (instance, service) = (&target.instance, &target.service.name);
+        self.emit(Event::Warning(format!(
+            "instance {instance}, service {service} (port {port}): {text}; its players are lost"
+        )));
     }
 
     pub(crate) fn reporter(&self) -> Reporter {
@@ -413,6 +450,9 @@ impl Shared {
 
 /// 64 commands: an orchestrator that starts a node's game servers at once.
 const COMMANDS: usize = 64;
+
+/// 4 MiB: 256 players at once with all that a flow keeps, or thousands with a greeting each.
+const FIRST_DATAGRAMS: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests;

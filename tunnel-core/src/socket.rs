@@ -40,6 +40,25 @@ pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A second socket at the port that `socket` is bound to, connected elsewhere: the system gives it what comes from there.
+pub(crate) fn join_udp(
+    socket: &UdpSocket,
+    local: SocketAddr,
+    peer: SocketAddr,
+) -> io::Result<UdpSocket> {
+    let first = SockRef::from(socket);
+    let second = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    second.set_nonblocking(true)?;
+    first.set_reuse_address(true)?;
+    second.set_reuse_address(true)?;
+    second.bind(&local.into())?;
+    second.connect(&peer.into())?;
+    // From now on the port is shared with nobody else.
+    first.set_reuse_address(false)?;
+    second.set_reuse_address(false)?;
+    Ok(second.into())
+}
+
 /// The same as [`bind_udp`], with so many sockets: the system gives each player's packets to one of them, always the
 /// same. One, where it cannot do that or has no more.
 ///

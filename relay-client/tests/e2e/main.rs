@@ -21,6 +21,7 @@
 mod harness;
 
 mod address;
+mod addresses;
 mod black_out;
 mod boot;
 mod bulk;

@@ -2,3 +2,17 @@
 
 pub(crate) mod tcp;
 pub(crate) mod udp;
+
+use std::io;
+
+use crate::{proto::stream::frame::ResetCode, socket};
+
+/// Why a target was not reached.
+fn reason(error: &io::Error) -> ResetCode {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => ResetCode::Refused,
+        io::ErrorKind::TimedOut => ResetCode::Timeout,
+        _ if socket::is_exhausted(error) => ResetCode::Limit,
+        _ => ResetCode::Unreachable,
+    }
+}

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use crate::{
     instance::{Host, InstanceId, Redundancy, Service},
     proto::message::ServiceId,
     tunnel::{
+        datagrams::lock,
         fault,
         supervise::{Reporter, supervise},
     },
@@ -38,7 +39,16 @@ pub(crate) struct Target {
     /// Ends everything that leads here.
     pub(crate) cancelled: CancellationToken,
     addresses: watch::Sender<Arc<[IpAddr]>>,
+    /// Which of them answered last, over TCP and over UDP.
+    good: [Mutex<Option<IpAddr>>; 2],
     wanted: Notify,
+}
+
+/// What a target is asked by; behind one name, another address may answer to each.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Over {
+    Tcp,
+    Udp,
 }
 
 impl Target {
@@ -55,6 +65,7 @@ impl Target {
             service,
             cancelled: CancellationToken::new(),
             addresses: watch::Sender::new(known),
+            good: Default::default(),
             wanted: Notify::new(),
         });
         if let Host::Name(name) = &target.service.target.host {
@@ -93,8 +104,28 @@ impl Target {
         self.addresses.borrow().clone()
     }
 
-    /// The addresses, waiting for them if none is known yet.
-    pub(crate) async fn resolved(&self) -> Arc<[IpAddr]> {
+    /// The same in the order in which to try them: the one that answered last comes first, so that one that is dead costs the
+    /// first player alone.
+    pub(crate) fn candidates(&self, over: Over) -> Arc<[IpAddr]> {
+        let known = self.addresses();
+        let good = *lock(&self.good[over as usize]);
+        match known.iter().position(|ip| Some(*ip) == good) {
+            None | Some(0) => known,
+            Some(place) => {
+                let mut ordered = known.to_vec();
+                ordered[..=place].rotate_right(1);
+                ordered.into()
+            }
+        }
+    }
+
+    /// One of its addresses has answered.
+    pub(crate) fn handle_answer(&self, over: Over, from: IpAddr) {
+        *lock(&self.good[over as usize]) = Some(from);
+    }
+
+    /// The addresses as [`candidates`](Self::candidates) orders them, waiting for them if none is known yet.
+    pub(crate) async fn resolved(&self, over: Over) -> Arc<[IpAddr]> {
         let mut addresses = self.addresses.subscribe();
         if addresses.borrow().is_empty() {
             self.refresh();
@@ -102,7 +133,7 @@ impl Target {
             // Without an answer in time, none is known.
             drop(tokio::time::timeout(RESOLVE_PATIENCE, known).await);
         }
-        self.addresses()
+        self.candidates(over)
     }
 
     /// Tells when the addresses change.
@@ -213,6 +244,19 @@ mod tests {
         };
         let service = instance.services()[0].clone();
         Target::new(instance.id().clone(), service, &reporter)
+    }
+
+    #[tokio::test]
+    async fn the_address_that_answered_last_is_tried_first_and_the_others_keep_their_order() {
+        let target = target("game", 1);
+        let all = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
+        target.addresses.send_replace(all.into());
+        target.handle_answer(Over::Tcp, all[2]);
+        assert_eq!(*target.candidates(Over::Tcp), [all[2], all[0], all[1]]);
+        assert_eq!(*target.resolved(Over::Udp).await, all);
+        // It is not the target's any more.
+        target.handle_answer(Over::Udp, [192, 0, 2, 9].into());
+        assert_eq!(*target.candidates(Over::Udp), all);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use tokio::{net::TcpStream, task::JoinSet};
 use crate::{
     client::{
         Shared,
+        egress::reason,
         link::Link,
         streams::{Attach, ClientResumption},
-        targets::Target,
+        targets::{Over, Target},
     },
     event::Limit,
     metrics::Gauge,
@@ -87,14 +88,19 @@ pub(crate) async fn serve(
         return None;
     };
     let target = shared.targets.load().get(&header.service).cloned();
-    let open = match target.filter(|target| target.service.protocol.tcp()) {
-        Some(target) => match target.port(header.port_index) {
-            Some(port) => connect(&target, port, shared.limits.connect_time)
-                .await
-                .map(|socket| (target, socket)),
-            None => Err(ResetCode::NoService),
-        },
-        None => Err(ResetCode::NoService),
+    let target = target.filter(|target| target.service.protocol.tcp());
+    let port = (target.as_ref()).and_then(|target| target.port(header.port_index));
+    let open = match (target, port) {
+        (Some(target), Some(port)) => {
+            let connected = connect(&target, port, shared.limits.connect_time).await;
+            if let Err(code) = &connected
+                && *code != ResetCode::Shutdown
+            {
+                shared.tell_unserved(&target, *code);
+            }
+            connected.map(|socket| (target, socket))
+        }
+        _ => Err(ResetCode::NoService),
     };
     let (target, socket) = match open {
         Ok(open) => open,
@@ -141,7 +147,7 @@ pub(crate) async fn serve(
 
 /// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.
 async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpStream, ResetCode> {
-    let addresses = target.resolved().await;
+    let addresses = target.resolved(Over::Tcp).await;
     let mut waiting = addresses.iter().copied();
     let mut tries = JoinSet::new();
     let mut failed = ResetCode::Unresolved;
@@ -162,7 +168,12 @@ async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpSt
                 () = tokio::time::sleep(STAGGER), if more => continue,
             };
             match ended {
-                Some(Ok(Ok(socket))) => return Ok(socket),
+                Some(Ok(Ok(socket))) => {
+                    if let Ok(peer) = socket.peer_addr() {
+                        target.handle_answer(Over::Tcp, peer.ip());
+                    }
+                    return Ok(socket);
+                }
                 Some(Ok(Err(error))) => failed = reason(&error),
                 Some(Err(_)) | None => {}
             }
@@ -183,15 +194,6 @@ async fn connect_to(ip: IpAddr, port: u16) -> io::Result<TcpStream> {
     let socket = TcpStream::connect(SocketAddr::new(ip, port)).await?;
     socket::tune_player(&socket)?;
     Ok(socket)
-}
-
-fn reason(error: &io::Error) -> ResetCode {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => ResetCode::Refused,
-        io::ErrorKind::TimedOut => ResetCode::Timeout,
-        _ if socket::is_exhausted(error) => ResetCode::Limit,
-        _ => ResetCode::Unreachable,
-    }
 }
 
 /// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).

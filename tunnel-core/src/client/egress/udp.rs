@@ -1,12 +1,12 @@
 //! Flows' way to their targets: the relay's datagrams, each to the socket of its flow.
 
+mod ends;
 mod flow;
+mod search;
 mod table;
 
 use std::{
     cell::RefCell,
-    io,
-    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -20,11 +20,16 @@ use self::{
     table::Found,
 };
 use crate::{
-    client::{Shared, targets::Target},
+    client::{
+        Shared,
+        egress::reason,
+        targets::{Over, Target},
+    },
     event::Limit,
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
         handshake::ProcessId,
+        stream::frame::ResetCode,
     },
     socket,
     tunnel::{
@@ -95,20 +100,22 @@ impl Shared {
         };
         fault!("a datagram to {}", flow.target.service.public);
         flow.touch();
-        let mut sent = flow.send(payload);
-        if let Err(error) = &sent
-            && error.kind() == io::ErrorKind::ConnectionRefused
-        {
-            // The error is of an earlier datagram (ICMP); this one has not been sent yet.
-            self.metrics.drop_socket.one();
-            flow.handle_refused();
-            sent = flow.send(payload);
-        }
+        let (sent, lost) = flow.send(payload);
         if sent.is_ok() {
             self.metrics.datagrams_in.one();
             self.metrics.datagram_bytes_in.add(payload.len() as u64);
-        } else {
-            self.metrics.drop_socket.one();
+        }
+        self.count_lost(&flow, lost, ResetCode::Refused);
+        if let Err(error) = sent {
+            self.count_lost(&flow, 1, reason(&error));
+        }
+    }
+
+    /// So many datagrams of a flow did not get to its target.
+    fn count_lost(&self, flow: &Flow, lost: usize, why: ResetCode) {
+        if lost > 0 {
+            self.metrics.drop_socket.add(lost as u64);
+            self.tell_unserved(&flow.target, why);
         }
     }
 
@@ -146,17 +153,21 @@ impl Shared {
             self.metrics.flows_resumed.one();
             return Some(flow);
         }
-        let Some(ip) = target.addresses().first().copied() else {
+        let candidates = target.candidates(Over::Udp);
+        if candidates.is_empty() {
             self.metrics.drop_unresolved.one();
+            self.tell_unserved(&target, ResetCode::Unresolved);
             target.refresh();
             return None;
-        };
+        }
         let Some(place) = self.flows.reserve() else {
             self.metrics.drop_limit.one();
             self.tell_crowded(&target, Limit::ClientFlows, self.limits.flows);
             return None;
         };
-        let opened = Flow::open(seat, target, SocketAddr::new(ip, port), &self.metrics);
+        let memory = self.first_datagrams.clone();
+        let leads_to = (&*candidates, port);
+        let opened = Flow::open(seat, target.clone(), leads_to, memory, &self.metrics);
         let opened = opened.inspect_err(|error| {
             // There will be a descriptor for the player's next datagram.
             if socket::is_exhausted(error) {
@@ -165,6 +176,7 @@ impl Shared {
         });
         let Ok(flow) = opened.map(Arc::new) else {
             self.metrics.drop_no_socket.one();
+            self.tell_unserved(&target, ResetCode::Limit);
             return None;
         };
         match self.flows.insert(relay, id, flow.clone(), place) {

@@ -12,21 +12,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    net::UdpSocket,
-    sync::{Notify, watch},
-};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{BUFFERS, send_close};
+use super::{BUFFERS, ends::Ends, search::Search, send_close};
 use crate::{
     client::{
         Shared,
-        targets::{Target, leads_to},
+        egress::reason,
+        targets::{Over, Target, leads_to},
     },
     metrics::{Gauge, Metrics},
     proto::datagram::{DatagramHead, FlowId},
-    socket,
     tunnel::{datagrams::lock, fair::Whose, fault, rare::rare},
 };
 
@@ -58,34 +55,61 @@ pub(super) struct Flow {
     id: AtomicU64,
     pub(super) target: Arc<Target>,
     port: u16,
-    socket: ArcSwap<UdpSocket>,
-    remote: Mutex<SocketAddr>,
+    ends: ArcSwap<Ends>,
+    way: Mutex<Way>,
+    /// What first datagrams take of the client's memory.
+    memory: Arc<Semaphore>,
     /// Milliseconds from `started` to the last datagram in either direction.
     last: AtomicU64,
     started: Instant,
-    /// Whether the target has ever answered.
+    /// Whether the target has answered since the flow leads to its present addresses.
     answered: AtomicBool,
     closed: CancellationToken,
-    /// Wakes the task: the flow has another socket.
+    /// Wakes the task: the flow has another socket, or waits for an answer.
     moved: Notify,
     _counted: Gauge,
 }
 
+/// Where a flow leads.
+#[derive(Debug)]
+struct Way {
+    remote: SocketAddr,
+    /// Until one of several addresses has answered.
+    search: Option<Search<OwnedSemaphorePermit>>,
+}
+
 impl Flow {
-    /// A flow of this seat, which leads to an address of its target.
+    /// A flow of this seat, which leads to the first of these addresses.
     pub(super) fn open(
         seat: Seat,
         target: Arc<Target>,
-        remote: SocketAddr,
+        (candidates, port): (&[IpAddr], u16),
+        memory: Arc<Semaphore>,
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
+        let mut opened = Err(io::ErrorKind::AddrNotAvailable.into());
+        let mut candidates = candidates.to_vec();
+        for _ in 0..candidates.len() {
+            let remote = SocketAddr::new(candidates[0], port);
+            opened = Ends::open(remote).map(|ends| (ends, remote));
+            if opened.is_ok() {
+                break;
+            }
+            // It may be of a family that this machine has not got.
+            candidates.rotate_left(1);
+        }
+        let (ends, remote) = opened?;
         Ok(Self {
             seat,
             id: AtomicU64::new(PARKED),
             target,
-            port: remote.port(),
-            socket: ArcSwap::from_pointee(connected(remote)?),
-            remote: Mutex::new(remote),
+            port,
+            ends: ArcSwap::from_pointee(ends),
+            way: Mutex::new(Way {
+                remote,
+                search: search(&candidates),
+            }),
+            memory,
             last: AtomicU64::new(0),
             started: Instant::now(),
             answered: AtomicBool::new(false),
@@ -132,40 +156,141 @@ impl Flow {
             .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Sends to the target.
-    pub(super) fn send(&self, payload: &[u8]) -> io::Result<usize> {
-        // Not through tokio, which refuses to send until it has seen a new socket's readiness: a flow's first datagram
-        // would be lost.
-        let socket = self.socket.load();
-        socket2::SockRef::from(&**socket).send(payload)
+    /// Sends to the target. Says how many datagrams were lost at it, this one among them or not.
+    pub(super) fn send(&self, payload: &[u8]) -> (io::Result<usize>, usize) {
+        if !self.answered.load(Ordering::Relaxed) {
+            let mut way = lock(&self.way);
+            if way.search.is_some() {
+                return self.send_searching(&mut way, payload);
+            }
+        }
+        let ends = self.ends.load();
+        match ends.send(payload) {
+            // The error is of an earlier datagram (ICMP); this one has not been sent yet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.target.refresh();
+                (ends.send(payload), 1)
+            }
+            sent => (sent, 0),
+        }
     }
 
-    /// Nobody listens at the moment. A game server that restarts will; but where none has ever answered, the name's
-    /// next address may be where the game listens.
-    pub(super) fn handle_refused(&self) {
-        if self.answered.load(Ordering::Relaxed) {
-            return;
+    fn send_searching(&self, way: &mut Way, payload: &[u8]) -> (io::Result<usize>, usize) {
+        let now = Instant::now();
+        let mut lost = 0;
+        let mut sent = self.ends.load().send(payload);
+        if (sent.as_ref()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let is_lost = !self.go_on(way, |search| search.handle_refused(now));
+            lost = usize::from(is_lost);
+            sent = self.ends.load().send(payload);
         }
-        let known = self.target.addresses();
-        let remote = *lock(&self.remote);
-        let place = known.iter().position(|ip| *ip == remote.ip()).unwrap_or(0);
-        if known.len() > 1
-            && let Some(ip) = known.get((place + 1) % known.len())
-        {
-            self.lead_to(SocketAddr::new(*ip, self.port));
+        if let Some(search) = &mut way.search {
+            let is_first = search.poll_timeout().is_none();
+            search.handle_sent(now, payload, |bytes| {
+                let memory = self.memory.clone();
+                memory.try_acquire_many_owned(bytes as u32).ok()
+            });
+            if is_first {
+                self.moved.notify_one();
+            }
         }
+        (sent, lost)
+    }
+
+    /// Nobody listens at the moment. A game server that restarts will; but where none has ever answered, the name's next
+    /// address may be where the game listens. Returns whether what was sent is lost.
+    pub(super) fn handle_refused(&self, at: &Arc<Ends>) -> bool {
         self.target.refresh();
+        let mut way = lock(&self.way);
+        // Else it has gone on already.
+        let is_here = Arc::ptr_eq(at, &self.ends.load());
+        is_here && !self.go_on(&mut way, |search| search.handle_refused(Instant::now()))
     }
 
-    fn lead_to(&self, remote: SocketAddr) {
-        // Without a descriptor for the new socket, the flow stays where it is and tries again.
-        if let Ok(socket) = connected(remote) {
-            *lock(&self.remote) = remote;
-            self.socket.store(Arc::new(socket));
-            // The task waits on the old socket: it looks again.
-            self.moved.notify_one();
+    fn handle_silence(&self) {
+        let mut way = lock(&self.way);
+        self.go_on(&mut way, |search| search.handle_timeout(Instant::now()));
+    }
+
+    fn handle_answer(&self) {
+        if !self.answered.swap(true, Ordering::Relaxed) {
+            let mut way = lock(&self.way);
+            if way.search.take().is_some() {
+                self.target.handle_answer(Over::Udp, way.remote.ip());
+            }
         }
     }
+
+    /// When to look for another address.
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.answered.load(Ordering::Relaxed) {
+            return None;
+        }
+        let way = lock(&self.way);
+        (way.search.as_ref()).and_then(Search::poll_timeout)
+    }
+
+    /// Takes what was sent in vain to where the search goes on; whether that was anything.
+    fn go_on(
+        &self,
+        way: &mut Way,
+        next: impl FnOnce(&mut Search<OwnedSemaphorePermit>) -> Option<IpAddr>,
+    ) -> bool {
+        let Some(search) = &mut way.search else {
+            return false;
+        };
+        let Some(mut ip) = next(search) else {
+            return false;
+        };
+        let mut left = search.count();
+        while !self.lead_to(way, SocketAddr::new(ip, self.port)) && left > 1 {
+            let now = Instant::now();
+            let next = (way.search.as_mut()).and_then(|search| search.handle_refused(now));
+            ip = next.unwrap_or(ip);
+            left -= 1;
+        }
+        let again = way.search.as_mut().map(Search::poll_again);
+        let again = again.unwrap_or_default();
+        for datagram in &again {
+            // What is refused here, too, comes back as an answer to one of the next.
+            drop(self.ends.load().send(datagram));
+        }
+        self.moved.notify_one();
+        !again.is_empty()
+    }
+
+    /// Returns whether the flow leads there now.
+    fn lead_to(&self, way: &mut Way, remote: SocketAddr) -> bool {
+        if way.remote == remote {
+            return true;
+        }
+        // Without a descriptor for the new socket, the flow stays where it is and tries again.
+        let Ok(ends) = Ends::open(remote) else {
+            return false;
+        };
+        way.remote = remote;
+        self.ends.store(Arc::new(ends));
+        // The task waits on the old socket: it looks again.
+        self.moved.notify_one();
+        true
+    }
+
+    /// A name that leads elsewhere takes its live flows along.
+    fn follow(&self, known: &[IpAddr]) {
+        let mut way = lock(&self.way);
+        if !leads_to(way.remote, known)
+            && let Some(ip) = known.first()
+        {
+            way.search = search(known);
+            self.answered.store(false, Ordering::Relaxed);
+            self.lead_to(&mut way, SocketAddr::new(*ip, self.port));
+        }
+    }
+}
+
+/// There is something to look for where there are several addresses.
+fn search(candidates: &[IpAddr]) -> Option<Search<OwnedSemaphorePermit>> {
+    (candidates.len() > 1).then(|| Search::new(candidates))
 }
 
 /// A flow's task. It owns the flow's place in the table: whatever ends it, the place is given back.
@@ -187,9 +312,11 @@ impl Drop for Entered {
 /// What may happen to a flow beside its packets.
 enum News {
     /// The target's name leads elsewhere.
-    Addresses(Arc<[IpAddr]>),
-    /// The flow has another socket.
+    Addresses,
+    /// The flow has another socket, or waits for an answer.
     Moved,
+    /// No answer has come for long enough.
+    Silence,
     /// The flow, its service or the client ends.
     Ended,
 }
@@ -201,37 +328,41 @@ impl Entered {
         fault!("a flow to {}", flow.target.service.public);
         let mut addresses = flow.target.subscribe();
         loop {
-            let socket = flow.socket.load_full();
-            let mut news = pin!(self.news(&mut addresses));
+            let ends = flow.ends.load_full();
+            let until = flow.poll_timeout();
+            let mut news = pin!(self.news(&mut addresses, until));
             // Its parts have locks that flows share; an answer of the target is nothing to them.
             let mut news = rare(news.as_mut());
             let news = loop {
                 tokio::select! {
                     biased;
                     news = &mut news => break news,
-                    ready = socket.readable() => match ready {
-                        Ok(()) => self.drain(&socket),
+                    ready = ends.readable() => match ready {
+                        Ok(()) => self.drain(&ends),
                         Err(_) => return,
                     },
                 }
             };
             match news {
-                News::Addresses(known) => self.follow(&known),
+                News::Addresses => flow.follow(&flow.target.candidates(Over::Udp)),
                 News::Moved => {}
+                News::Silence => flow.handle_silence(),
                 News::Ended => return,
             }
         }
     }
 
     /// What happens to a flow beside its packets.
-    async fn news(&self, addresses: &mut watch::Receiver<Arc<[IpAddr]>>) -> News {
+    async fn news(
+        &self,
+        addresses: &mut watch::Receiver<Arc<[IpAddr]>>,
+        until: Option<Instant>,
+    ) -> News {
         let flow = &self.flow;
         tokio::select! {
-            changed = addresses.changed() => match changed {
-                Ok(()) => News::Addresses(addresses.borrow_and_update().clone()),
-                Err(_) => News::Ended,
-            },
+            changed = addresses.changed() => changed.map_or(News::Ended, |()| News::Addresses),
             () = flow.moved.notified() => News::Moved,
+            () = sleep_until(until) => News::Silence,
             () = flow.target.cancelled.cancelled() => News::Ended,
             () = flow.closed.cancelled() => News::Ended,
             () = self.shared.stopped.cancelled() => News::Ended,
@@ -239,14 +370,14 @@ impl Entered {
     }
 
     /// Sends into the tunnel what the target has answered.
-    fn drain(&self, socket: &UdpSocket) {
+    fn drain(&self, ends: &Arc<Ends>) {
         let metrics = &self.shared.metrics;
         BUFFERS.with_borrow_mut(|(buffer, scratch)| {
             for _ in 0..BATCH {
-                match socket.try_recv(buffer) {
+                match ends.try_recv(buffer) {
                     Ok(length) => {
                         self.flow.touch();
-                        self.flow.answered.store(true, Ordering::Relaxed);
+                        self.flow.handle_answer();
                         // First the way, then the id: the way to another process of the relay is opened after its
                         // predecessor's ids have been taken away, so that none of them goes there.
                         let sender = self.shared.sender.load();
@@ -267,32 +398,23 @@ impl Entered {
                         sender.send_protected(whose, head, answer, redundancy, scratch);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                    Err(_) => {
-                        metrics.drop_socket.one();
-                        return self.flow.handle_refused();
+                    Err(error) => {
+                        if self.flow.handle_refused(ends) {
+                            self.shared.count_lost(&self.flow, 1, reason(&error));
+                        }
+                        return;
                     }
                 }
             }
         });
     }
-
-    /// A name that leads elsewhere takes its live flows along.
-    fn follow(&self, known: &[IpAddr]) {
-        let remote = *lock(&self.flow.remote);
-        if !leads_to(remote, known)
-            && let Some(ip) = known.first()
-        {
-            self.flow.lead_to(SocketAddr::new(*ip, self.flow.port));
-        }
-    }
 }
 
-/// A socket of its own for one flow, connected, so that only the target's answers come in.
-fn connected(remote: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = socket::bind_udp(SocketAddr::new(socket::unspecified(remote.ip()), 0))?;
-    socket.connect(remote)?;
-    socket::grow_buffers(&socket, socket::FLOW_BUFFER);
-    UdpSocket::from_std(socket)
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// No id of a relay: they are below 2^62.

@@ -1,4 +1,6 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::{
@@ -60,12 +62,19 @@ impl World {
         Seat::new(&self.targets[target], 0, player)
     }
 
-    /// A flow of a player to the first target, with an id of the first process.
+    /// A flow of a player to the first target.
+    fn flow(&self, player: u16) -> Arc<Flow> {
+        let (seat, target) = (self.seat(0, player), self.targets[0].clone());
+        let candidates = [IpAddr::from([127, 0, 0, 1])];
+        let memory = Arc::new(Semaphore::new(0));
+        let flow = Flow::open(seat, target, (&candidates, 9), memory, &self.metrics);
+        Arc::new(flow.unwrap())
+    }
+
+    /// The same, with an id of the first process.
     fn open(&self, id: u64, player: u16) -> Option<Arc<Flow>> {
         let place = self.flows.reserve()?;
-        let (seat, target) = (self.seat(0, player), self.targets[0].clone());
-        let remote = "127.0.0.1:9".parse().unwrap();
-        let flow = Arc::new(Flow::open(seat, target, remote, &self.metrics).unwrap());
+        let flow = self.flow(player);
         let found = (self.flows).insert(process(1), FlowId(id), flow.clone(), place);
         assert!(matches!(found, Found::Unknown), "{found:?}");
         assert_eq!(flow.id(), Some(FlowId(id)));
@@ -199,9 +208,7 @@ async fn of_two_readers_that_open_one_flow_the_first_does() {
     let world = World::new();
     let flow = world.open(5, 1_000).unwrap();
     let place = world.flows.reserve().unwrap();
-    let (seat, target) = (world.seat(0, 1_000), world.targets[0].clone());
-    let remote = "127.0.0.1:9".parse().unwrap();
-    let late = Arc::new(Flow::open(seat, target, remote, &world.metrics).unwrap());
+    let late = world.flow(1_000);
     let found = (world.flows).insert(process(1), FlowId(5), late, place);
     let Found::Flow(found) = found else {
         panic!("{found:?}");
