@@ -9,7 +9,9 @@ mod limits;
 mod link;
 mod offers;
 mod path;
+mod ports;
 mod race;
+mod room;
 mod streams;
 mod targets;
 
@@ -47,7 +49,9 @@ use crate::{
 use addresses::Addresses;
 use dial::{Dialer, Place};
 use driver::{Change, Command, Driver};
-use egress::udp::Flows;
+use egress::udp::{Flows, Means};
+use ports::LocalPorts;
+use room::Room;
 use streams::Streams;
 use targets::{Target, Targets};
 
@@ -246,10 +250,12 @@ impl ClientBuilder {
         };
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
         let metrics = Arc::<Metrics>::default();
+        let ports = Arc::new(LocalPorts::of_system());
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),
             flows: Flows::new(&self.limits, &metrics),
-            first_datagrams: Arc::new(Semaphore::new(FIRST_DATAGRAMS)),
+            means: Means::new(&ports),
+            descriptors: Room::of_descriptors(),
             limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
@@ -271,6 +277,7 @@ impl ClientBuilder {
             process,
             Some(shared.events.clone()),
             self.udp,
+            ports,
         );
         let reporting = shared.clone();
         let driver = Driver::new(shared.clone(), dialer, psk, self.instances, all_bound);
@@ -364,8 +371,10 @@ pub(crate) struct Shared {
     /// The way answers of flows leave; `None` without a tunnel.
     pub(crate) sender: ArcSwapOption<DatagramSender>,
     pub(crate) flows: Flows,
-    /// Bytes that flows may keep of what they have sent to targets that have not answered.
-    pub(crate) first_datagrams: Arc<Semaphore>,
+    /// What flows have their sockets and their memory of.
+    pub(crate) means: Means,
+    /// Players' sockets, one descriptor each.
+    pub(crate) descriptors: Arc<Room>,
     pub(crate) streams: Streams,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
@@ -450,9 +459,6 @@ impl Shared {
 
 /// 64 commands: an orchestrator that starts a node's game servers at once.
 const COMMANDS: usize = 64;
-
-/// 4 MiB: 256 players at once with all that a flow keeps, or thousands with a greeting each.
-const FIRST_DATAGRAMS: usize = 4 << 20;
 
 #[cfg(test)]
 mod tests;

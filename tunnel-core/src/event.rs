@@ -253,6 +253,10 @@ pub enum Limit {
     ClientFlows,
     /// `streams` of the client.
     ClientStreams,
+    /// The service's share of the local ports of the client's machine.
+    LocalPorts,
+    /// The service's share of the descriptors of the client's process.
+    Descriptors,
 }
 
 impl Limit {
@@ -268,6 +272,8 @@ impl Limit {
             Self::Streams => ("the relay's [limits] streams", "connections"),
             Self::ClientFlows => ("the client's [limits] flows", "flows"),
             Self::ClientStreams => ("the client's [limits] streams", "connections"),
+            Self::LocalPorts => ("its share of net.ipv4.ip_local_port_range", "flows"),
+            Self::Descriptors => ("its share of the client's descriptors", "players"),
         }
     }
 }

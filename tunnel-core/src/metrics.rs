@@ -186,7 +186,7 @@ counters! {
     stream_address_cap: Counter = "adit_streams_failed_total" ["reason=\"address_cap\""],
     /// Players refused because the client's services hold as many connections as one client's may.
     stream_client_cap: Counter = "adit_streams_failed_total" ["reason=\"client_cap\""],
-    /// Connections refused because the process had no descriptors left.
+    /// Connections refused because the process had no descriptor, or the machine no local port, left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
     /// Times that a listener could not accept a connection for another reason.
     accepts_failed: Counter = "adit_accepts_failed_total",

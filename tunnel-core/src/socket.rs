@@ -141,33 +141,6 @@ pub(crate) fn allow_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()>
     Ok(())
 }
 
-/// The address of this machine from which packets to `peer` leave at the moment. Nothing is sent.
-pub(crate) fn source_towards(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match peer {
-        SocketAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(peer)?;
-    Ok(socket.local_addr()?.ip())
-}
-
-/// Whether an address is this machine's; what cannot be found out is taken for it.
-pub(crate) fn is_ours(ip: IpAddr) -> bool {
-    match UdpSocket::bind((ip, 0)) {
-        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
-        Ok(_) => true,
-    }
-}
-
-/// A TCP socket to connect to an address with.
-pub(crate) fn tcp_for(address: SocketAddr) -> io::Result<TcpSocket> {
-    match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }
-}
-
 /// A listening TCP socket. Addresses in TIME_WAIT do not block it; another listener does.
 pub(crate) fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
@@ -256,7 +229,7 @@ pub(crate) fn end_cleanly(stream: TcpStream) {
 /// A descriptor kept for the moment when none is left: with it a waiting connection can be taken and refused, where
 /// it would otherwise hang and wake the listener for ever.
 #[derive(Debug)]
-pub(crate) struct Spare(Mutex<Option<UdpSocket>>);
+pub(crate) struct Spare(Mutex<Option<Socket>>);
 
 impl Spare {
     pub(crate) fn new() -> Self {
@@ -275,8 +248,9 @@ impl Spare {
     }
 }
 
-fn spare_descriptor() -> Option<UdpSocket> {
-    UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).ok()
+fn spare_descriptor() -> Option<Socket> {
+    // Not bound: it needs no port.
+    Socket::new(Domain::IPV4, Type::DGRAM, None).ok()
 }
 
 /// Whether an error of `accept` or `socket` says that descriptors or memory have run out.

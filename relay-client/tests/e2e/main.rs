@@ -42,6 +42,7 @@ mod isolation;
 mod lifecycle;
 mod names;
 mod night;
+mod node_ports;
 mod parked;
 mod path;
 mod relay_names;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::{
     client::{
         addresses::{ADDRESSES_MAX, Addresses},
+        ports::{LocalPorts, Purpose},
         race::Race,
     },
     event::{Event, EventSink},
@@ -55,6 +56,8 @@ struct Inner {
     events: Option<EventSink>,
     /// Without it, as if UDP were blocked.
     udp: bool,
+    /// What the tunnel's sockets have their local ports of.
+    ports: Arc<LocalPorts>,
 }
 
 /// What leads to a relay.
@@ -155,6 +158,7 @@ impl Dialer {
         process: ProcessId,
         events: Option<EventSink>,
         udp: bool,
+        ports: Arc<LocalPorts>,
     ) -> Self {
         Self(Arc::new(Inner {
             place,
@@ -166,6 +170,7 @@ impl Dialer {
             is_silent: AtomicBool::new(false),
             events,
             udp,
+            ports,
         }))
     }
 
@@ -290,7 +295,7 @@ impl Dialer {
         if !self.0.udp {
             return Err(DialError::Udp(io::ErrorKind::Unsupported.into()));
         }
-        let endpoint = endpoint(address).map_err(DialError::Udp)?;
+        let endpoint = endpoint(&self.0.ports, address).map_err(DialError::Udp)?;
         let identity = quic::ClientIdentity {
             secret_key: self.0.secret_key.clone(),
             relay: self.0.relay_public_key,
@@ -361,11 +366,7 @@ impl Dialer {
     }
 
     async fn connect_tcp(&self, address: SocketAddr) -> io::Result<Io> {
-        let socket = socket::tcp_for(address)?;
-        if !address.ip().is_loopback() {
-            lane::keep_segments_short(&socket);
-        }
-        let socket = socket.connect(address).await?;
+        let socket = self.0.ports.tcp(Purpose::Tunnel, address).await?;
         let remark = self.0.granted.note(lane::tune(&socket));
         if let (Some(remark), Some(events)) = (remark, &self.0.events) {
             events.emit(Event::Warning(remark));
@@ -375,10 +376,10 @@ impl Dialer {
 }
 
 /// A UDP socket of its own. It goes with the connection that is made on it, or with the try that made none.
-fn endpoint(address: SocketAddr) -> io::Result<quinn::Endpoint> {
+fn endpoint(ports: &LocalPorts, address: SocketAddr) -> io::Result<quinn::Endpoint> {
     // Without a network quinn would wait for an answer all the same, and each socket say so in the log.
-    socket::source_towards(address)?;
-    let udp = socket::bind_udp(SocketAddr::new(socket::unspecified(address.ip()), 0))?;
+    ports.source_towards(address)?;
+    let udp = ports.bound_udp(Purpose::Tunnel, address)?;
     socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
     quic::client_endpoint(udp, Arc::default())
 }

@@ -133,7 +133,7 @@ impl Driver {
         for instance in instances {
             session.insert(instance);
         }
-        Self {
+        let driver = Self {
             shared,
             dialer,
             credential: Credential { psk, token: None },
@@ -154,7 +154,9 @@ impl Driver {
             relay_drains: false,
             ending: None,
             all_bound,
-        }
+        };
+        driver.keep_off_targets();
+        driver
     }
 
     /// Runs until the client is stopped or must stay away.
@@ -338,6 +340,16 @@ impl Driver {
             }
             Change::Insert(instance) => self.session.insert(instance),
             Change::Remove(id) => drop(self.session.remove(&id)),
+        }
+        self.keep_off_targets();
+    }
+
+    /// No socket of ours may be where a game server listens, or will.
+    fn keep_off_targets(&self) {
+        let instances = self.session.instances().map(|(instance, _)| instance);
+        let news = self.shared.means.ports.keep_off(instances);
+        if !news.is_empty() {
+            self.shared.flows.make_way(&news);
         }
     }
 

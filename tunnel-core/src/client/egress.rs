@@ -12,6 +12,8 @@ fn reason(error: &io::Error) -> ResetCode {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => ResetCode::Refused,
         io::ErrorKind::TimedOut => ResetCode::Timeout,
+        // No local port.
+        io::ErrorKind::AddrInUse => ResetCode::Limit,
         _ if socket::is_exhausted(error) => ResetCode::Limit,
         _ => ResetCode::Unreachable,
     }

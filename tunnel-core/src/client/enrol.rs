@@ -1,11 +1,12 @@
 //! Redeeming an invitation: a token for a lasting key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     client::{
         addresses::Addresses,
         dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+        ports::LocalPorts,
     },
     join::JoinString,
     key::{self, KeyError, Psk, SecretKey},
@@ -104,6 +105,7 @@ async fn enrol_at(
         process,
         None,
         true,
+        Arc::new(LocalPorts::of_system()),
     );
     let credential = Credential {
         psk: join.token.secret.clone(),

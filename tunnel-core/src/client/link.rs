@@ -20,6 +20,7 @@ use crate::{
         egress::{tcp, udp::Egress},
         offers::Offers,
         path::{HEARD_LOOK, Heard, Hearing, Seen, Sent, SourceChange, Sources},
+        ports::LocalPorts,
         streams::Attach,
     },
     event::Event,
@@ -30,7 +31,6 @@ use crate::{
         record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    socket,
     transport::lane::{self, LaneError},
     tunnel::{
         budget::Budget,
@@ -174,7 +174,7 @@ impl Link {
             }
         }
         tokio::spawn(link.clone().open_lanes(shared.clone(), dialer, secret));
-        tokio::spawn(link.clone().watch_address());
+        tokio::spawn(link.clone().watch_address(shared.means.ports.clone()));
         Ok((link, control))
     }
 
@@ -329,13 +329,13 @@ impl Link {
 
     /// Notices that this machine has got another address on the way to the relay. QUIC goes on from there by itself; TCP
     /// connections from one that is gone hang.
-    async fn watch_address(self: Arc<Self>) {
+    async fn watch_address(self: Arc<Self>, ports: Arc<LocalPorts>) {
         let Some(peer) = self.peer else { return };
         let mut sources = Sources::default();
         let watch = async {
             loop {
-                let now = socket::source_towards(peer).ok();
-                match sources.handle_look(now, socket::is_ours) {
+                let now = ports.source_towards(peer).ok();
+                match sources.handle_look(now, |ip| ports.is_ours(ip)) {
                     None => {}
                     Some(SourceChange::Another) => {
                         tracing::info!("this machine speaks to the relay from another address");

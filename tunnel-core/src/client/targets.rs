@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,11 @@ pub(crate) struct Target {
     /// Which of them answered last, over TCP and over UDP.
     good: [Mutex<Option<IpAddr>>; 2],
     wanted: Notify,
+    /// Sockets of its players: of flows that the relay knows, and of streams.
+    pub(crate) flows: AtomicUsize,
+    pub(crate) streams: AtomicUsize,
+    /// Where connections queue that find no local port.
+    pub(crate) queue: tokio::sync::Mutex<()>,
 }
 
 /// What a target is asked by; behind one name, another address may answer to each.
@@ -67,6 +72,9 @@ impl Target {
             addresses: watch::Sender::new(known),
             good: Default::default(),
             wanted: Notify::new(),
+            flows: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            queue: tokio::sync::Mutex::default(),
         });
         if let Host::Name(name) = &target.service.target.host {
             let (resolved, name) = (target.clone(), name.clone());
@@ -144,6 +152,11 @@ impl Target {
     /// Something leads nowhere: the name is resolved again soon.
     pub(crate) fn refresh(&self) {
         self.wanted.notify_one();
+    }
+
+    /// How many sockets its players have.
+    pub(crate) fn sockets(&self) -> usize {
+        self.flows.load(Ordering::Relaxed) + self.streams.load(Ordering::Relaxed)
     }
 
     /// The target's port for a place in the range; `None` if the relay named one that is not there.

@@ -2,18 +2,20 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 
 use crate::{
     client::{
         Shared,
         egress::reason,
         link::Link,
+        ports::{LocalPorts, Purpose},
+        room::Held,
         streams::{Attach, ClientResumption},
         targets::{Over, Target},
     },
@@ -92,17 +94,21 @@ pub(crate) async fn serve(
     let port = (target.as_ref()).and_then(|target| target.port(header.port_index));
     let open = match (target, port) {
         (Some(target), Some(port)) => {
-            let connected = connect(&target, port, shared.limits.connect_time).await;
+            let Some(held) = Seated::take(shared, &target, channel.is_lane()) else {
+                channel.tx.abort(Some(ResetCode::Limit)).await;
+                return None;
+            };
+            let connected = connect(shared, &target, port).await;
             if let Err(code) = &connected
                 && *code != ResetCode::Shutdown
             {
                 shared.tell_unserved(&target, *code);
             }
-            connected.map(|socket| (target, socket))
+            connected.map(|socket| (target, socket, held))
         }
         _ => Err(ResetCode::NoService),
     };
-    let (target, socket) = match open {
+    let (target, socket, _held) = match open {
         Ok(open) => open,
         Err(code) => {
             match code {
@@ -146,7 +152,17 @@ pub(crate) async fn serve(
 }
 
 /// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.
-async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpStream, ResetCode> {
+async fn connect(
+    shared: &Arc<Shared>,
+    target: &Arc<Target>,
+    port: u16,
+) -> Result<TcpStream, ResetCode> {
+    let patience = shared.limits.connect_time;
+    let deadline = Instant::now() + patience;
+    let connect_to = |ip| {
+        let (ports, target) = (shared.means.ports.clone(), target.clone());
+        async move { connect_to(&ports, &target, SocketAddr::new(ip, port), deadline).await }
+    };
     let addresses = target.resolved(Over::Tcp).await;
     let mut waiting = addresses.iter().copied();
     let mut tries = JoinSet::new();
@@ -154,11 +170,11 @@ async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpSt
     let all = async {
         // The usual target needs no race.
         if let [ip] = addresses[..] {
-            return connect_to(ip, port).await.map_err(|error| reason(&error));
+            return connect_to(ip).await.map_err(|error| reason(&error));
         }
         loop {
             match waiting.next() {
-                Some(ip) => drop(tries.spawn(connect_to(ip, port))),
+                Some(ip) => drop(tries.spawn(connect_to(ip))),
                 None if tries.is_empty() => return Err(failed),
                 None => {}
             }
@@ -190,13 +206,72 @@ async fn connect(target: &Target, port: u16, patience: Duration) -> Result<TcpSt
     connected
 }
 
-async fn connect_to(ip: IpAddr, port: u16) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect(SocketAddr::new(ip, port)).await?;
+/// Where every local port has a connection there, it waits for its turn.
+async fn connect_to(
+    ports: &LocalPorts,
+    target: &Target,
+    peer: SocketAddr,
+    deadline: Instant,
+) -> io::Result<TcpStream> {
+    let mut connected = Err(io::ErrorKind::AddrInUse.into());
+    // Whoever waits already goes first.
+    if target.queue.try_lock().is_ok() {
+        connected = ports.tcp(Purpose::Player, peer).await;
+    }
+    let has_none = |connected: &io::Result<_>| {
+        (connected.as_ref()).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    if has_none(&connected) {
+        let turn = tokio::time::timeout_at(deadline, target.queue.lock()).await;
+        let _turn = turn.map_err(|_| io::ErrorKind::AddrInUse)?;
+        connected = ports.tcp(Purpose::Player, peer).await;
+        while has_none(&connected) && Instant::now() + PORT_LOOK < deadline {
+            tokio::time::sleep(PORT_LOOK).await;
+            connected = ports.tcp(Purpose::Player, peer).await;
+        }
+    }
+    let socket = connected?;
     socket::tune_player(&socket)?;
     Ok(socket)
 }
 
+/// A stream among those of its service, and what it takes of the descriptors.
+struct Seated {
+    target: Arc<Target>,
+    held: Vec<Held>,
+}
+
+impl Seated {
+    fn take(shared: &Shared, target: &Arc<Target>, is_lane: bool) -> Option<Self> {
+        // A lane is a descriptor as well.
+        let count = 1 + usize::from(is_lane);
+        let own = target.sockets();
+        let held: Option<Vec<_>> = (0..count)
+            .map(|_| shared.descriptors.take(own).ok())
+            .collect();
+        let Some(held) = held else {
+            shared.metrics.stream_limit.one();
+            shared.tell_crowded(target, Limit::Descriptors, own);
+            return None;
+        };
+        target.streams.fetch_add(count, Ordering::Relaxed);
+        Some(Self {
+            target: target.clone(),
+            held,
+        })
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let count = self.held.len();
+        self.target.streams.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
 /// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
+/// Between two looks for a local port: 20 ms, and one look a service, however many wait.
+const PORT_LOOK: Duration = Duration::from_millis(20);
 /// How long an opened QUIC stream may stay without its header.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);

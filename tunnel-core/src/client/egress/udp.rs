@@ -8,12 +8,12 @@ mod table;
 use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::{Bytes, BytesMut};
 
-pub(crate) use self::table::Flows;
+pub(crate) use self::{flow::Means, table::Flows};
 
 use self::{
     flow::{Entered, Flow, Seat},
@@ -23,6 +23,7 @@ use crate::{
     client::{
         Shared,
         egress::reason,
+        room::{Held, NoRoom, Room},
         targets::{Over, Target},
     },
     event::Limit,
@@ -165,9 +166,10 @@ impl Shared {
             self.tell_crowded(&target, Limit::ClientFlows, self.limits.flows);
             return None;
         };
-        let memory = self.first_datagrams.clone();
+        let room = self.room(&target)?;
         let leads_to = (&*candidates, port);
-        let opened = Flow::open(seat, target.clone(), leads_to, memory, &self.metrics);
+        let (means, metrics) = (&self.means, &self.metrics);
+        let opened = Flow::open(seat, target.clone(), leads_to, means, room, metrics);
         let opened = opened.inspect_err(|error| {
             // There will be a descriptor for the player's next datagram.
             if socket::is_exhausted(error) {
@@ -194,6 +196,26 @@ impl Shared {
         };
         supervise::spawn(self.reporter(), "a player's flow", entered.run());
         Some(flow)
+    }
+
+    /// Room for one more flow of a service: a local port and a descriptor.
+    fn room(&self, target: &Target) -> Option<[Held; 2]> {
+        let take = |room: &Arc<Room>, own: usize, limit: Limit| {
+            let mut taken = room.take(own);
+            if taken.as_ref().err() == Some(&NoRoom::Full) && self.flows.give_one_up() {
+                taken = room.take(own);
+            }
+            if taken.is_err() {
+                self.metrics.drop_limit.one();
+                self.tell_crowded(target, limit, own);
+            }
+            taken.ok()
+        };
+        let flows = target.flows.load(Ordering::Relaxed);
+        Some([
+            take(&self.means.room, flows, Limit::LocalPorts)?,
+            take(&self.descriptors, target.sockets(), Limit::Descriptors)?,
+        ])
     }
 
     /// The flow, if it is what the relay says of it: another player's datagrams never reach its socket.

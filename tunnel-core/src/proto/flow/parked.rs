@@ -80,6 +80,11 @@ impl<K: Copy + Eq + Hash, T> Parked<K, T> {
         self.give_up()
     }
 
+    /// Those who wait, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.by_key.values().map(|waiting| &waiting.flow)
+    }
+
     /// Every one that is left.
     pub fn drain(&mut self) -> impl Iterator<Item = T> {
         let left = std::mem::take(self);

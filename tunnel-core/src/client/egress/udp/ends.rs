@@ -2,9 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
-use tokio::net::UdpSocket;
+use socket2::SockRef;
+use tokio::{io::Interest, net::UdpSocket};
 
-use crate::socket;
+use crate::{
+    client::ports::{LocalPorts, Purpose},
+    socket,
+};
 
 /// One port of this machine, connected to the target.
 #[derive(Debug)]
@@ -15,15 +19,14 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    pub(super) fn open(remote: SocketAddr) -> io::Result<Self> {
-        let main = socket::bind_udp(SocketAddr::new(socket::unspecified(remote.ip()), 0))?;
-        main.connect(remote)?;
+    pub(super) fn open(ports: &LocalPorts, remote: SocketAddr) -> io::Result<Self> {
+        let main = ports.udp(Purpose::Player, remote)?;
         let local = main.local_addr()?;
         // A server on every address of this machine answers from the one that the kernel prefers, which is the one that
         // it has given us: 127.0.0.1 for 127.0.1.1. Where they differ, nothing else tells which it will be.
-        let is_elsewhere = local.ip() != remote.ip() && socket::is_ours(remote.ip());
+        let is_elsewhere = local.ip() != remote.ip() && ports.is_ours(remote.ip());
         let answers_from = SocketAddr::new(local.ip(), remote.port());
-        let twin = (is_elsewhere && answers_from != local)
+        let twin = is_elsewhere
             .then(|| socket::join_udp(&main, local, answers_from))
             .transpose()?;
         Ok(Self {
@@ -32,28 +35,75 @@ impl Ends {
         })
     }
 
+    /// The port of this machine.
+    pub(super) fn port(&self) -> io::Result<u16> {
+        Ok(self.main.local_addr()?.port())
+    }
+
     pub(super) fn send(&self, payload: &[u8]) -> io::Result<usize> {
         // Not through tokio, which refuses to send until it has seen a new socket's readiness: a flow's first datagram
         // would be lost.
-        socket2::SockRef::from(&self.main).send(payload)
+        SockRef::from(&self.main).send(payload)
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    /// Waits for an answer, or the news that there will be none.
+    pub(super) async fn ready(&self) -> io::Result<()> {
+        // That nobody listens makes a socket no more readable.
+        let main = self.main.ready(Interest::READABLE | Interest::ERROR);
         match &self.twin {
-            None => self.main.readable().await,
+            None => main.await.map(drop),
             Some(twin) => tokio::select! {
-                ready = self.main.readable() => ready,
+                ready = main => ready.map(drop),
                 ready = twin.readable() => ready,
             },
         }
     }
 
     pub(super) fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_take_error()?;
         match (self.main.try_recv(buffer), &self.twin) {
             (Err(error), Some(twin)) if error.kind() == io::ErrorKind::WouldBlock => {
                 twin.try_recv(buffer)
             }
             (received, _) => received,
+        }
+    }
+
+    fn try_take_error(&self) -> io::Result<()> {
+        let taken = self.main.try_io(Interest::ERROR, || {
+            let told = SockRef::from(&self.main).take_error()?;
+            Err::<(), _>(told.unwrap_or(io::ErrorKind::WouldBlock.into()))
+        });
+        match taken {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn that_nobody_listens_is_heard_without_another_word() {
+        let ports = LocalPorts::of_system();
+        for ip in ["127.0.0.1", "::1"] {
+            let nobody = std::net::UdpSocket::bind((ip, 0)).unwrap();
+            let remote = nobody.local_addr().unwrap();
+            drop(nobody);
+            let ends = Ends::open(&ports, remote).unwrap();
+            for _ in 0..2 {
+                ends.send(b"hello").unwrap();
+                let ready = tokio::time::timeout(Duration::from_secs(30), ends.ready());
+                ready.await.unwrap().unwrap();
+                let error = ends.try_recv(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{ip}");
+                let nothing = ends.try_recv(&mut [0]).unwrap_err();
+                assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One player's conversation with a target: a connected socket, and the task that carries its answers.
 
 use std::{
+    collections::HashSet,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -20,6 +21,8 @@ use crate::{
     client::{
         Shared,
         egress::reason,
+        ports::LocalPorts,
+        room::{Held, Room},
         targets::{Over, Target, leads_to},
     },
     metrics::{Gauge, Metrics},
@@ -57,8 +60,7 @@ pub(super) struct Flow {
     port: u16,
     ends: ArcSwap<Ends>,
     way: Mutex<Way>,
-    /// What first datagrams take of the client's memory.
-    memory: Arc<Semaphore>,
+    means: Means,
     /// Milliseconds from `started` to the last datagram in either direction.
     last: AtomicU64,
     started: Instant,
@@ -68,6 +70,27 @@ pub(super) struct Flow {
     /// Wakes the task: the flow has another socket, or waits for an answer.
     moved: Notify,
     _counted: Gauge,
+    _room: [Held; 2],
+}
+
+/// What the flows of a client have their sockets and their memory of.
+#[derive(Debug, Clone)]
+pub(crate) struct Means {
+    pub(crate) ports: Arc<LocalPorts>,
+    /// How many ports there are, one for each flow.
+    pub(crate) room: Arc<Room>,
+    /// Bytes that flows may keep of what they have sent to targets that have not answered.
+    memory: Arc<Semaphore>,
+}
+
+impl Means {
+    pub(crate) fn new(ports: &Arc<LocalPorts>) -> Self {
+        Self {
+            ports: ports.clone(),
+            room: Room::new(ports.count()),
+            memory: Arc::new(Semaphore::new(FIRST_DATAGRAMS)),
+        }
+    }
 }
 
 /// Where a flow leads.
@@ -84,14 +107,15 @@ impl Flow {
         seat: Seat,
         target: Arc<Target>,
         (candidates, port): (&[IpAddr], u16),
-        memory: Arc<Semaphore>,
+        means: &Means,
+        room: [Held; 2],
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let mut opened = Err(io::ErrorKind::AddrNotAvailable.into());
         let mut candidates = candidates.to_vec();
         for _ in 0..candidates.len() {
             let remote = SocketAddr::new(candidates[0], port);
-            opened = Ends::open(remote).map(|ends| (ends, remote));
+            opened = Ends::open(&means.ports, remote).map(|ends| (ends, remote));
             if opened.is_ok() {
                 break;
             }
@@ -109,13 +133,14 @@ impl Flow {
                 remote,
                 search: search(&candidates),
             }),
-            memory,
+            means: means.clone(),
             last: AtomicU64::new(0),
             started: Instant::now(),
             answered: AtomicBool::new(false),
             closed: CancellationToken::new(),
             moved: Notify::new(),
             _counted: Gauge::new(metrics, |m| &m.flows),
+            _room: room,
         })
     }
 
@@ -127,7 +152,12 @@ impl Flow {
 
     pub(super) fn set_id(&self, id: Option<FlowId>) {
         let id = id.map_or(PARKED, |id| id.0);
-        self.id.store(id, Ordering::SeqCst);
+        let before = self.id.swap(id, Ordering::SeqCst);
+        match (before == PARKED, id == PARKED) {
+            (true, false) => drop(self.target.flows.fetch_add(1, Ordering::Relaxed)),
+            (false, true) => drop(self.target.flows.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
     }
 
     /// Ends its task.
@@ -187,7 +217,7 @@ impl Flow {
         if let Some(search) = &mut way.search {
             let is_first = search.poll_timeout().is_none();
             search.handle_sent(now, payload, |bytes| {
-                let memory = self.memory.clone();
+                let memory = self.means.memory.clone();
                 memory.try_acquire_many_owned(bytes as u32).ok()
             });
             if is_first {
@@ -265,7 +295,7 @@ impl Flow {
             return true;
         }
         // Without a descriptor for the new socket, the flow stays where it is and tries again.
-        let Ok(ends) = Ends::open(remote) else {
+        let Ok(ends) = Ends::open(&self.means.ports, remote) else {
             return false;
         };
         way.remote = remote;
@@ -273,6 +303,18 @@ impl Flow {
         // The task waits on the old socket: it looks again.
         self.moved.notify_one();
         true
+    }
+
+    /// A target has come that these ports belong to.
+    pub(super) fn make_way(&self, ports: &HashSet<u16>) {
+        let way = lock(&self.way);
+        let own = self.ends.load().port();
+        if own.is_ok_and(|own| ports.contains(&own))
+            && let Ok(ends) = Ends::open(&self.means.ports, way.remote)
+        {
+            self.ends.store(Arc::new(ends));
+            self.moved.notify_one();
+        }
     }
 
     /// A name that leads elsewhere takes its live flows along.
@@ -291,6 +333,13 @@ impl Flow {
 /// There is something to look for where there are several addresses.
 fn search(candidates: &[IpAddr]) -> Option<Search<OwnedSemaphorePermit>> {
     (candidates.len() > 1).then(|| Search::new(candidates))
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // Its service's count is right again.
+        self.set_id(None);
+    }
 }
 
 /// A flow's task. It owns the flow's place in the table: whatever ends it, the place is given back.
@@ -337,7 +386,7 @@ impl Entered {
                 tokio::select! {
                     biased;
                     news = &mut news => break news,
-                    ready = ends.readable() => match ready {
+                    ready = ends.ready() => match ready {
                         Ok(()) => self.drain(&ends),
                         Err(_) => return,
                     },
@@ -417,6 +466,8 @@ async fn sleep_until(until: Option<Instant>) {
     }
 }
 
+/// 4 MiB: 256 players at once with all that a flow keeps, or thousands with a greeting each.
+const FIRST_DATAGRAMS: usize = 4 << 20;
 /// No id of a relay: they are below 2^62.
 const PARKED: u64 = u64::MAX;
 /// Answers of one flow between two looks at the others.

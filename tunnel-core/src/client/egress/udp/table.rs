@@ -1,7 +1,7 @@
 //! The flows of a client: by their ids, and those whose player is waited for.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -278,6 +278,18 @@ impl Flows {
         }
         parked.count();
         next.into_iter().chain(parked.flows.poll_timeout()).min()
+    }
+
+    /// These ports belong to a target now: flows that have them get others.
+    pub(crate) fn make_way(&self, ports: &HashSet<u16>) {
+        for part in &self.parts {
+            for held in lock(part).by_id.values() {
+                held.flow.make_way(ports);
+            }
+        }
+        for flow in lock(&self.parked).flows.iter() {
+            flow.make_way(ports);
+        }
     }
 
     /// A flow has left the table.

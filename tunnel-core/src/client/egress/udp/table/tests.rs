@@ -1,10 +1,8 @@
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::sync::Semaphore;
-
 use super::*;
 use crate::{
-    client::targets::Target,
+    client::{egress::udp::Means, ports::LocalPorts, room::Room, targets::Target},
     event::EventSink,
     instance::{Instance, RawInstance, RawService},
     tunnel::supervise::Reporter,
@@ -15,6 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A table of two flows at most, and what flows are made of.
 struct World {
     flows: Flows,
+    means: Means,
     metrics: Arc<Metrics>,
     targets: [Arc<Target>; 2],
     start: Instant,
@@ -49,6 +48,7 @@ impl World {
         };
         let world = Self {
             flows: Flows::new(&limits, &metrics),
+            means: Means::new(&Arc::new(LocalPorts::of_system())),
             metrics,
             targets: [target("one"), target("two")],
             start: Instant::now(),
@@ -66,8 +66,9 @@ impl World {
     fn flow(&self, player: u16) -> Arc<Flow> {
         let (seat, target) = (self.seat(0, player), self.targets[0].clone());
         let candidates = [IpAddr::from([127, 0, 0, 1])];
-        let memory = Arc::new(Semaphore::new(0));
-        let flow = Flow::open(seat, target, (&candidates, 9), memory, &self.metrics);
+        let room = [(); 2].map(|()| Room::new(1).take(0).unwrap());
+        let (means, metrics) = (&self.means, &self.metrics);
+        let flow = Flow::open(seat, target, (&candidates, 9), means, room, metrics);
         Arc::new(flow.unwrap())
     }
 

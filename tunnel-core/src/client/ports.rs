@@ -1,0 +1,315 @@
+//! The local ports of the client's own sockets: none that belongs to a target, and some are left for the machine.
+
+use std::{collections::HashSet, io, net::SocketAddr, ops::RangeInclusive, sync::Arc};
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::{instance::Instance, key, socket, transport::lane};
+
+/// Chooses local ports itself, for the system would give a socket any port that nobody has at the moment: that of a game
+/// server which is down, and could not start again; or that at which the socket itself is to arrive, and hear itself.
+#[derive(Debug)]
+pub(crate) struct LocalPorts {
+    range: RangeInclusive<u16>,
+    /// Ports that the machine's owner has reserved.
+    reserved: HashSet<u16>,
+    /// Ports of targets.
+    targets: ArcSwap<HashSet<u16>>,
+}
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A player's conversation: an eighth of the ports is never taken for that.
+    Player,
+    /// The tunnel.
+    Tunnel,
+}
+
+impl LocalPorts {
+    /// Those that the system gives to sockets which ask for none in particular.
+    pub(crate) fn of_system() -> Self {
+        let read = |name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        let range = read("ip_local_port_range").ok();
+        let range = range.as_deref().and_then(parse_range).unwrap_or(DEFAULT);
+        let reserved = read("ip_local_reserved_ports").unwrap_or_default();
+        Self::new(range, parse_list(&reserved))
+    }
+
+    fn new(range: RangeInclusive<u16>, reserved: HashSet<u16>) -> Self {
+        Self {
+            range,
+            reserved,
+            targets: ArcSwap::default(),
+        }
+    }
+
+    /// Keeps off the ports of these instances' targets. Returns those that it may have used so far.
+    pub(crate) fn keep_off<'a>(
+        &self,
+        instances: impl Iterator<Item = &'a Instance>,
+    ) -> HashSet<u16> {
+        let services = instances.flat_map(Instance::services);
+        let ports = services.flat_map(|service| service.target.ports.ports());
+        let now: Arc<HashSet<u16>> = Arc::new(ports.collect());
+        let before = self.targets.swap(now.clone());
+        now.difference(&before).copied().collect()
+    }
+
+    /// How many there are for players.
+    pub(crate) fn count(&self) -> usize {
+        self.pool(Purpose::Player).count()
+    }
+
+    /// A UDP socket of its own, connected, so that only the peer's answers come in.
+    pub(crate) fn udp(
+        &self,
+        purpose: Purpose,
+        peer: SocketAddr,
+    ) -> io::Result<std::net::UdpSocket> {
+        let socket = self.bound_udp(purpose, peer)?;
+        socket.connect(peer)?;
+        Ok(socket)
+    }
+
+    /// The same, not connected.
+    pub(crate) fn bound_udp(
+        &self,
+        purpose: Purpose,
+        peer: SocketAddr,
+    ) -> io::Result<std::net::UdpSocket> {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+        if peer.is_ipv6() {
+            // Or the port would be taken for IPv4, too.
+            socket.set_only_v6(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        let socket = std::net::UdpSocket::from(socket);
+        if purpose == Purpose::Player {
+            socket::grow_buffers(&socket, socket::FLOW_BUFFER);
+        }
+        for port in self.candidates(purpose, peer.port())? {
+            let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
+            match socket2::SockRef::from(&socket).bind(&local.into()) {
+                Ok(()) => return Ok(socket),
+                Err(error) if is_taken(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// A connection. One that has just ended does not keep its port from the next one to the same peer; nor do those to
+    /// other peers.
+    pub(crate) async fn tcp(&self, purpose: Purpose, peer: SocketAddr) -> io::Result<TcpStream> {
+        let mut checked = false;
+        for port in self.candidates(purpose, peer.port())? {
+            let socket = match peer {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            if peer.is_ipv6() {
+                socket2::SockRef::from(&socket).set_only_v6(true)?;
+            }
+            if purpose == Purpose::Tunnel && !peer.ip().is_loopback() {
+                lane::keep_segments_short(&socket);
+            }
+            // A port serves connections to many peers, and a server that starts may have it all the same.
+            #[cfg(unix)]
+            socket.set_reuseaddr(true)?;
+            let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
+            match socket.bind(local) {
+                Ok(()) => {}
+                Err(error) if is_taken(&error) => continue,
+                Err(error) => return Err(error),
+            }
+            match socket.connect(peer).await {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                    // There is such a connection, or no address to connect from.
+                    if !std::mem::replace(&mut checked, true) {
+                        self.source_towards(peer)?;
+                    }
+                }
+                connected => return connected,
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// The address of this machine from which packets to `peer` leave at the moment. Nothing is sent.
+    pub(crate) fn source_towards(&self, peer: SocketAddr) -> io::Result<std::net::IpAddr> {
+        Ok(self.udp(Purpose::Tunnel, peer)?.local_addr()?.ip())
+    }
+
+    /// Whether an address is this machine's; what cannot be found out is taken for it.
+    pub(crate) fn is_ours(&self, ip: std::net::IpAddr) -> bool {
+        let Ok(mut ports) = self.candidates(Purpose::Tunnel, 0) else {
+            return true;
+        };
+        let port = ports.next().unwrap_or_default();
+        let bound = std::net::UdpSocket::bind((ip, port));
+        bound.map_or_else(
+            |error| error.kind() != io::ErrorKind::AddrNotAvailable,
+            |_| true,
+        )
+    }
+
+    /// Where to try, from anywhere on. None is the peer's own port: a connection has two ends.
+    fn candidates(&self, purpose: Purpose, peer: u16) -> io::Result<impl Iterator<Item = u16>> {
+        let pool = self.pool(purpose);
+        let count = u32::from(*pool.end() - *pool.start()) + 1;
+        let start = u32::from(u16::from_ne_bytes(key::random().map_err(io::Error::other)?)) % count;
+        let targets = self.targets.load_full();
+        let all = (0..count).map(move |step| *pool.start() + ((start + step) % count) as u16);
+        let free = all.filter(move |port| {
+            *port != peer && !targets.contains(port) && !self.reserved.contains(port)
+        });
+        Ok(free.take(TRIES))
+    }
+
+    fn pool(&self, purpose: Purpose) -> RangeInclusive<u16> {
+        let (first, last) = (*self.range.start(), *self.range.end());
+        let kept = match purpose {
+            Purpose::Player => (last - first) / MACHINES_SHARE,
+            Purpose::Tunnel => 0,
+        };
+        first..=last - kept
+    }
+}
+
+/// Somebody has the port, or nobody may.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+    )
+}
+
+fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut ends = text.split_whitespace().map(str::parse);
+    let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
+        return None;
+    };
+    (0 < first && first <= last).then_some(first..=last)
+}
+
+fn parse_list(text: &str) -> HashSet<u16> {
+    let ranges = text.trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().collect()
+}
+
+/// What IANA sets aside, where the system does not tell.
+const DEFAULT: RangeInclusive<u16> = 49_152..=65_535;
+/// An eighth is left for the machine's resolver, its package manager and its game servers.
+const MACHINES_SHARE: u16 = 8;
+/// Ports that are tried for one socket: 256, a millisecond at most. Of a range that players fill to three quarters, so many
+/// are all taken once in 10^30 tries.
+const TRIES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+    use crate::instance::{RawInstance, RawService};
+
+    fn instance(target: &str) -> Instance {
+        let service = RawService {
+            name: "game".into(),
+            protocol: "both".into(),
+            target: target.into(),
+            ..RawService::default()
+        };
+        let raw = RawInstance {
+            id: "srv".into(),
+            services: vec![service],
+        };
+        Instance::try_from(&raw).unwrap()
+    }
+
+    #[test]
+    fn what_the_system_says_is_read_as_it_is_written() {
+        assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+        assert_eq!(parse_range("7 7"), Some(7..=7));
+        for wrong in ["", "1", "2 1", "0 9", "1 65536", "a b"] {
+            assert_eq!(parse_range(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_list("\n"), HashSet::new());
+        assert_eq!(parse_list("5-7,9\n"), HashSet::from([5, 6, 7, 9]));
+    }
+
+    #[test]
+    fn no_port_of_a_target_is_a_candidate_nor_what_is_left_for_the_machine() {
+        let ports = LocalPorts::new(1_000..=1_016, HashSet::from([1_003]));
+        assert_eq!(ports.count(), 15);
+        let all = |purpose| {
+            let mut all: Vec<_> = ports.candidates(purpose, 1_005).unwrap().collect();
+            all.sort_unstable();
+            all
+        };
+        let expected: Vec<_> = (1_000..=1_014)
+            .filter(|p| ![1_003, 1_005].contains(p))
+            .collect();
+        assert_eq!(all(Purpose::Player), expected);
+        let instance = instance("127.0.0.1:1007-1009");
+        let news = ports.keep_off([&instance].into_iter());
+        assert_eq!(news, HashSet::from([1_007, 1_008, 1_009]));
+        assert_eq!(ports.keep_off([&instance].into_iter()), HashSet::new());
+        let expected: Vec<_> = (1_000..=1_016)
+            .filter(|p| ![1_003, 1_005, 1_007, 1_008, 1_009].contains(p))
+            .collect();
+        assert_eq!(all(Purpose::Tunnel), expected);
+        assert_eq!(LocalPorts::new(9..=9, HashSet::new()).count(), 1);
+        assert_eq!(LocalPorts::new(1..=65_535, HashSet::new()).count(), 57_344);
+    }
+
+    #[tokio::test]
+    async fn where_no_port_is_left_it_says_so() {
+        for ip in [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ] {
+            let held = std::net::UdpSocket::bind((ip, 0)).unwrap();
+            let listener = std::net::TcpListener::bind((ip, 0)).unwrap();
+            for (peer, port) in [(1, held.local_addr()), (2, listener.local_addr())] {
+                let port = port.unwrap().port();
+                let ports = LocalPorts::new(port..=port, HashSet::new());
+                let peer = SocketAddr::new(ip, peer);
+                let error = match peer.port() {
+                    1 => ports.udp(Purpose::Player, peer).unwrap_err(),
+                    _ => ports.tcp(Purpose::Player, peer).await.unwrap_err(),
+                };
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+                // Nobody is to arrive at himself.
+                let own = SocketAddr::new(ip, port);
+                assert!(ports.tcp(Purpose::Player, own).await.is_err());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_port_has_connections_to_several_peers_and_one_after_the_other_to_each() {
+        let ports = LocalPorts::of_system();
+        let mut own = ports.candidates(Purpose::Player, 0).unwrap();
+        let port = own.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+        let ports = LocalPorts::new(port.unwrap()..=port.unwrap(), HashSet::new());
+        let peers = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = peers.each_ref().map(|peer| peer.local_addr().unwrap());
+        for _ in 0..3 {
+            let [first, second] = addresses.map(|peer| ports.tcp(Purpose::Player, peer));
+            let both = (first.await.unwrap(), second.await.unwrap());
+            let again = ports.tcp(Purpose::Player, addresses[0]).await.unwrap_err();
+            assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+            drop(both);
+            for peer in &peers {
+                // Ours ends first, and is remembered by the kernel.
+                drop(peer.accept().unwrap());
+            }
+        }
+    }
+}
