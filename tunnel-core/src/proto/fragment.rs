@@ -35,6 +35,20 @@ pub fn split(payload_len: usize, room: usize) -> Option<Fragments> {
     })
 }
 
+/// How to cut a packet that is only just too large: one range as large as the room, and a short rest, which costs next to
+/// nothing to send again.
+///
+/// `None` if it fits, or if the rest is not short.
+pub fn split_rest(payload_len: usize, room: usize) -> Option<Fragments> {
+    let rest = payload_len.checked_sub(room).filter(|rest| *rest > 0)?;
+    (rest <= payload_len / REST_SHARE && payload_len <= MAX_PACKET).then_some(Fragments {
+        size: room,
+        end: payload_len,
+        count: 2,
+        next: 0,
+    })
+}
+
 /// The ranges of a packet's fragments, in order.
 #[derive(Clone, Debug)]
 pub struct Fragments {
@@ -80,10 +94,11 @@ pub struct Reassembler {
 /// The bounds of a [`Reassembler`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReassemblyLimits {
-    /// Packets at once, in the tunnel. 64: fragments of one packet come back to back, so that only packets that
-    /// lost one stay; at 1 % loss and four fragments that is 64 of 1,600 packets/s. They are searched in turn.
+    /// Packets at once, in the tunnel. 128: fragments of one packet come back to back, so that only packets that
+    /// lost one stay; at 1 % loss and four fragments that is 128 of 3,200 packets/s. They are searched in turn.
     pub packets: usize,
-    /// Packets at once, of one flow. 8, so that a flow in trouble takes no more than an eighth of the room.
+    /// Packets at once, of one flow. 32, so that a flow in trouble takes no more than a quarter of the room: as many lose a
+    /// fragment at 3 % within the 150 ms in which a repair may come, at 3,500 packets/s of two.
     pub packets_per_flow: usize,
     /// Bytes at once, in the tunnel. 1 MiB = 16 packets of the largest size. Every fragment counts for
     /// 64 bytes more than it holds, so that tiny ones are not free. A growing buffer may have room for twice
@@ -96,8 +111,8 @@ pub struct ReassemblyLimits {
 impl Default for ReassemblyLimits {
     fn default() -> Self {
         Self {
-            packets: 64,
-            packets_per_flow: 8,
+            packets: 128,
+            packets_per_flow: 32,
             bytes: 1 << 20,
             timeout: Duration::from_secs(1),
         }
@@ -271,6 +286,10 @@ impl Discarded {
         *count = count.saturating_add(1);
     }
 }
+
+/// A rest is short if it is so small a part of its packet: as much as a packet of 1,472 bytes has beyond the 1,200 that any
+/// path carries.
+pub const REST_SHARE: usize = 4;
 
 /// Which packet: ids are a flow's own.
 type Key = (FlowId, u16);

@@ -228,6 +228,17 @@ fn packets_past_the_largest_are_refused_at_their_first_fragment() {
 }
 
 #[test]
+fn a_packet_that_is_only_just_too_large_leaves_a_short_rest() {
+    assert_eq!(split_rest(1_400, 1_400).map(|it| it.parts()), None);
+    let ranges = |payload, room| split_rest(payload, room).map(Iterator::collect);
+    assert_eq!(ranges(1_401, 1_400), Some(vec![0..1_400, 1_400..1_401]));
+    assert_eq!(ranges(1_472, 1_104), Some(vec![0..1_104, 1_104..1_472]));
+    assert_eq!(ranges(1_472, 1_103), None);
+    assert_eq!(ranges(1, 0), None);
+    assert_eq!(ranges(MAX_PACKET + 1, MAX_PACKET), None);
+}
+
+#[test]
 fn one_flow_does_not_evict_the_others() {
     let now = Instant::now();
     let mut reassembler = reassembler();
@@ -240,8 +251,8 @@ fn one_flow_does_not_evict_the_others() {
         assert_eq!(handle(1, packet, 0), Ok(None));
     }
     assert_eq!(handle(2, 0, 1).unwrap().unwrap().len(), 2000);
-    assert_eq!(reassembler.packets(), 8);
-    assert_eq!(counted(reassembler.drain_discarded()), [0, 992, 0, 0]);
+    assert_eq!(reassembler.packets(), 32);
+    assert_eq!(counted(reassembler.drain_discarded()), [0, 968, 0, 0]);
 }
 
 #[test]
