@@ -43,6 +43,7 @@ use crate::{
     tunnel::{
         datagrams::DatagramSender,
         notices::Notices,
+        protection::Paths,
         supervise::{Reporter, caught, supervise},
     },
 };
@@ -265,6 +266,7 @@ impl ClientBuilder {
             events: EventSink::new(),
             notices: Notices::default(),
             stopped: CancellationToken::new(),
+            paths: Paths::new(1),
             random: AtomicU64::new(u64::from_le_bytes(key::random::<8>()?)),
         });
         let (commands, received) = mpsc::channel(COMMANDS);
@@ -384,6 +386,8 @@ pub(crate) struct Shared {
     notices: Notices<(Notice, u16)>,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
+    /// What is known of the path to the relay, from one tunnel to the next.
+    pub(crate) paths: Paths,
     random: AtomicU64,
 }
 

@@ -44,7 +44,9 @@ use crate::{
         admission::{self, Source},
         mem, quic,
     },
-    tunnel::{lanes::Granted, notices::Notices, pump::StreamEnd, supervise::Reporter},
+    tunnel::{
+        lanes::Granted, notices::Notices, protection::Paths, pump::StreamEnd, supervise::Reporter,
+    },
 };
 use authority::Guarded;
 use further::FurtherLanes;
@@ -237,6 +239,7 @@ impl RelayBuilder {
             streams_by_address: Shares::new(limits.streams_per_address),
             tunnel_permits: permits(limits.tunnels),
             tunnels_by_client: Shares::new(limits.tunnels_per_client.saturating_add(TAKING_OVER)),
+            paths: Paths::new(PATHS_KEPT),
             admission: admission::Admission::shared(limits.admission()),
             config: self.config,
             authority: Guarded::new(self.authority, reporter),
@@ -382,6 +385,8 @@ pub(crate) struct Shared {
     pub(crate) tunnel_permits: Arc<Semaphore>,
     /// The same of each client, from its proof on, so that none takes all.
     pub(crate) tunnels_by_client: Arc<Shares<PublicKey>>,
+    /// What is known of the paths to clients, from one tunnel to the next.
+    pub(crate) paths: Paths,
     /// What strangers may cost, over QUIC and TCP together.
     pub(crate) admission: admission::Shared,
     pub(crate) spare: socket::Spare,
@@ -484,6 +489,8 @@ fn permits(most: usize) -> Arc<Semaphore> {
 
 /// Tunnels of a client beyond those that it may keep: one that comes up, and one that goes.
 const TAKING_OVER: usize = 2;
+/// Clients whose paths are remembered: 1,024 are 200 KiB, and whoever is forgotten is protected for some seconds without need.
+const PATHS_KEPT: usize = 1_024;
 /// 256 commands: every instance of a large node declared at once.
 const COMMANDS: usize = 256;
 /// How long a relay that shuts down keeps its sockets after the goodbyes.

@@ -9,7 +9,7 @@ pub(crate) mod inbound;
 pub(crate) mod lanes;
 pub(crate) mod meter;
 pub(crate) mod notices;
-mod protection;
+pub(crate) mod protection;
 pub(crate) mod pump;
 pub(crate) mod rare;
 pub(crate) mod supervise;

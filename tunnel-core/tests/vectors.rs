@@ -15,6 +15,7 @@ use tunnel_core::{
         message::{
             Code, Decoder, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId, Text,
         },
+        redundancy::Probe,
         stream::frame::{
             DataHead, Decoded, Frame, FrameDecoder, ResetCode, StreamHeader, StreamId,
         },
@@ -56,6 +57,21 @@ fn datagram_heads_of_version_1_stay() {
         out.extend_from_slice(b"payload");
         let payload = Bytes::from_static(b"payload");
         assert_eq!(DatagramHead::decode(out.freeze()), Ok((head, payload)));
+    }
+}
+
+#[test]
+fn probes_of_version_1_stay() {
+    let probes = [
+        ("0200000102", Probe::Question(258)),
+        ("0200010102a0b0c0d0", Probe::Answer(258, 0xa0b0_c0d0)),
+    ];
+    for (hex, probe) in probes {
+        let mut out = BytesMut::new();
+        probe.encode(&mut out);
+        assert_eq!(to_hex(&out), hex, "{probe:?}");
+        let (_, payload) = DatagramHead::decode(out.freeze()).unwrap();
+        assert_eq!(Probe::decode(&payload), Some(probe));
     }
 }
 

@@ -70,7 +70,7 @@ fn source(protector: &mut Protector, now: Instant, input: &mut Input<'_>, number
     let mut out = BytesMut::new();
     head.encode(&mut out);
     out.extend_from_slice(&number.to_be_bytes());
-    out.extend_from_slice(input.bytes(900));
+    out.extend_from_slice(input.bytes(1_400));
     protector.handle_source(now, sequence, &out);
     out.freeze()
 }

@@ -174,6 +174,11 @@ impl Dialer {
         }))
     }
 
+    /// The key of the relay that it leads to.
+    pub(crate) fn relay_public_key(&self) -> PublicKey {
+        self.0.relay_public_key
+    }
+
     /// Tries every address of the relay, and every transport allowed.
     pub(crate) async fn dial(
         &self,

@@ -109,6 +109,7 @@ impl Link {
                     metrics.clone(),
                     shared.limits.queues(),
                     capabilities,
+                    shared.paths.to(dialer.relay_public_key()),
                 );
                 (Some(connection.clone()), sender)
             }
@@ -206,7 +207,7 @@ impl Link {
     }
 
     async fn serve_datagrams(self: Arc<Self>, shared: Arc<Shared>, connection: quinn::Connection) {
-        let mut egress = Egress::new(shared, self.relay);
+        let mut egress = Egress::over_quic(shared, self.relay, &self.sender);
         tokio::select! {
             _ = read_quic_datagrams(connection, &mut egress) => {}
             () = self.closed.cancelled() => {}

@@ -48,7 +48,7 @@ impl DatagramHead {
     /// How many bytes [`encode`](Self::encode) appends, at most [`MAX_HEAD`].
     pub fn encoded_len(&self) -> usize {
         let open = self.open.map_or(0, |open| 1 + open.body_len());
-        let fragment = self.fragment.map_or(0, |_| 4);
+        let fragment = self.fragment.map_or(0, |_| FragmentHead::LEN);
         let redundancy = self.redundancy.map_or(0, |it| it.encoded_len());
         1 + varint_len(self.flow.0) + open + fragment + redundancy
     }
@@ -169,6 +169,9 @@ pub struct FragmentHead {
 }
 
 impl FragmentHead {
+    /// Bytes that it adds to a datagram's head.
+    pub const LEN: usize = 4;
+
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
         let head = Self {
             packet: reader.u16()?,

@@ -461,8 +461,14 @@ async fn establish(
         Transport::Quic(connection) => {
             quic::open_window(connection);
             let queue = shared.config.limits.queues();
-            let sender =
-                DatagramSender::quic(connection.clone(), metrics.clone(), queue, capabilities);
+            let path = shared.paths.to(proven.peer);
+            let sender = DatagramSender::quic(
+                connection.clone(),
+                metrics.clone(),
+                queue,
+                capabilities,
+                path,
+            );
             (Some(connection.clone()), "quic", sender)
         }
         Transport::Lane(_, name) => (
@@ -517,9 +523,9 @@ async fn start_transport(
     transport: Transport,
     queues: Arc<LaneQueues>,
 ) -> Option<Control> {
-    let mut replies = Replies::new(tunnel, shared.reporter());
     match transport {
         Transport::Quic(connection) => {
+            let mut replies = Replies::over_quic(tunnel, shared.reporter());
             let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
             let Ok(Ok((send, recv))) = accepted else {
                 connection.close(quinn::VarInt::from_u32(7), b"no control stream");
@@ -535,6 +541,7 @@ async fn start_transport(
             Some(control::over_quic(send, recv))
         }
         Transport::Lane(lane, _) => {
+            let mut replies = Replies::new(tunnel, shared.reporter());
             let (control, carrier) = control::pair();
             let closed = tunnel.closed.clone();
             let queue = queues.add(shared.metrics.clone());

@@ -16,16 +16,16 @@ use crate::{
     instance::Redundancy,
     metrics::Metrics,
     proto::{
-        datagram::{DatagramHead, FragmentHead, RedundancyHead},
-        fragment,
+        datagram::{DatagramHead, FragmentHead},
+        fragment::{self, Fragments},
         handshake::Capabilities,
-        redundancy::PROTECTED_MAX,
+        redundancy::protected_room,
     },
     transport::blocks::Blocks,
     tunnel::{
         fair::{Fair, Whose},
         meter::{self, Meter},
-        protection::Protection,
+        protection::{PathTo, Protection},
     },
 };
 
@@ -52,6 +52,7 @@ impl DatagramSender {
         metrics: Arc<Metrics>,
         limits: QueueLimits,
         capabilities: Capabilities,
+        path: PathTo,
     ) -> Self {
         let queue = Arc::new(QuicQueue::new(connection, limits));
         tokio::spawn(drain(queue.clone(), metrics.clone()));
@@ -59,7 +60,7 @@ impl DatagramSender {
         tokio::spawn(meter::declare(connection, queue.meter.clone()));
         let protection = capabilities
             .contains(Capabilities::REDUNDANCY)
-            .then(|| Protection::start(queue.clone(), metrics.clone()));
+            .then(|| Protection::start(queue.clone(), metrics.clone(), path));
         Self {
             way: Way::Quic(queue),
             protection,
@@ -74,6 +75,11 @@ impl DatagramSender {
             Way::Quic(queue) => Some(queue.meter.clone()),
             Way::Lanes(_) => None,
         }
+    }
+
+    /// What protects its datagrams, over QUIC.
+    pub(crate) fn protection(&self) -> Option<Arc<Protection>> {
+        self.protection.clone()
     }
 
     /// Datagrams go over lanes, which are added as they open.
@@ -93,25 +99,68 @@ impl DatagramSender {
     pub(crate) fn send(
         &self,
         whose: Whose,
-        mut head: DatagramHead,
+        head: DatagramHead,
         payload: &[u8],
         scratch: &mut BytesMut,
     ) {
-        let room = self.room();
-        let whole = head.encoded_len() + payload.len();
-        if whole <= room {
-            self.send_one(whose, head, payload, scratch);
-            return;
-        }
-        // The fragment header's place is part of each piece's room.
-        head.fragment = Some(FragmentHead {
-            packet: 0,
-            index: 0,
-            count: 2,
+        self.cut(self.room(), fragment::split, head, payload, |head, part| {
+            self.send_one(whose, head, part, scratch);
         });
+    }
+
+    /// Sends one datagram, protected as its service wishes; counts why not. Never waits.
+    pub(crate) fn send_protected(
+        &self,
+        whose: Whose,
+        head: DatagramHead,
+        payload: &[u8],
+        redundancy: Redundancy,
+        scratch: &mut BytesMut,
+    ) {
+        let Some(protection) = &self.protection else {
+            return self.send(whose, head, payload, scratch);
+        };
+        let room = self.room();
+        if let Some(scheme) = protection.scheme(redundancy, payload.len()) {
+            let room = protected_room(scheme, room);
+            // Each fragment has a number of its own: what is cut in two is not lost twice.
+            return self.cut(room, fragment::split, head, payload, |head, part| {
+                protection.send(whose, head, scheme, part, scratch);
+            });
+        }
+        let split = |length, room| {
+            fragment::split_rest(length, room).or_else(|| fragment::split(length, room))
+        };
+        self.cut(room, split, head, payload, |head, part| {
+            // The short rest of what does not quite fit would double the loss of the whole: it is worth a copy.
+            let is_rest = head
+                .fragment
+                .is_some_and(|it| it.count == 2 && it.index == 1)
+                && part.len() <= payload.len() / fragment::REST_SHARE;
+            let scheme = is_rest.then(|| protection.scheme(Redundancy::Adaptive, part.len()));
+            match scheme.flatten() {
+                Some(scheme) => protection.send(whose, head, scheme, part, scratch),
+                None => self.send_one(whose, head, part, scratch),
+            }
+        });
+    }
+
+    /// Hands on a datagram of which the way carries so many bytes at once, in pieces where it has to; counts what no cut
+    /// carries.
+    fn cut(
+        &self,
+        room: usize,
+        split: impl FnOnce(usize, usize) -> Option<Fragments>,
+        mut head: DatagramHead,
+        payload: &[u8],
+        mut send: impl FnMut(DatagramHead, &[u8]),
+    ) {
+        if head.encoded_len() + payload.len() <= room {
+            return send(head, payload);
+        }
         let pieces = room
-            .checked_sub(head.encoded_len())
-            .and_then(|room| fragment::split(payload.len(), room));
+            .checked_sub(head.encoded_len() + FragmentHead::LEN)
+            .and_then(|room| split(payload.len(), room));
         let Some(pieces) = pieces else {
             self.metrics.drop_too_large.one();
             return;
@@ -124,27 +173,7 @@ impl DatagramSender {
                 index: index as u8,
                 count,
             });
-            self.send_one(whose, head, &payload[range], scratch);
-        }
-    }
-
-    /// Sends one datagram, small ones protected as their service wishes; counts why not. Never waits.
-    pub(crate) fn send_protected(
-        &self,
-        whose: Whose,
-        head: DatagramHead,
-        payload: &[u8],
-        redundancy: Redundancy,
-        scratch: &mut BytesMut,
-    ) {
-        if let Some(protection) = &self.protection
-            && let Some(scheme) = protection.scheme(redundancy, payload.len())
-            && head.encoded_len() + RedundancyHead::LEN + payload.len()
-                <= PROTECTED_MAX.min(self.room())
-        {
-            protection.send(whose, head, scheme, payload, scratch);
-        } else {
-            self.send(whose, head, payload, scratch);
+            send(head, &payload[range]);
         }
     }
 
@@ -190,6 +219,8 @@ pub(super) struct QuicQueue {
     start: Instant,
     /// When it was last seen so, in µs since the start.
     empty: AtomicU64,
+    /// Datagrams that QUIC has taken.
+    sent: AtomicU64,
 }
 
 impl QuicQueue {
@@ -208,7 +239,13 @@ impl QuicQueue {
             meter: Arc::default(),
             start: Instant::now(),
             empty: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         }
+    }
+
+    /// Datagrams that QUIC has taken, in all.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Whether all that was sent until `age` ago has left, for QUIC was seen empty since: it goes as fast as it is sent.
@@ -235,6 +272,7 @@ impl QuicQueue {
         let length = datagram.len();
         let is_sent = self.is_idle(length) && self.connection.send_datagram(datagram).is_ok();
         if is_sent {
+            self.sent.fetch_add(1, Ordering::Relaxed);
             self.meter.handle_sent(length);
         }
         is_sent
@@ -271,7 +309,7 @@ impl QuicQueue {
     fn send_now(&self, datagram: Bytes, metrics: &Metrics) {
         self.meter.handle_sent(datagram.len());
         match self.connection.send_datagram(datagram) {
-            Ok(()) => {}
+            Ok(()) => drop(self.sent.fetch_add(1, Ordering::Relaxed)),
             // The path's size fell between the look and the sending.
             Err(quinn::SendDatagramError::TooLarge) => metrics.drop_too_large.one(),
             Err(_) => metrics.drop_no_tunnel.one(),
@@ -314,6 +352,7 @@ async fn drain(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) {
             let sent = tokio::time::timeout(left, queue.connection.send_datagram_wait(datagram));
             match sent.await {
                 Ok(Ok(())) => {
+                    queue.sent.fetch_add(1, Ordering::Relaxed);
                     queue.meter.handle_sent(length);
                     moved = Instant::now();
                 }

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use crate::{
     metrics::Metrics,
     proto::{
-        datagram::{DatagramHead, Scheme},
+        datagram::{DatagramHead, Kind, Scheme},
         fragment::{Reassembler, ReassemblyLimits},
         redundancy::{Dedup, Repairer},
     },
+    tunnel::protection::Protection,
 };
 
 /// Reads the datagrams of one transport.
@@ -21,6 +22,10 @@ pub(crate) struct Inbound {
     copied: Option<Box<Dedup>>,
     /// What came of datagrams that are repaired, from the first one on.
     repairer: Option<Box<Repairer>>,
+    /// How many datagrams came; wraps around.
+    arrived: u32,
+    /// What answers probes and hears answers, over QUIC.
+    protection: Option<Arc<Protection>>,
     metrics: Arc<Metrics>,
 }
 
@@ -37,7 +42,17 @@ impl Inbound {
             reassembler: Reassembler::new(ReassemblyLimits::default()),
             copied: None,
             repairer: None,
+            arrived: 0,
+            protection: None,
             metrics,
+        }
+    }
+
+    /// The same for datagrams of QUIC, which are protected the other way.
+    pub(crate) fn over_quic(metrics: Arc<Metrics>, protection: Option<Arc<Protection>>) -> Self {
+        Self {
+            protection,
+            ..Self::new(metrics)
         }
     }
 
@@ -47,6 +62,14 @@ impl Inbound {
             self.metrics.drop_malformed.one();
             return None;
         };
+        let before = self.arrived;
+        self.arrived = before.wrapping_add(1);
+        if head.kind == Kind::Probe {
+            if let Some(protection) = &self.protection {
+                protection.handle_probe(&payload, before);
+            }
+            return None;
+        }
         // Copies are told before fragments are put together: each fragment has a number of its own.
         if let Some(redundancy) = head.redundancy {
             let sequence = redundancy.sequence;

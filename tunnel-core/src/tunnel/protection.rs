@@ -1,6 +1,7 @@
 //! Redundancy at work: numbers what leaves over QUIC, and sends copies and repairs of it when their time has come.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -13,11 +14,16 @@ use tokio::sync::Notify;
 
 use crate::{
     instance::Redundancy,
+    key::PublicKey,
     metrics::{Counter, Metrics},
     proto::{
         datagram::{DatagramHead, RedundancyHead, Scheme},
-        redundancy::{Adaptive, Choice, Protector, ProtectorSettings, Sample},
+        redundancy::{
+            Adaptive, Choice, KeptEvidence, PathEvidence, Probe, Prober, Protector,
+            ProtectorSettings, Sample, Told,
+        },
     },
+    socket,
     tunnel::{
         datagrams::{QuicQueue, lock, make_room},
         fair::Whose,
@@ -39,21 +45,72 @@ pub(crate) struct Protection {
     adaptive_bytes: AtomicU64,
     /// Samples are taken: adaptive services have traffic.
     is_sampled: AtomicBool,
+    /// What the other side is asked.
+    prober: Mutex<Prober>,
+}
+
+/// What the tunnels of a program know of their paths, each from the one before it to the same peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Paths(Arc<Mutex<KeptEvidence<PublicKey, PathEnds>>>);
+
+/// The addresses of a path, ours and the other side's: where one of them changes, it is another path.
+type PathEnds = (Option<IpAddr>, IpAddr);
+
+/// What is known of the path to one peer.
+#[derive(Debug)]
+pub(crate) struct PathTo {
+    paths: Paths,
+    peer: PublicKey,
+}
+
+impl Paths {
+    /// Of so many peers at most.
+    pub(crate) fn new(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(KeptEvidence::new(most))))
+    }
+
+    pub(crate) fn to(&self, peer: PublicKey) -> PathTo {
+        PathTo {
+            paths: self.clone(),
+            peer,
+        }
+    }
+}
+
+impl PathTo {
+    fn recall(&self, ends: PathEnds) -> PathEvidence {
+        lock(&self.paths.0).get(Instant::now(), &self.peer, &ends)
+    }
+
+    fn keep(&self, ends: PathEnds, evidence: PathEvidence) {
+        lock(&self.paths.0).keep(Instant::now(), self.peer, ends, evidence);
+    }
+}
+
+/// The ends of the path that a connection takes now.
+fn ends(connection: &quinn::Connection) -> PathEnds {
+    let peer = connection.remote_address();
+    let ours = connection.local_ip();
+    let ours = ours.or_else(|| socket::source_towards(peer).ok());
+    (ours, peer.ip())
 }
 
 impl Protection {
     /// Protects what leaves through `queue`. Its task ends with the connection.
-    pub(super) fn start(queue: Arc<QuicQueue>, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(super) fn start(queue: Arc<QuicQueue>, metrics: Arc<Metrics>, path: PathTo) -> Arc<Self> {
+        let sampler = Sampler::new(path, queue.connection());
+        let choice = sampler.adaptive.choice();
         let protection = Arc::new(Self {
             queue,
             metrics,
             protector: Mutex::new(Protector::new(ProtectorSettings::default())),
             sooner: Notify::new(),
-            choice: AtomicU8::new(Choice::Off as u8),
+            choice: AtomicU8::new(choice as u8),
             adaptive_bytes: AtomicU64::new(0),
             is_sampled: AtomicBool::new(false),
+            prober: Mutex::default(),
         });
-        tokio::spawn(protection.clone().run());
+        tokio::spawn(protection.clone().run(sampler));
         protection
     }
 
@@ -65,16 +122,18 @@ impl Protection {
             Redundancy::Fec => Some(Scheme::Source),
             Redundancy::Adaptive => {
                 // Relaxed: a sample that misses a packet is as good.
-                self.adaptive_bytes
+                let before = self
+                    .adaptive_bytes
                     .fetch_add(length as u64, Ordering::Relaxed);
                 if !self.is_sampled.load(Ordering::Relaxed) {
                     self.is_sampled.store(true, Ordering::Relaxed);
                     self.sooner.notify_one();
                 }
                 let choice = self.choice.load(Ordering::Relaxed);
-                [None, Some(Scheme::Copied), Some(Scheme::Source)]
-                    .get(usize::from(choice))
-                    .copied()?
+                let choices = [Choice::Off, Choice::Duplicate, Choice::Fec];
+                choices
+                    .get(usize::from(choice))?
+                    .scheme(before + length as u64)
             }
         }
     }
@@ -146,21 +205,40 @@ impl Protection {
         }
     }
 
-    async fn run(self: Arc<Self>) {
+    /// A probe came, and so many datagrams before it.
+    pub(super) fn handle_probe(&self, payload: &[u8], arrived: u32) {
+        match Probe::decode(payload) {
+            Some(Probe::Question(id)) => self.send_probe(Probe::Answer(id, arrived)),
+            Some(Probe::Answer(id, arrived)) => lock(&self.prober).handle_answer(id, arrived),
+            None => {}
+        }
+    }
+
+    /// Asks the other side what has come of what was sent until now.
+    fn ask(&self) {
+        let question = lock(&self.prober).ask(self.queue.sent());
+        self.send_probe(question);
+    }
+
+    /// Dropping it is safe where something waits: the next one counts for it as well.
+    fn send_probe(&self, probe: Probe) {
+        let mut out = BytesMut::new();
+        probe.encode(&mut out);
+        self.queue.send_if_idle(out.freeze());
+    }
+
+    async fn run(self: Arc<Self>, mut sampler: Sampler) {
         let mut scratch = BytesMut::new();
-        let mut sampler = None;
         let connection = self.queue.connection().clone();
         let closed = connection.closed();
         tokio::pin!(closed);
         loop {
             let due = self.send_due(Instant::now(), &mut scratch);
             if self.is_sampled.load(Ordering::Relaxed) {
-                let sampler = sampler.get_or_insert_with(|| Sampler::new(&connection));
-                self.sample(sampler, &connection);
+                self.sample(&mut sampler, &connection);
             }
-            let next = sampler.as_ref().and_then(|it: &Sampler| it.next);
             tokio::select! {
-                () = sleep_until(due.into_iter().chain(next).min()) => {}
+                () = sleep_until(due.into_iter().chain(sampler.next).min()) => {}
                 () = self.sooner.notified() => {}
                 _ = &mut closed => return,
             }
@@ -170,20 +248,24 @@ impl Protection {
     /// Takes a sample if it is time, and stops where nothing moves: an idle tunnel has no timer.
     fn sample(&self, sampler: &mut Sampler, connection: &quinn::Connection) {
         let now = Instant::now();
-        let Some(next) = sampler.next else {
-            sampler.begin(now, connection);
-            return;
-        };
-        if next > now {
-            return;
+        match sampler.next {
+            None => sampler.resume(now),
+            Some(next) if next > now => return,
+            Some(_) => {
+                let bytes = self.adaptive_bytes.swap(0, Ordering::Relaxed);
+                if bytes == 0 {
+                    sampler.next = None;
+                    self.is_sampled.store(false, Ordering::Relaxed);
+                    return;
+                }
+                let told = lock(&self.prober).take();
+                sampler.take(now, bytes, told, connection);
+                if sampler.adaptive.is_in_doubt() {
+                    self.ask();
+                }
+            }
         }
-        let bytes = self.adaptive_bytes.swap(0, Ordering::Relaxed);
-        if bytes == 0 {
-            sampler.next = None;
-            self.is_sampled.store(false, Ordering::Relaxed);
-            return;
-        }
-        let choice = sampler.take(now, bytes, connection);
+        let choice = sampler.adaptive.choice();
         if self.choice.swap(choice as u8, Ordering::Relaxed) != choice as u8 {
             tracing::debug!(?choice, "datagrams of adaptive services");
         }
@@ -194,6 +276,8 @@ impl Protection {
 #[derive(Debug)]
 struct Sampler {
     adaptive: Adaptive,
+    path: PathTo,
+    ends: PathEnds,
     since: Instant,
     sent: u64,
     lost: u64,
@@ -202,58 +286,121 @@ struct Sampler {
 }
 
 impl Sampler {
-    fn new(connection: &quinn::Connection) -> Self {
-        let mut sampler = Self {
-            adaptive: Adaptive::new(),
+    fn new(path: PathTo, connection: &quinn::Connection) -> Self {
+        let ends = ends(connection);
+        Self {
+            adaptive: Adaptive::new(path.recall(ends)),
+            path,
+            ends,
             since: Instant::now(),
             sent: 0,
             lost: 0,
             next: None,
-        };
-        sampler.begin(Instant::now(), connection);
-        sampler
+        }
     }
 
-    fn begin(&mut self, now: Instant, connection: &quinn::Connection) {
-        let path = connection.stats().path;
-        (self.sent, self.lost) = (path.sent_packets, path.lost_packets);
+    /// Something moves again. What QUIC has sent and lost meanwhile counts with the next sample: heartbeats prove a path as well.
+    fn resume(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.since);
+        self.adaptive.handle_silence(age);
         self.since = now;
         self.next = Some(now + SAMPLE);
     }
 
-    fn take(&mut self, now: Instant, bytes: u64, connection: &quinn::Connection) -> Choice {
-        let (since, sent, lost) = (self.since, self.sent, self.lost);
-        self.begin(now, connection);
-        self.adaptive.handle_sample(Sample {
-            time: now.saturating_duration_since(since),
+    fn take(&mut self, now: Instant, bytes: u64, told: Told, connection: &quinn::Connection) {
+        let ends = ends(connection);
+        if ends != self.ends {
+            self.ends = ends;
+            self.adaptive = Adaptive::new(self.path.recall(ends));
+        }
+        let path = connection.stats().path;
+        let sample = Sample {
+            time: now.saturating_duration_since(self.since),
             // A new path counts from zero.
-            sent: self.sent.saturating_sub(sent),
-            lost: self.lost.saturating_sub(lost),
+            sent: path.sent_packets.saturating_sub(self.sent),
+            lost: path.lost_packets.saturating_sub(self.lost),
             bytes,
-        })
+            told,
+        };
+        (self.sent, self.lost) = (path.sent_packets, path.lost_packets);
+        self.since = now;
+        self.next = Some(now + SAMPLE);
+        self.adaptive.handle_sample(sample);
+        self.path.keep(ends, self.adaptive.evidence());
     }
 }
 
 /// How often loss is looked at: twice a second, as often as a player's first losses tell anything.
 const SAMPLE: Duration = Duration::from_millis(500);
 /// Room for a repair: its symbol and head.
-const REPAIR_MAX: usize = 1_100;
+const REPAIR_MAX: usize = 1_500;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        key::SecretKey,
         proto::{datagram::FlowId, handshake::Suite},
         transport::quic::{congestion, tests::pair},
-        tunnel::datagrams::QueueLimits,
+        tunnel::{datagrams::QueueLimits, inbound::Inbound},
     };
+
+    fn protection(connection: &quinn::Connection) -> Arc<Protection> {
+        let queue = Arc::new(QuicQueue::new(connection.clone(), QueueLimits::default()));
+        let path = Paths::new(1).to(SecretKey::generate().unwrap().public_key());
+        Protection::start(queue, Arc::default(), path)
+    }
+
+    /// Reads what comes over a connection, but for the datagram in this place.
+    async fn read(connection: quinn::Connection, protection: Arc<Protection>, but: usize) {
+        let mut inbound = Inbound::over_quic(Arc::default(), Some(protection));
+        for place in 0.. {
+            let Ok(datagram) = connection.read_datagram().await else {
+                return;
+            };
+            if place != but {
+                inbound.handle(datagram);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_other_side_tells_what_has_come() {
+        let (connection, _, peer, _endpoints) = pair(Suite::Aes256Gcm).await;
+        let peer = peer.connection;
+        let (ours, theirs) = (protection(&connection), protection(&peer));
+        tokio::spawn(read(peer, theirs, 7));
+        tokio::spawn(read(connection, ours.clone(), usize::MAX));
+        let told = async || {
+            ours.ask();
+            loop {
+                let told = lock(&ours.prober).take();
+                if told != Told::default() {
+                    return told;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        for (sent, lost) in [(10, 1), (11, 0)] {
+            for _ in 0..10 {
+                let head = DatagramHead::data(FlowId(1));
+                let whose = Whose::flow(1, 1);
+                ours.send(whose, head, Scheme::Source, b"move", &mut BytesMut::new());
+            }
+            // Beside them one question was sent, and repairs perhaps.
+            let told = tokio::time::timeout(hang, told()).await.unwrap();
+            assert!(told.sent >= sent && told.lost == lost, "{told:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_copy_is_not_sent_while_its_original_waits_for_the_window() {
         let (connection, _, peer, _endpoints) = pair(Suite::Aes256Gcm).await;
         let queue = Arc::new(QuicQueue::new(connection.clone(), QueueLimits::default()));
         let metrics = Arc::<Metrics>::default();
-        let protection = Protection::start(queue.clone(), metrics.clone());
+        let path = Paths::new(1).to(SecretKey::generate().unwrap().public_key());
+        let protection = Protection::start(queue.clone(), metrics.clone(), path);
         let mut scratch = BytesMut::new();
         let mut send = |payload: &[u8]| {
             let head = DatagramHead::data(FlowId(7));

@@ -35,6 +35,8 @@ struct State {
 pub(crate) struct Packets {
     pub(crate) passed: u64,
     pub(crate) lost: u64,
+    /// Those of a thousand bytes and more.
+    pub(crate) lost_large: u64,
     /// Of what came, lost or not.
     pub(crate) bytes: u64,
     /// So many of a thousand are lost.
@@ -64,6 +66,7 @@ impl Packets {
         let is_lost = is_hit || is_next;
         self.since_lost = if is_lost { 0 } else { self.since_lost + 1 };
         self.lost += u64::from(is_lost);
+        self.lost_large += u64::from(is_lost && length >= 1_000);
         self.passed += u64::from(!is_lost);
         !is_lost
     }

@@ -60,6 +60,19 @@ impl Egress {
             relay,
         }
     }
+
+    /// The same for datagrams of QUIC, whose answers leave by `sender`.
+    pub(crate) fn over_quic(
+        shared: Arc<Shared>,
+        relay: ProcessId,
+        sender: &DatagramSender,
+    ) -> Self {
+        let inbound = Inbound::over_quic(shared.metrics.clone(), sender.protection());
+        Self {
+            inbound,
+            ..Self::new(shared, relay)
+        }
+    }
 }
 
 impl DatagramHandler for Egress {

@@ -137,8 +137,8 @@ struct Window {
     fresh: usize,
     next_bundle: u8,
     next_repair: u8,
-    /// Bytes that repairs may take, in thousandths.
-    credit: u64,
+    /// Bytes that repairs may take, in thousandths; below 0 what the last one took in advance.
+    credit: i64,
     credit_at: Instant,
     /// The bundle with which there was enough for a repair: it waits until it covers that one, too, for it comes as
     /// soon to those before and sooner to this.
@@ -176,7 +176,7 @@ impl Window {
             self.fresh > 0
                 && bundle.count < BUNDLE_COUNT
                 && now.saturating_duration_since(bundle.since) <= TOGETHER
-                && bundle.symbol.len() + LENGTH + datagram.len() <= SYMBOL_MAX
+                && bundle.symbol.len() + LENGTH + datagram.len() <= TOGETHER_MAX
         });
         let mut cost = datagram.len();
         if !joins {
@@ -184,7 +184,7 @@ impl Window {
             self.begin(now, sequence);
         }
         self.credit =
-            (self.credit + cost as u64 * u64::from(self.settings.permille)).min(CREDIT_MOST);
+            (self.credit + cost as i64 * i64::from(self.settings.permille)).min(CREDIT_BURST);
         if let Some(bundle) = self.bundles.back_mut() {
             bundle.count += 1;
             bundle.last = now;
@@ -219,35 +219,51 @@ impl Window {
     }
 
     fn earn(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.credit_at).as_micros() as u64
-            * u64::from(self.settings.extra)
+        let earned = now.saturating_duration_since(self.credit_at).as_micros() as i64
+            * i64::from(self.settings.extra)
             / 1000;
-        self.credit = self.credit.saturating_add(earned).min(CREDIT_MOST);
+        let most = CREDIT_MOST.max(self.credit);
+        self.credit = self.credit.saturating_add(earned).min(most);
         self.credit_at = self.credit_at.max(now);
     }
 
     /// What a repair of all that is there would cost, in thousandths of a byte.
-    fn cost(&self) -> u64 {
+    fn cost(&self) -> i64 {
         let newest = self.bundles.iter().rev().take(self.settings.bundles);
         let longest = newest.map(|bundle| bundle.symbol.len()).max();
-        (longest.unwrap_or_default() + PACKET + REPAIR) as u64 * 1000
+        (longest.unwrap_or_default() + PACKET + REPAIR) as i64 * 1000
+    }
+
+    /// Whether there is more than time saves up: what came at once, as fragments do, has paid for several repairs of it.
+    const fn has_surplus(&self) -> bool {
+        self.fresh == 0 && self.credit > CREDIT_MOST
     }
 
     /// When the next repair is both useful and paid.
     fn due(&self) -> Option<Instant> {
-        let newest = self.bundles.back().filter(|_| self.fresh > 0)?;
+        let is_useful = self.fresh > 0 || self.has_surplus();
+        let newest = self.bundles.back().filter(|_| is_useful)?;
         if let Some(number) = self.paid_with {
             let age = usize::from(newest.number.wrapping_sub(number)) + 1;
             let bundle = self.bundles.len().checked_sub(age);
             let bundle = bundle.and_then(|at| self.bundles.get(at));
             return Some(bundle.unwrap_or(newest).last + self.settings.ripe);
         }
-        // Nothing came since: time pays.
-        let missing = self.cost().saturating_sub(self.credit);
+        // Nothing came since: time pays, and if nothing is owed, what comes next.
+        let missing = (self.cost() - self.credit).max(0) as u64;
         let micros = (missing * 1000).checked_div(self.settings.extra.into())?;
         let paid = self.credit_at + Duration::from_micros(micros + 1);
+        let paid = if self.owes_nothing() {
+            paid.min(newest.last + TAIL)
+        } else {
+            paid
+        };
         let due = paid.max(newest.last + self.settings.ripe);
         (due <= newest.last + STALE).then_some(due)
+    }
+
+    const fn owes_nothing(&self) -> bool {
+        self.credit >= 0
     }
 
     fn repair(&mut self, now: Instant, out: &mut BytesMut) -> bool {
@@ -256,7 +272,9 @@ impl Window {
         }
         self.earn(now);
         self.paid_with = None;
-        if self.credit < self.cost() {
+        let is_tail = |bundle: &Bundle| bundle.last + TAIL <= now;
+        let is_advanced = self.owes_nothing() && self.bundles.back().is_some_and(is_tail);
+        if self.credit < self.cost() && !is_advanced {
             // A larger datagram came meanwhile.
             return false;
         }
@@ -269,6 +287,7 @@ impl Window {
         let Some(oldest) = covered.clone().next() else {
             // The credit came too late for any of it.
             self.fresh = 0;
+            self.credit = self.credit.min(CREDIT_MOST);
             return false;
         };
         let mut head = RepairHead {
@@ -291,8 +310,7 @@ impl Window {
         }
         self.next_repair = self.next_repair.wrapping_add(1);
         self.fresh = self.fresh.min(self.bundles.len() - ripe);
-        let cost = (length + PACKET + REPAIR) as u64 * 1000;
-        self.credit = self.credit.saturating_sub(cost);
+        self.credit -= (length + PACKET + REPAIR) as i64 * 1000;
         if self.fresh > 0 && self.credit >= self.cost() {
             self.paid_with = self.bundles.get(ripe).map(|bundle| bundle.number);
         }
@@ -321,6 +339,9 @@ const COPIES_MAX: usize = 256;
 /// What is sent within half a millisecond is likely to share a packet: a timer is not more precise either.
 const TOGETHER: Duration = Duration::from_micros(500);
 
+/// Bytes of a symbol to which further datagrams are added: with every head around it, it fits the 1,200 bytes that any path carries.
+const TOGETHER_MAX: usize = 1024;
+
 /// Datagrams of one bundle: 8 of 128 bytes fill a symbol.
 const BUNDLE_COUNT: u8 = 8;
 
@@ -333,11 +354,17 @@ const PACKET: usize = 20 + 8 + 1 + 12 + 2 + 16;
 /// Bytes of a repair beside its symbol.
 const REPAIR: usize = 20;
 
-/// The most that repairs save up, in thousandths of a byte: two of the largest, for what follows a silence.
-const CREDIT_MOST: u64 = 2_500_000;
+/// The most that repairs save up by time, in thousandths of a byte: two of the largest, for what follows a silence.
+const CREDIT_MOST: i64 = 3_000_000;
 
-/// How long after a datagram a repair of it may still be of use: a tick or two of a slow game.
-const STALE: Duration = Duration::from_millis(40);
+/// The most that they save up while datagrams come: what a whole window of the largest pays for.
+const CREDIT_BURST: i64 = 8_500_000;
+
+/// Silence after which a repair is sent in advance of what pays for it: the last question before it would else be lost for good.
+const TAIL: Duration = Duration::from_millis(20);
+
+/// How long after a datagram a repair of it may still be of use, if only time pays for it: some ticks of a slow game.
+const STALE: Duration = Duration::from_millis(100);
 
 /// Age from which on no repair covers a datagram: whatever the receiver lacks of it, the game has gone on.
 const OLD: Duration = Duration::from_millis(150);

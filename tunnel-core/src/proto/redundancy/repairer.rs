@@ -12,7 +12,7 @@ use crate::proto::datagram::{DatagramHead, RepairHead, Scheme};
 
 /// Keeps the newest datagrams of a tunnel that repairs may cover, and finds missing ones.
 ///
-/// Whatever the peer sends, it holds at most 256 datagrams and 8 repairs, 270 KiB; of small datagrams a tenth of that.
+/// Whatever the peer sends, it holds at most 256 datagrams and 8 repairs, 390 KiB; of small datagrams a twentieth of that.
 #[derive(Debug, Default)]
 pub struct Repairer {
     dedup: Dedup,
@@ -328,9 +328,9 @@ const HISTORY: usize = 256;
 /// Repairs that wait for others. 8: as many as a burst of eight packets needs.
 const EQUATIONS_MAX: usize = 8;
 
-/// Steps, each over a sum of at most 1 KiB, that a repair may have taken to take out what came since the one before: four
+/// Steps, each over a sum of at most 1.5 KiB, that a repair may have taken to take out what came since the one before: four
 /// bundles with which an equation begins. Equations that need more are dropped. With the 31 of the repair itself a
-/// datagram costs less than 100 µs, whatever it says.
+/// datagram costs less than 150 µs, whatever it says.
 const RENEW_MOST: usize = 40;
 
 /// Bundles that an equation may lack: two windows of them, of which hardly any came. The path is down, then.

@@ -71,6 +71,16 @@ impl Replies {
         }
     }
 
+    /// The same for datagrams of QUIC.
+    pub(crate) fn over_quic(tunnel: &RelayTunnel, reporter: Reporter) -> Self {
+        let protection = tunnel.datagrams.protection();
+        let inbound = Inbound::over_quic(reporter.metrics.clone(), protection);
+        Self {
+            inbound,
+            ..Self::new(tunnel, reporter)
+        }
+    }
+
     fn gather(&mut self, service: Arc<UdpService>, to: Destination, payload: &[u8]) {
         let joins = self.run.as_ref().is_some_and(|run| {
             !run.is_closed
