@@ -14,7 +14,7 @@ use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 #[cfg(target_os = "linux")]
 use tokio::io::Interest;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 
 /// Processor time that this process has used so far. Nothing where the system does not tell.
 pub(crate) fn processor_time() -> Duration {

@@ -23,7 +23,6 @@ use crate::{
             ProtectorSettings, Sample, Told,
         },
     },
-    socket,
     tunnel::{
         datagrams::{QuicQueue, lock, make_room},
         fair::Whose,
@@ -89,10 +88,7 @@ impl PathTo {
 
 /// The ends of the path that a connection takes now.
 fn ends(connection: &quinn::Connection) -> PathEnds {
-    let peer = connection.remote_address();
-    let ours = connection.local_ip();
-    let ours = ours.or_else(|| socket::source_towards(peer).ok());
-    (ours, peer.ip())
+    (connection.local_ip(), connection.remote_address().ip())
 }
 
 impl Protection {
