@@ -143,9 +143,13 @@ impl Lab {
         thread::scope(|scope| -> Result<()> {
             scope.spawn(|| {
                 let mut packet = [0; 8];
-                // A timeout ends it: the player has all it gets.
-                while let Ok((length, from)) = server.recv_from(&mut packet) {
-                    drop(server.send_to(&packet[..length], from));
+                loop {
+                    match server.recv_from(&mut packet) {
+                        Ok((length, from)) => drop(server.send_to(&packet[..length], from)),
+                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                        // A timeout ends it: the player has all it gets.
+                        Err(_) => break,
+                    }
                 }
             });
             scope.spawn(|| {
@@ -163,6 +167,8 @@ impl Lab {
                         trips.push(started.elapsed().saturating_sub(sent));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    // A receive with a time limit is not taken up again after a signal.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(error.into()),
                 }
             }
