@@ -41,6 +41,7 @@ use crate::{
     },
     transport::mem,
     tunnel::{
+        budget::Memory,
         datagrams::DatagramSender,
         notices::Notices,
         protection::Paths,
@@ -252,6 +253,7 @@ impl ClientBuilder {
         let streams = self.limits.streams.min(Semaphore::MAX_PERMITS);
         let metrics = Arc::<Metrics>::default();
         let ports = Arc::new(LocalPorts::of_system());
+        let memory = Memory::new(self.limits.stream_memory);
         let shared = Arc::new(Shared {
             stream_permits: Arc::new(Semaphore::new(streams)),
             flows: Flows::new(&self.limits, &metrics),
@@ -261,6 +263,7 @@ impl ClientBuilder {
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),
             streams: Streams::default(),
+            memory,
             players: TaskTracker::new(),
             metrics,
             events: EventSink::new(),
@@ -378,6 +381,8 @@ pub(crate) struct Shared {
     /// Players' sockets, one descriptor each.
     pub(crate) descriptors: Arc<Room>,
     pub(crate) streams: Streams,
+    /// What the streams of all tunnels hold.
+    pub(crate) memory: Arc<Memory>,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,

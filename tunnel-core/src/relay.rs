@@ -45,7 +45,8 @@ use crate::{
         mem, quic,
     },
     tunnel::{
-        lanes::Granted, notices::Notices, protection::Paths, pump::StreamEnd, supervise::Reporter,
+        budget::Memory, lanes::Granted, notices::Notices, protection::Paths, pump::StreamEnd,
+        supervise::Reporter,
     },
 };
 use authority::Guarded;
@@ -233,6 +234,7 @@ impl RelayBuilder {
         let limits = &self.config.limits;
         let directories = Directories::new(limits);
         let proven = accept::pending(limits);
+        let memory = Memory::new(limits.stream_memory);
         let shared = Arc::new(Shared {
             stream_permits: permits(limits.streams),
             streams_by_client: Shares::new(limits.streams_per_client),
@@ -255,6 +257,7 @@ impl RelayBuilder {
             notices: Notices::default(),
             deaf: Notices::default(),
             proven,
+            memory,
             lane_streams: Arc::default(),
             next_flow: AtomicU64::new(1),
             next_stream: Arc::new(AtomicU64::new(1)),
@@ -407,6 +410,8 @@ pub(crate) struct Shared {
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
     /// Who has proved itself and is not let in.
     pub(crate) proven: Arc<Pending>,
+    /// What the streams of all tunnels hold.
+    pub(crate) memory: Arc<Memory>,
     /// Listeners that accept nothing.
     pub(crate) deaf: Notices<SocketAddr>,
     /// Streams that are on lanes.

@@ -32,5 +32,6 @@ adit_daemon::limits! {
     "datagram_queue" datagram_queue = count(1..=65_536),
     "lane_datagram_queue" lane_datagram_queue = count(1..=65_536),
     "tunnel_memory_mib" tunnel_memory = mib(1..=60),
+    "stream_memory_mib" stream_memory = mib(16..=1_048_576),
     "lane_rate_mbit" lane_rate = mbit(1..=1_000_000),
 }

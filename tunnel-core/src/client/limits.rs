@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{proto::stream::TUNNEL_BUDGET, tunnel::QueueLimits};
+use crate::{
+    proto::stream::TUNNEL_BUDGET,
+    tunnel::{QueueLimits, budget::MEMORY},
+};
 
 /// Bounds of a client, each with the reason for its default. What bites is counted: see
 /// [`Snapshot`](crate::metrics::Snapshot).
@@ -34,6 +37,9 @@ pub struct ClientLimits {
     /// Bytes that the streams of the tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
     /// protocol allows at most.
     pub tunnel_memory: u64,
+    /// Bytes that the streams of all tunnels may hold together: those, and what has come and waits for sockets that do not read.
+    /// 512 MiB, half of what a small VPS has. A tunnel gets a quarter of what is free.
+    pub stream_memory: u64,
 }
 
 impl Default for ClientLimits {
@@ -50,6 +56,7 @@ impl Default for ClientLimits {
             datagram_queue: queues.quic,
             lane_datagram_queue: queues.lane,
             tunnel_memory: TUNNEL_BUDGET,
+            stream_memory: MEMORY,
         }
     }
 }

@@ -120,7 +120,10 @@ impl Link {
             relay,
             peer,
             quic,
-            budget: Arc::new(Budget::new(shared.limits.tunnel_memory)),
+            budget: Arc::new(Budget::new(
+                shared.memory.clone(),
+                shared.limits.tunnel_memory,
+            )),
             sender: Arc::new(sender),
             closed: CancellationToken::new(),
             broken: CancellationToken::new(),

@@ -492,6 +492,7 @@ async fn establish(
         next_stream: shared.next_stream(),
         resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
         moves: capabilities.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
+        memory: shared.memory.clone(),
         limits: &shared.config.limits,
         metrics,
     };

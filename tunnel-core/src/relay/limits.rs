@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     proto::stream::{TUNNEL_BUDGET, moving::LANE_RATE},
     transport::admission::AdmissionLimits,
-    tunnel::QueueLimits,
+    tunnel::{QueueLimits, budget::MEMORY},
 };
 
 /// Bounds of a relay, each with the reason for its default. What bites is counted: see
@@ -80,6 +80,9 @@ pub struct RelayLimits {
     /// Bytes that the streams of one tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
     /// protocol allows at most.
     pub tunnel_memory: u64,
+    /// Bytes that the streams of all tunnels may hold together: those, and what has come and waits for sockets that do not read.
+    /// 512 MiB, half of what a small VPS has. A tunnel gets a quarter of what is free.
+    pub stream_memory: u64,
     /// Bytes per second from which a stream of `optimize = "auto"` moves from QUIC to a lane; a fifth of it is enough where
     /// this process is busy. 125,000,000 (1 Gbit/s): on slower lines QUIC is as fast, and its one congestion control keeps
     /// the queue short for the games beside it.
@@ -117,6 +120,7 @@ impl Default for RelayLimits {
             datagram_queue: queues.quic,
             lane_datagram_queue: queues.lane,
             tunnel_memory: TUNNEL_BUDGET,
+            stream_memory: MEMORY,
             lane_rate: LANE_RATE,
         }
     }

@@ -899,6 +899,7 @@ mod tests {
         relay::{RelayLimits, tunnel::Parts},
         tunnel::{
             QueueLimits,
+            budget::Memory,
             datagrams::{DatagramSender, LaneQueues},
         },
     };
@@ -921,6 +922,7 @@ mod tests {
             next_stream: Arc::new(AtomicU64::new(1)),
             resumes: true,
             moves: true,
+            memory: Memory::new(u64::MAX),
             limits: &RelayLimits::default(),
             metrics: &metrics,
         };

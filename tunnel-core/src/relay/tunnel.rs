@@ -27,7 +27,7 @@ use crate::{
     relay::{RelayLimits, ingress::udp::directory::Directory, permits},
     transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
-        budget::Budget,
+        budget::{Budget, Memory},
         channel::{Channel, ChannelError, Item},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{IdleLanes, Lane},
@@ -118,6 +118,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) next_stream: Arc<AtomicU64>,
     pub(crate) resumes: bool,
     pub(crate) moves: bool,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) limits: &'a RelayLimits,
     pub(crate) metrics: &'a Arc<Metrics>,
 }
@@ -138,7 +139,7 @@ impl RelayTunnel {
             datagrams: parts.datagrams,
             queues: parts.queues,
             flows: parts.flows,
-            budget: Arc::new(Budget::new(parts.limits.tunnel_memory)),
+            budget: Arc::new(Budget::new(parts.memory, parts.limits.tunnel_memory)),
             messages: parts.messages,
             closed: CancellationToken::new(),
             draining: CancellationToken::new(),

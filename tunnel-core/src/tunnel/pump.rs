@@ -34,7 +34,7 @@ use crate::{
     },
     socket,
     tunnel::{
-        budget::Budget,
+        budget::{Budget, Full},
         channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
         datagrams::lock,
         fault, meter,
@@ -120,7 +120,7 @@ pub(crate) enum StreamEnd {
     Broken(#[source] ChannelError),
     #[error(transparent)]
     Misbehaved(#[from] StreamMisbehaved),
-    #[error("its reader took nothing for a minute while the tunnel's memory ran short")]
+    #[error("its reader was slow while memory ran short")]
     Stalled,
     #[error("the service ended")]
     Cancelled,
@@ -744,11 +744,13 @@ impl<'a> Stream<'a> {
         let mut state = lock(&self.state);
         let length = data.len() as u64;
         state.recv.handle_data(length)?;
-        if !self.carrier.budget.wait(length) {
-            return Err(StreamMisbehaved::WindowExceeded {
-                waiting: state.recv.waiting(),
+        match self.carrier.budget.wait(length) {
+            Ok(()) => {}
+            Err(Full::Tunnel) => {
+                let waiting = state.recv.waiting();
+                return Err(StreamMisbehaved::WindowExceeded { waiting }.into());
             }
-            .into());
+            Err(Full::All) => return Err(StreamEnd::Stalled),
         }
         state.waiting.push(data);
         self.measure(&mut state);

@@ -1,5 +1,10 @@
 //! What a reader that stalls may cost: memory within bounds, and nobody else's time.
 
+use std::io::ErrorKind;
+
+use tokio::net::TcpSocket;
+use tunnel_core::{metrics::Snapshot, relay::RelayLimits};
+
 use crate::support::{
     Lab, Via, hang, instance,
     servers::{CALM, Server, accept, drain, listener, pour, stuff, tcp_echo, udp_echo},
@@ -10,6 +15,7 @@ on_every_transport!(
     a_game_server_that_does_not_read_stalls_nobody_else,
     a_player_who_does_not_read_stalls_nobody_else,
     many_stalled_readers_hold_no_more_than_the_tunnel_may,
+    what_all_tunnels_hold_together_is_bounded_in_both_directions,
 );
 
 async fn a_game_server_that_does_not_read_stalls_nobody_else(via: Via) {
@@ -76,6 +82,65 @@ async fn many_stalled_readers_hold_no_more_than_the_tunnel_may(via: Via) {
     drop(open);
 }
 
+async fn what_all_tunnels_hold_together_is_bounded_in_both_directions(via: Via) {
+    let lab = Lab::with(via, |builder| {
+        let mut limits = RelayLimits::default();
+        limits.stream_memory = SMALL;
+        builder.limits(limits)
+    })
+    .await;
+    let echo = Server::both(lab.ip).await;
+    let last = [service("echo", "both", lab.port + 1, echo.address())];
+    let neighbour = lab.client([instance("neighbour", last)]).await;
+    let mut clients = Vec::new();
+    let mut stalled = Vec::new();
+    for number in 0..4 {
+        let (games, address) = listener(lab.ip).await;
+        let port = lab.port + 2 + number;
+        let stalling = [service("stalling", "tcp", port, address)];
+        let id = format!("stalling-{number}");
+        clients.push(lab.client([instance(&id, stalling)]).await);
+        for _ in 0..16 {
+            // What the kernel takes for a player is not held.
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(16 * 1024).unwrap();
+            let player = hang("a player's connect", socket.connect(lab.at(port))).await;
+            stalled.push((player.unwrap(), accept(&games).await));
+        }
+    }
+    let stuffing = stalled.into_iter().map(|(player, game)| {
+        tokio::spawn(async move {
+            let block = vec![7; 64 * 1024];
+            for end in [&player, &game] {
+                // Until nothing moves for a while; a stream that has to make room for others ends.
+                while let Ok(Ok(())) = tokio::time::timeout(CALM, end.writable()).await {
+                    match end.try_write(&block) {
+                        Err(error) if error.kind() != ErrorKind::WouldBlock => break,
+                        _ => {}
+                    }
+                }
+            }
+            (player, game)
+        })
+    });
+    let mut open = Vec::new();
+    for stuffed in stuffing.collect::<Vec<_>>() {
+        open.push(hang("a stalled connection", stuffed).await.unwrap());
+    }
+    let sum = |of: fn(&Snapshot) -> u64| clients.iter().map(|it| of(&it.metrics())).sum::<u64>();
+    let relay = lab.relay().metrics();
+    let up = relay.stream_bytes_in - sum(|it| it.stream_bytes_in);
+    assert!(up > 0 && up <= SMALL, "{up} bytes are held that were sent");
+    // The clients may send more than can wait here.
+    until("a stream to make room", || {
+        lab.relay().metrics().stream_limit > 0
+    })
+    .await;
+    others_are_served(&lab).await;
+    assert_eq!(neighbour.metrics().stream_limit, 0);
+    drop(open);
+}
+
 fn both(
     lab: &Lab,
     stalling: std::net::SocketAddr,
@@ -106,5 +171,7 @@ async fn others_are_served(lab: &Lab) {
 
 /// A stream's largest window, with what its last read may add.
 const WINDOW_MAX: u64 = (16 << 20) + (256 << 10);
+/// What the streams of all tunnels may hold on a small relay.
+const SMALL: u64 = 4 << 20;
 /// What the streams of a tunnel may hold.
 const TUNNEL_MAX: u64 = 64 << 20;
