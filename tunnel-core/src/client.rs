@@ -39,6 +39,7 @@ use crate::{
         handshake::ProcessId, message::Code, session::client::InstanceState,
         stream::frame::ResetCode,
     },
+    socket,
     transport::mem,
     tunnel::{
         budget::Memory,
@@ -258,7 +259,7 @@ impl ClientBuilder {
             stream_permits: Arc::new(Semaphore::new(streams)),
             flows: Flows::new(&self.limits, &metrics),
             means: Means::new(&ports),
-            descriptors: Room::of_descriptors(),
+            descriptors: Room::new(socket::descriptors_for_players()),
             limits: self.limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),

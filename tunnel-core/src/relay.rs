@@ -231,7 +231,10 @@ impl RelayBuilder {
             events: events.clone(),
             metrics: metrics.clone(),
         };
+        let configured = self.config.limits.streams_per_client;
+        self.config.limits = self.config.limits.within(socket::descriptors_for_players());
         let limits = &self.config.limits;
+        let (streams, per_client) = (limits.streams, limits.streams_per_client);
         let directories = Directories::new(limits);
         let proven = accept::pending(limits);
         let memory = Memory::new(limits.stream_memory);
@@ -270,6 +273,12 @@ impl RelayBuilder {
         if without_v6 {
             let text = "this system has no IPv6: [::] is every IPv4 address";
             shared.emit(Event::Warning(text.into()));
+        }
+        if per_client < configured {
+            let text = format!(
+                "the limit of open descriptors allows no more than streams = {streams} and streams_per_client = {per_client}"
+            );
+            shared.emit(Event::Warning(text));
         }
         let local_addr = match self.listen {
             Some(address) => Some(accept::listen(&shared, address)?),

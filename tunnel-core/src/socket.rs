@@ -27,6 +27,22 @@ pub(crate) fn processor_time() -> Duration {
     Duration::ZERO
 }
 
+/// How many of the descriptors that this process may have players' sockets may take: three quarters. The others are for
+/// tunnels, their lanes, public ports, and the program.
+pub(crate) fn descriptors_for_players() -> usize {
+    #[cfg(unix)]
+    let limit = {
+        use rustix::process::{Resource, getrlimit};
+        getrlimit(Resource::Nofile).current
+    };
+    #[cfg(not(unix))]
+    let limit: Option<u64> = None;
+    let limit = limit.map_or(DESCRIPTORS_MAX, |limit| {
+        (limit as usize).min(DESCRIPTORS_MAX)
+    });
+    limit - limit / 4
+}
+
 /// A UDP socket bound to an address, with large buffers. Not shared: a port that another process has is an error.
 pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(
@@ -283,6 +299,8 @@ fn only_v6(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// 16 million: more than any process may have.
+const DESCRIPTORS_MAX: usize = 1 << 24;
 /// Buffers of the tunnel's own UDP socket: 4 MiB hold 80 ms at 400 Mbit/s while the process does something else.
 pub(crate) const TUNNEL_BUFFER: usize = 4 << 20;
 /// Buffers of a public UDP port: 2 MiB hold 1,000 packets of 1,400 bytes with the kernel's own overhead.

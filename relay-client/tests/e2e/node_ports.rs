@@ -200,6 +200,41 @@ fn a_flood_of_one_service_leaves_descriptors_to_its_neighbour() {
     });
 }
 
+#[test]
+fn a_flood_of_one_client_leaves_descriptors_of_the_relay_to_the_others() {
+    let _turn = heavy();
+    isolated(|| {
+        let few = ["prlimit", "--nofile=512:512", "--"].map(str::to_owned);
+        let site = Site::elsewhere(Ipv4Addr::LOCALHOST.into(), &few);
+        let targets = [(); 2].map(|()| local_address());
+        let publics = [(); 2].map(|()| ports::one());
+        let clients: Vec<_> = (0..2)
+            .map(|number| {
+                let node = site.node(&format!("node-{number}"));
+                let service = Service::tcp(publics[number], targets[number]);
+                node.configure(&instance(&format!("game-{number}"), &[service]));
+                let client = node.start();
+                client.wait_until_ready();
+                client
+            })
+            .collect();
+        let _flooded = plain_listener(targets[0]).unwrap();
+        let _flood: Vec<_> = (0..600)
+            .map(|number| from_outside(site.public(publics[0]), number))
+            .collect();
+        let talk = listen(targets[1]);
+        for number in 9_000..9_010 {
+            let mut player = from_outside(site.public(publics[1]), number);
+            let mut peer = accept(&talk);
+            carry(&mut player, &mut peer, b"hello");
+        }
+        site.relay.wait_for_line("the limit", |line| {
+            line.contains("game-0") && line.contains("streams_per_client = 288")
+        });
+        drop(clients);
+    });
+}
+
 /// A relay and a client on a node whose sockets have these local ports, once both are up.
 struct World {
     client: Process,
@@ -279,7 +314,7 @@ fn from_outside(public: SocketAddr, number: usize) -> TcpStream {
 fn plain_listener(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&address.into())?;
-    socket.listen(16)?;
+    socket.listen(1_024)?;
     Ok(socket)
 }
 

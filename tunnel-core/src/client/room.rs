@@ -34,20 +34,6 @@ impl Room {
         })
     }
 
-    /// Room for players' sockets. A quarter of the descriptors is left for the tunnel, its lanes, and the program.
-    pub(crate) fn of_descriptors() -> Arc<Self> {
-        #[cfg(unix)]
-        let limit = {
-            use rustix::process::{Resource, getrlimit};
-            getrlimit(Resource::Nofile).current
-        };
-        #[cfg(not(unix))]
-        let limit = None;
-        // Bounded, so that a share can be computed.
-        let limit = limit.map_or(UNBOUNDED, |limit| (limit as usize).min(UNBOUNDED));
-        Self::new(limit - limit / 4)
-    }
-
     /// One more for a service that holds `own` already.
     pub(crate) fn take(self: &Arc<Self>, own: usize) -> Result<Held, NoRoom> {
         let more = |held: usize| {
@@ -70,8 +56,6 @@ impl Drop for Held {
 
 /// Three quarters for one: what `max_flows` gives a service fits into the ports that Linux has, and a quarter serves the others.
 const FREE_TIMES: usize = 3;
-/// 16 million: more than any process may have.
-const UNBOUNDED: usize = 1 << 24;
 
 #[cfg(test)]
 mod tests {

@@ -127,6 +127,14 @@ impl Default for RelayLimits {
 }
 
 impl RelayLimits {
+    /// The same where players' sockets have so many descriptors: a quarter of them is left by each client for the others.
+    pub(super) fn within(mut self, descriptors: usize) -> Self {
+        self.streams = self.streams.min(descriptors);
+        let of_one = descriptors - descriptors / 4;
+        self.streams_per_client = self.streams_per_client.min(of_one);
+        self
+    }
+
     pub(super) const fn admission(&self) -> AdmissionLimits {
         AdmissionLimits {
             in_flight: self.handshakes,
@@ -147,6 +155,14 @@ impl RelayLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_clients_players_leave_descriptors_to_the_others() {
+        let limits = RelayLimits::default();
+        let few = limits.clone().within(384);
+        assert_eq!((few.streams, few.streams_per_client), (384, 288));
+        assert_eq!(limits.clone().within(1 << 20), limits);
+    }
 
     #[test]
     fn limits_reach_what_holds_them() {
