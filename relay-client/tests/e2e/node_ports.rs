@@ -98,12 +98,29 @@ fn a_game_that_is_added_finds_its_port_free_though_a_player_had_it() {
         let anna = player(public[0], 1);
         let seen = converse(&anna, &game, 100);
         assert!(UdpSocket::bind(seen).is_err(), "it is hers");
-        let further = Service::both(ports::one(), at(seen.port())).named("further");
-        let further = instance("further", &[further]);
-        world.node.configure(&(world.instances.clone() + &further));
+        let up = world.site.relay.wait_for_line("the tunnel", |line| {
+            line.contains("is up over quic with 127.0.0.1:")
+        });
+        let tunnels: u16 = up.rsplit(':').next().unwrap().parse().unwrap();
+        let public = [(); 2].map(|()| ports::one());
+        let further = [
+            ("hers", public[0], seen.port()),
+            ("tunnels", public[1], tunnels),
+        ];
+        let further = further.map(|(name, public, port)| {
+            instance(name, &[Service::both(public, at(port)).named(name)])
+        });
+        world
+            .node
+            .configure(&(world.instances.clone() + &further.concat()));
         world.client.signal(Signal::HUP);
-        let _added = eventually("the port", || UdpSocket::bind(seen).ok());
+        let _hers = eventually("her port", || UdpSocket::bind(seen).ok());
+        let added = eventually("the tunnel's port", || UdpSocket::bind(at(tunnels)).ok());
+        added.set_read_timeout(Some(HANG)).unwrap();
         assert_ne!(converse(&anna, &game, 100).port(), seen.port());
+        converse(&player(world.site.public(public[1]), 2), &added, 100);
+        // It is the same tunnel.
+        assert!(!world.site.relay.log().contains("is down"));
     });
 }
 
@@ -240,7 +257,7 @@ struct World {
     client: Process,
     node: Node,
     instances: String,
-    _site: Site,
+    site: Site,
 }
 
 impl World {
@@ -270,7 +287,7 @@ impl World {
             client,
             node,
             instances,
-            _site: site,
+            site,
         };
         (world, public)
     }

@@ -98,7 +98,7 @@ pub(crate) struct Established {
 
 #[derive(Debug)]
 pub(crate) enum Transport {
-    Quic(quinn::Connection),
+    Quic(quinn::Connection, quic::ClientEndpoint),
     Lane(Lane),
 }
 
@@ -317,7 +317,7 @@ impl Dialer {
             suite: self.0.suite,
         };
         Ok(Established {
-            transport: Transport::Quic(connection),
+            transport: Transport::Quic(connection, endpoint),
             peer: Some(address),
             relay: answer.process,
             capabilities: answer.capabilities,
@@ -381,12 +381,20 @@ impl Dialer {
 }
 
 /// A UDP socket of its own. It goes with the connection that is made on it, or with the try that made none.
-fn endpoint(ports: &LocalPorts, address: SocketAddr) -> io::Result<quinn::Endpoint> {
+fn endpoint(ports: &LocalPorts, address: SocketAddr) -> io::Result<quic::ClientEndpoint> {
     // Without a network quinn would wait for an answer all the same, and each socket say so in the log.
     ports.source_towards(address)?;
+    quic::client_endpoint(tunnel_socket(ports, address)?, Arc::default())
+}
+
+/// What QUIC to the relay leaves from.
+pub(crate) fn tunnel_socket(
+    ports: &LocalPorts,
+    address: SocketAddr,
+) -> io::Result<std::net::UdpSocket> {
     let udp = ports.bound_udp(Purpose::Tunnel, address)?;
     socket::grow_buffers(&udp, socket::TUNNEL_BUFFER);
-    quic::client_endpoint(udp, Arc::default())
+    Ok(udp)
 }
 
 fn agreed(answer: &Answer) -> Result<u32, VersionMismatch> {

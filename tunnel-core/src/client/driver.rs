@@ -350,6 +350,9 @@ impl Driver {
         let news = self.shared.means.ports.keep_off(instances);
         if !news.is_empty() {
             self.shared.flows.make_way(&news);
+            for active in self.active.iter().chain(&self.retiring) {
+                active.link.make_way(&self.shared.means.ports, &news);
+            }
         }
     }
 

@@ -134,7 +134,7 @@ enum Talk {
 
 async fn redeem(transport: Transport) -> Result<Enrolled, EnrolError> {
     let mut talk = match transport {
-        Transport::Quic(connection) => {
+        Transport::Quic(connection, _endpoint) => {
             let (send, recv) = connection.open_bi().await.map_err(lost)?;
             Talk::Quic(connection, send, recv)
         }

@@ -1,6 +1,7 @@
 //! One tunnel, seen from the client: what serves the relay's streams and datagrams on it.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{
         Shared,
-        dial::{Dialer, Established, FurtherSecret, Transport},
+        dial::{Dialer, Established, FurtherSecret, Transport, tunnel_socket},
         egress::{tcp, udp::Egress},
         offers::Offers,
         path::{HEARD_LOOK, Heard, Hearing, Seen, Sent, SourceChange, Sources},
@@ -31,7 +32,10 @@ use crate::{
         record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    transport::lane::{self, LaneError},
+    transport::{
+        lane::{self, LaneError},
+        quic::ClientEndpoint,
+    },
     tunnel::{
         budget::Budget,
         channel::Channel,
@@ -51,6 +55,8 @@ pub(crate) struct Link {
     relay: ProcessId,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) quic: Option<quinn::Connection>,
+    /// What that leaves from.
+    endpoint: Option<ClientEndpoint>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) sender: Arc<DatagramSender>,
     /// Ends the tunnel and everything on it.
@@ -103,7 +109,7 @@ impl Link {
         let metrics = &shared.metrics;
         let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
-            Transport::Quic(connection) => {
+            Transport::Quic(connection, _) => {
                 let sender = DatagramSender::quic(
                     connection.clone(),
                     metrics.clone(),
@@ -115,11 +121,16 @@ impl Link {
             }
             Transport::Lane(_) => (None, DatagramSender::lanes(queues.clone(), metrics.clone())),
         };
+        let (transport, endpoint) = match transport {
+            Transport::Quic(connection, endpoint) => (Ok(connection), Some(endpoint)),
+            Transport::Lane(lane) => (Err(lane), None),
+        };
         let link = Arc::new(Self {
             transport: name,
             relay,
             peer,
             quic,
+            endpoint,
             budget: Arc::new(Budget::new(
                 shared.memory.clone(),
                 shared.limits.tunnel_memory,
@@ -143,7 +154,7 @@ impl Link {
             queues,
         });
         let control = match transport {
-            Transport::Quic(connection) => {
+            Ok(connection) => {
                 let (send, recv) = connection.open_bi().await?;
                 tokio::spawn(
                     link.clone()
@@ -153,7 +164,7 @@ impl Link {
                 tokio::spawn(link.clone().serve_datagrams(shared.clone(), connection));
                 control::over_quic(send, recv)
             }
-            Transport::Lane(lane) => {
+            Err(lane) => {
                 let (control, carrier) = control::pair();
                 let (link, shared) = (link.clone(), shared.clone());
                 let queue = link.queues.add(shared.metrics.clone());
@@ -328,6 +339,18 @@ impl Link {
             () = watch => {}
             () = self.broken.cancelled() => {}
             () = self.closed.cancelled() => {}
+        }
+    }
+
+    /// A target has come that these ports belong to: QUIC goes on from another.
+    pub(crate) fn make_way(&self, ports: &LocalPorts, of_targets: &HashSet<u16>) {
+        if let (Some(endpoint), Some(peer)) = (&self.endpoint, self.peer)
+            && (endpoint.port()).is_some_and(|port| of_targets.contains(&port))
+        {
+            let moved = tunnel_socket(ports, peer).and_then(|udp| endpoint.move_to(udp));
+            if let Err(error) = moved {
+                tracing::warn!(%error, "the tunnel's port belongs to a target");
+            }
         }
     }
 

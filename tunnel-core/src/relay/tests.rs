@@ -221,7 +221,7 @@ struct Scripted {
     send: quinn::SendStream,
     recv: quinn::RecvStream,
     decoder: Decoder,
-    _endpoint: quinn::Endpoint,
+    _endpoint: quic::ClientEndpoint,
 }
 
 impl Scripted {
@@ -234,7 +234,7 @@ impl Scripted {
     }
 
     /// Proved, and nothing more.
-    async fn proven(identity: &ClientIdentity) -> (quinn::Endpoint, quinn::Connection) {
+    async fn proven(identity: &ClientIdentity) -> (quic::ClientEndpoint, quinn::Connection) {
         let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let endpoint = quic::client_endpoint(socket, Arc::default()).unwrap();
         let known = quic::ClientIdentity {

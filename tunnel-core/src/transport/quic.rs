@@ -28,8 +28,9 @@ mod keys;
 mod socket;
 
 use std::{
-    io,
+    fmt, io,
     net::{SocketAddr, UdpSocket},
+    ops::Deref,
     sync::Arc,
     time::Duration,
 };
@@ -120,16 +121,56 @@ pub(crate) fn relay_filter(
 }
 
 /// A client's endpoint on `socket`: it connects, and answers nobody.
-pub(crate) fn client_endpoint(socket: UdpSocket, drops: Arc<Drops>) -> io::Result<Endpoint> {
+pub(crate) fn client_endpoint(socket: UdpSocket, drops: Arc<Drops>) -> io::Result<ClientEndpoint> {
     let random = || key::random().map(Secret::from).map_err(io::Error::other);
     let cid_key = CidKey::new(random()?);
     let filter = Filter::client(cid_key.clone());
-    Endpoint::new_with_abstract_socket(
-        config::endpoint(cid_key, &random()?),
+    let endpoint = Endpoint::new_with_abstract_socket(
+        config::endpoint(cid_key.clone(), &random()?),
         None,
-        socket::wrap(socket, filter, drops)?,
+        socket::wrap(socket, filter, drops.clone())?,
         Arc::new(quinn::TokioRuntime),
-    )
+    )?;
+    Ok(ClientEndpoint {
+        endpoint,
+        cid_key,
+        drops,
+    })
+}
+
+/// A client's endpoint, which may change its socket.
+pub(crate) struct ClientEndpoint {
+    endpoint: Endpoint,
+    cid_key: CidKey,
+    drops: Arc<Drops>,
+}
+
+impl fmt::Debug for ClientEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint.fmt(f)
+    }
+}
+
+impl Deref for ClientEndpoint {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
+    }
+}
+
+impl ClientEndpoint {
+    /// The port that it has.
+    pub(crate) fn port(&self) -> Option<u16> {
+        Some(self.endpoint.local_addr().ok()?.port())
+    }
+
+    /// Goes on from another socket; its connections migrate.
+    pub(crate) fn move_to(&self, socket: UdpSocket) -> io::Result<()> {
+        let filter = Filter::client(self.cid_key.clone());
+        let socket = socket::wrap(socket, filter, self.drops.clone())?;
+        self.endpoint.rebind_abstract(socket)
+    }
 }
 
 /// Connects to the relay at `address` and proves both identities. It ends at the latest with quinn's idle timeout.

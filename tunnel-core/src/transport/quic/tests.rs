@@ -90,7 +90,7 @@ fn loopback() -> StdSocket {
     socket
 }
 
-fn client() -> Endpoint {
+fn client() -> ClientEndpoint {
     client_endpoint(loopback(), Arc::default()).unwrap()
 }
 
@@ -118,7 +118,12 @@ pub(crate) async fn pair(suite: Suite) -> (quinn::Connection, Answer, Accepted, 
         .await
         .unwrap();
     let accepted = accepting.await.unwrap().unwrap();
-    (connection, answer, accepted, [client, relay.endpoint])
+    (
+        connection,
+        answer,
+        accepted,
+        [client.clone(), relay.endpoint],
+    )
 }
 
 #[tokio::test]
