@@ -73,7 +73,7 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
         let is_short = meter.is_short.swap(false, Ordering::Relaxed);
         let declared = rate.handle_look(sent, is_short);
         talk.handle_look(meter.has_talked.swap(false, Ordering::Relaxed));
-        let is_felt = talk.is_conversation() || !rate.is_idle();
+        let is_felt = talk.is_conversation() || rate.is_game();
         congestion::declare(&connection, Some(declared), is_felt);
         if rate.is_idle() && talk.is_over() {
             meter.is_asleep.store(true, Ordering::Relaxed);
@@ -82,8 +82,8 @@ pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
                 _ = connection.closed() => return,
             }
             if meter.sent.load(Ordering::Relaxed) > 0 {
-                // Nobody knows how large the game becomes, and the first look at it is yet to come.
-                congestion::declare(&connection, None, true);
+                // Nobody knows how large the game becomes, nor whether it is one; the first look at it is yet to come.
+                congestion::declare(&connection, None, false);
             }
         }
     }
@@ -138,12 +138,19 @@ impl Rate {
     fn is_idle(&self) -> bool {
         self.looks == [0; LOOKS]
     }
+
+    /// Somebody plays, and does not just ask who is there.
+    fn is_game(&self) -> bool {
+        self.looks.iter().filter(|look| **look > 0).count() >= GAME_LOOKS
+    }
 }
 
 /// A quarter of a second: ten ticks of a game, and a quarter of what a player would notice.
 const LOOK: Duration = Duration::from_millis(250);
 /// The most of 4 s counts: a game's rate swings with what happens in it.
 const LOOKS: usize = 16;
+/// Of the looks of 4 s, those with datagrams that make it a game: a query, its challenge and its answer take two.
+const GAME_LOOKS: usize = 3;
 /// Of the looks of 2 s, those with talk that make it a conversation: who plays, or types, says something in most of them;
 /// a request and its answer, even after a greeting, take two.
 const TALK_LOOKS: u32 = 3;
@@ -193,6 +200,22 @@ mod tests {
         meter.handle_sent(1_000);
         tokio::time::timeout(hang, is(None)).await.unwrap();
         declares.abort();
+    }
+
+    #[test]
+    fn a_query_is_no_game() {
+        let mut rate = Rate::default();
+        for sent in [100, 1_400, 0, 0, 0] {
+            rate.handle_look(sent, false);
+            assert!(!rate.is_game(), "{rate:?}");
+        }
+        rate.handle_look(100, false);
+        assert!(rate.is_game());
+        // One packet a second is felt for as long as it goes on.
+        for look in 0..40 {
+            rate.handle_look(if look % 4 == 3 { 100 } else { 0 }, false);
+            assert!(rate.is_game(), "{look}");
+        }
     }
 
     #[test]
