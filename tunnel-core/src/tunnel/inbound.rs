@@ -80,9 +80,8 @@ impl Inbound {
                     repairer.handle_source(sequence, &datagram)
                 }
                 Scheme::Repair(repair) => {
-                    if let Some(repairer) = &mut self.repairer {
-                        repairer.handle_repair(sequence, &repair, &payload);
-                    }
+                    let repairer = self.repairer.get_or_insert_default();
+                    repairer.handle_repair(sequence, &repair, &payload);
                     return None;
                 }
             };

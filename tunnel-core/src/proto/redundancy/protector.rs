@@ -249,21 +249,19 @@ impl Window {
             let bundle = bundle.and_then(|at| self.bundles.get(at));
             return Some(bundle.unwrap_or(newest).last + self.settings.ripe);
         }
-        // Nothing came since: time pays, and if nothing is owed, what comes next.
-        let missing = (self.cost() - self.credit).max(0) as u64;
-        let micros = (missing * 1000).checked_div(self.settings.extra.into())?;
-        let paid = self.credit_at + Duration::from_micros(micros + 1);
-        let paid = if self.owes_nothing() {
-            paid.min(newest.last + TAIL)
-        } else {
-            paid
-        };
-        let due = paid.max(newest.last + self.settings.ripe);
+        // Nothing came since: time pays, or after some silence the debts alone, and what comes next pays for this one.
+        let paid = self.reaches(self.cost())?;
+        let advanced = self.reaches(0)?.max(newest.last + TAIL);
+        let due = paid.min(advanced).max(newest.last + self.settings.ripe);
         (due <= newest.last + STALE).then_some(due)
     }
 
-    const fn owes_nothing(&self) -> bool {
-        self.credit >= 0
+    /// When there is so much credit, if nothing comes.
+    fn reaches(&self, wanted: i64) -> Option<Instant> {
+        let missing = (wanted - self.credit).max(0) as u64;
+        let micros = (missing * 1000).div_ceil(u64::from(self.settings.extra).max(1));
+        (self.settings.extra > 0 || missing == 0)
+            .then(|| self.credit_at + Duration::from_micros(micros))
     }
 
     fn repair(&mut self, now: Instant, out: &mut BytesMut) -> bool {
@@ -273,7 +271,7 @@ impl Window {
         self.earn(now);
         self.paid_with = None;
         let is_tail = |bundle: &Bundle| bundle.last + TAIL <= now;
-        let is_advanced = self.owes_nothing() && self.bundles.back().is_some_and(is_tail);
+        let is_advanced = self.credit >= 0 && self.bundles.back().is_some_and(is_tail);
         if self.credit < self.cost() && !is_advanced {
             // A larger datagram came meanwhile.
             return false;
@@ -364,7 +362,7 @@ const CREDIT_BURST: i64 = 8_500_000;
 const TAIL: Duration = Duration::from_millis(20);
 
 /// How long after a datagram a repair of it may still be of use, if only time pays for it: some ticks of a slow game.
-const STALE: Duration = Duration::from_millis(100);
+const STALE: Duration = Duration::from_millis(140);
 
 /// Age from which on no repair covers a datagram: whatever the receiver lacks of it, the game has gone on.
 const OLD: Duration = Duration::from_millis(150);

@@ -64,8 +64,13 @@ impl Repairer {
     /// A repair came: its head, the number it begins with, and its symbol. What it gives is in
     /// [`poll_repaired`](Self::poll_repaired).
     pub fn handle_repair(&mut self, sequence: u16, head: &RepairHead, symbol: &[u8]) {
-        if symbol.len() > SYMBOL_MAX || self.history.is_empty() {
+        if symbol.len() > SYMBOL_MAX {
             return;
+        }
+        if self.history.is_empty() {
+            // The first source of all may be the one that is missing.
+            self.history.resize(HISTORY, Slot::default());
+            self.newest = sequence;
         }
         self.renew();
         if let Some(equation) = self.equation(sequence, head, symbol) {

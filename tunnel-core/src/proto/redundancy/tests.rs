@@ -291,6 +291,38 @@ fn repairs_keep_to_their_budget() {
 }
 
 #[test]
+fn the_first_source_of_all_is_repaired() {
+    let now = Instant::now();
+    let mut protector = Protector::new(ProtectorSettings::default());
+    let (sequence, source) = datagram(&mut protector, Scheme::Source, b"hello");
+    protector.handle_source(now, sequence, &source);
+    let mut out = BytesMut::new();
+    assert!(protector.poll_repair(now + ms(1), &mut out));
+    let (first, repair, symbol) = repair_of(out.freeze());
+    let mut repairer = Repairer::new();
+    repairer.handle_repair(first, &repair, &symbol);
+    assert_eq!(repairer.poll_repaired(), Some(source.clone()));
+    assert!(!repairer.handle_source(sequence, &source), "late");
+}
+
+#[test]
+fn debts_do_not_leave_a_lone_datagram_without_its_repair() {
+    let mut now = Instant::now();
+    let mut protector = Protector::new(ProtectorSettings::default());
+    for round in 0..500 {
+        let (sequence, source) = datagram(&mut protector, Scheme::Source, &[1; 50]);
+        protector.handle_source(now, sequence, &source);
+        let sent = now;
+        let mut out = BytesMut::new();
+        // Each repair is awaited, as by who asks one question after another on a path that loses each.
+        while !protector.poll_repair(now, &mut out) {
+            now = protector.poll_timeout().unwrap();
+        }
+        assert!(now <= sent + ms(140), "{round}: {:?}", now - sent);
+    }
+}
+
+#[test]
 fn the_last_datagrams_before_a_silence_are_repaired_whatever_was_spent_before() {
     let mut now = Instant::now();
     let mut protector = Protector::new(ProtectorSettings::default());
@@ -313,7 +345,7 @@ fn the_last_datagrams_before_a_silence_are_repaired_whatever_was_spent_before() 
         }
         let next = protector.sequence(Scheme::Source);
         assert_eq!(covered, next, "round {round}: all before the silence");
-        assert!(now <= last + ms(100), "{:?}", now - last);
+        assert!(now <= last + ms(140), "{:?}", now - last);
         // The number was taken by none: the window begins anew.
         now += ms(300);
     }
