@@ -23,6 +23,9 @@ pub enum SessionMisbehaved {
     /// Two services of one declaration share an id, or an id was used before.
     #[error("the peer used a service id twice")]
     ServiceIdTwice,
+    /// A client that the relay has not let in yet is asked whether it is there, and has nothing else to say.
+    #[error("the client sent {0} before it was let in")]
+    TooSoon(&'static str),
     /// WELCOME came twice.
     #[error("the relay sent WELCOME twice")]
     WelcomeTwice,
@@ -54,6 +57,8 @@ pub(crate) struct Heartbeat {
     /// When the first PING left of which no word has come.
     unanswered_since: Option<Instant>,
     last_answer: Instant,
+    /// When the newest PING left that was answered.
+    answered: Option<Instant>,
     /// The transport has noticed that what is sent does not arrive.
     is_unheard: bool,
     /// How long an answer may take.
@@ -73,6 +78,7 @@ impl Heartbeat {
             heard: None,
             unanswered_since: None,
             last_answer: now,
+            answered: None,
             is_unheard: false,
             grace: SUSPECT_GRACE,
             liveness: Liveness::Alive,
@@ -110,6 +116,7 @@ impl Heartbeat {
         let answered = (self.outstanding.iter()).position(|(sent, _)| *sent == number)?;
         let (_, at) = self.outstanding.drain(..=answered).next_back()?;
         self.unanswered_since = self.outstanding.front().map(|(_, at)| *at);
+        self.answered = Some(at);
         self.answered(now);
         Some(at)
     }
@@ -184,6 +191,11 @@ impl Heartbeat {
             Some(since) => due.min(since + unheard),
             None => due,
         }
+    }
+
+    /// When the newest PING left that was answered: the other side has lived since.
+    pub(crate) const fn lived_at(&self) -> Option<Instant> {
+        self.answered
     }
 
     pub(crate) const fn rtt(&self) -> Option<Duration> {

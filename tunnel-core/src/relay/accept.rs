@@ -30,7 +30,7 @@ use crate::{
         ingress::udp::replies::Replies,
         pending::{Pending, Place},
         session,
-        supervisor::Command,
+        supervisor::Newcomer,
         tunnel::{Parts, RelayTunnel},
         unadmitted::{discard_datagrams, give_key, reject},
     },
@@ -496,7 +496,6 @@ async fn establish(
         limits: &shared.config.limits,
         metrics,
     };
-    metrics.tunnels_opened.one();
     // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
     let _counted = Gauge::new(metrics, |m| &m.tunnels);
     let tunnel = Arc::new(RelayTunnel::new(parts));
@@ -505,16 +504,13 @@ async fn establish(
     };
     let _further = shared.further.join(&tunnel, proven.suite, proven.exporter);
     let lease = shared.config.limits.lease;
-    let greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, None);
-    let up = Command::Up {
-        tunnel: tunnel.clone(),
+    let greeting = RelaySession::asking(Instant::now(), version, lease, &admission.name);
+    let newcomer = Newcomer {
         admission,
         // A token's secret ends with the token, and is no lasting key.
         psk: proven.hello.token.is_none().then_some(proven.psk),
     };
-    if shared.commands.send(up).await.is_ok() {
-        session::drive(shared, tunnel, control, greeting, from_supervisor).await;
-    }
+    session::drive(shared, tunnel, control, greeting, newcomer, from_supervisor).await;
 }
 
 /// Starts what carries control and datagrams.

@@ -16,20 +16,33 @@ use crate::{
             relay::{RelayEvent, RelaySession},
         },
     },
-    relay::{Shared, supervisor::Command, tunnel::RelayTunnel},
+    relay::{
+        Shared,
+        supervisor::{Command, Newcomer},
+        tunnel::RelayTunnel,
+    },
     transport::admission::Source,
     tunnel::{control::Control, sleep_until, supervise::caught},
 };
 
-/// Runs until the tunnel ends, and tells the supervisor.
+/// Lets a client in that is there, runs until the tunnel ends, and tells the supervisor.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     tunnel: Arc<RelayTunnel>,
     mut control: Control,
     mut session: RelaySession,
+    newcomer: Newcomer,
     mut messages: mpsc::Receiver<Message>,
 ) {
-    let conversation = converse(&shared, &tunnel, &mut control, &mut session, &mut messages);
+    let door = Door::new(newcomer);
+    let conversation = converse(
+        &shared,
+        &tunnel,
+        &mut control,
+        &mut session,
+        door,
+        &mut messages,
+    );
     let reason = caught(conversation).await.unwrap_or_else(|_| {
         let reporter = shared.reporter();
         reporter.panicked(format!("the conversation with {}", tunnel.name));
@@ -66,6 +79,7 @@ async fn converse(
     tunnel: &Arc<RelayTunnel>,
     control: &mut Control,
     session: &mut RelaySession,
+    mut door: Door,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
     // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
@@ -107,6 +121,10 @@ async fn converse(
                 Some(_) => session.poll_own_event(),
             };
             let Some(event) = event else { break };
+            if let RelayEvent::Lived { at } = event {
+                door.knock(shared, tunnel, at).await;
+                continue;
+            }
             match handle(shared, tunnel, event).await {
                 Ok(answer) => asked = asked.or(answer),
                 Err(reason) => return reason,
@@ -114,6 +132,16 @@ async fn converse(
         }
         tokio::select! {
             () = answered(&mut asked), if asked.is_some() => asked = None,
+            decided = door.decided(), if session.is_asking() => match decided {
+                Ok(Some(true)) => session.let_in(),
+                Ok(Some(false)) => session.ask(Instant::now()),
+                // It is told why.
+                Ok(None) => {}
+                Err(TooLate) => {
+                    tunnel.closed.cancel();
+                    return "the client is not there".into();
+                }
+            },
             incoming = control.rx.recv(), if session.is_idle() => {
                 let message = match incoming {
                     Some(Ok(message)) => message,
@@ -128,12 +156,66 @@ async fn converse(
                     return error.to_string();
                 }
             }
-            Some(message) = messages.recv() => session.send(message),
+            Some(message) = messages.recv(), if !door.is_knocking() => session.send(message),
             () = sleep_until(Some(session.poll_timeout())) => session.handle_timeout(Instant::now()),
             () = tunnel.closed.cancelled() => return "closed".into(),
             () = tunnel.retired.cancelled() => return "another path has taken over".into(),
             () = shared.stopped.cancelled() => return "the relay has stopped".into(),
         }
+    }
+}
+
+/// Where a client waits that has proved itself and may be dead by now: what runs goes on until it has shown that it lives, and
+/// later than the last of its key that was let in.
+struct Door {
+    newcomer: Newcomer,
+    /// Whether the supervisor lets it in.
+    asked: Option<oneshot::Receiver<bool>>,
+    until: tokio::time::Instant,
+}
+
+/// It has been waited for long enough.
+struct TooLate;
+
+impl Door {
+    fn new(newcomer: Newcomer) -> Self {
+        Self {
+            newcomer,
+            asked: None,
+            until: tokio::time::Instant::now() + DOOR_PATIENCE,
+        }
+    }
+
+    /// The client was there after `lived_at`.
+    async fn knock(&mut self, shared: &Shared, tunnel: &Arc<RelayTunnel>, lived_at: Instant) {
+        if self.is_knocking() {
+            return;
+        }
+        let (is_in, asked) = oneshot::channel();
+        let up = Command::Up {
+            tunnel: tunnel.clone(),
+            newcomer: self.newcomer.clone(),
+            lived_at,
+            is_in,
+        };
+        if shared.commands.send(up).await.is_ok() {
+            self.asked = Some(asked);
+        }
+    }
+
+    const fn is_knocking(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Whether the client is let in, once that is known. Cancel safe.
+    async fn decided(&mut self) -> Result<Option<bool>, TooLate> {
+        let Some(asked) = &mut self.asked else {
+            tokio::time::sleep_until(self.until).await;
+            return Err(TooLate);
+        };
+        let is_in = asked.await.ok();
+        self.asked = None;
+        Ok(is_in)
     }
 }
 
@@ -201,6 +283,8 @@ async fn goodbye(control: &Control, why: String) {
     }
 }
 
+/// How long a client may take to show that it is there: as long as for everything that it has to say before it is let in.
+const DOOR_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// How long a message may wait for a client that does not read. Its heartbeats are not answered meanwhile.

@@ -33,12 +33,14 @@ mod reconcile;
 /// What the supervisor is told.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A client has proved itself and was admitted.
+    /// A client has proved itself, was admitted, and was there after this moment.
     Up {
         tunnel: Arc<RelayTunnel>,
-        admission: Admission,
-        /// The lasting key that it has proved, unless it was a token's secret.
-        psk: Option<Psk>,
+        newcomer: Newcomer,
+        lived_at: Instant,
+        /// Whether it is let in. If not, another has come since, and the one that lives on may stay. Dropped without a word
+        /// where it is told to go.
+        is_in: oneshot::Sender<bool>,
     },
     /// A client said something.
     Said {
@@ -63,6 +65,14 @@ pub(crate) enum Command {
         grace: Duration,
         done: oneshot::Sender<()>,
     },
+}
+
+/// A client at the door.
+#[derive(Debug, Clone)]
+pub(crate) struct Newcomer {
+    pub(crate) admission: Admission,
+    /// The lasting key that it has proved, unless it was a token's secret.
+    pub(crate) psk: Option<Psk>,
 }
 
 /// State of the supervisor's task.
@@ -92,6 +102,8 @@ struct Client {
     /// What it has proved to have this tunnel.
     psk: Option<Psk>,
     tunnel: Option<Arc<RelayTunnel>>,
+    /// When the last one came up.
+    up_at: Instant,
     /// The tunnel that was lost, whose streams wait for the next one.
     lost: Option<Arc<RelayTunnel>>,
     /// Tunnels before it, which may still carry players.
@@ -207,9 +219,10 @@ impl Supervisor {
         match command {
             Command::Up {
                 tunnel,
-                admission,
-                psk,
-            } => self.handle_up(tunnel, admission, psk),
+                newcomer,
+                lived_at,
+                is_in,
+            } => self.handle_up(tunnel, newcomer, lived_at, is_in),
             Command::Said {
                 tunnel,
                 event,
@@ -234,14 +247,30 @@ impl Supervisor {
         }
     }
 
-    fn handle_up(&mut self, tunnel: Arc<RelayTunnel>, admission: Admission, psk: Option<Psk>) {
+    fn handle_up(
+        &mut self,
+        tunnel: Arc<RelayTunnel>,
+        newcomer: Newcomer,
+        lived_at: Instant,
+        is_in: oneshot::Sender<bool>,
+    ) {
         let key = tunnel.client;
+        let Newcomer { admission, psk } = newcomer;
+        // What a dead process has said, or one has said that has chosen another path since, may be as late as it likes.
+        if (self.clients.get(&key)).is_some_and(|client| client.up_at >= lived_at) {
+            // It has gone meanwhile.
+            _ = is_in.send(false);
+            return;
+        }
         // Between its admission and now the client may have been revoked, or its rights changed.
         let admission = match self.shared.authority.readmit(&key, psk.as_ref()) {
             Ok(now) => now,
             Err(super::Denial::Unavailable(_)) => admission,
             _ => return end(tunnel, Code::Revoked, REVOKED),
         };
+        // It is greeted before it is told anything else.
+        _ = is_in.send(true);
+        self.shared.metrics.tunnels_opened.one();
         let now = Instant::now();
         self.paces.retain(|_, pace| !pace.is_full(now));
         self.apply(Change::Returned { owner: key });
@@ -250,11 +279,13 @@ impl Supervisor {
             admission: admission.clone(),
             psk: None,
             tunnel: None,
+            up_at: now,
             lost: None,
             earlier: VecDeque::new(),
         });
         client.admission = admission;
         client.psk = psk;
+        client.up_at = now;
         let before = client.tunnel.replace(tunnel.clone());
         if let Some(lost) = client.lost.take() {
             if lost.process == tunnel.process {
@@ -382,7 +413,7 @@ impl Supervisor {
                     grace,
                 });
             }
-            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {}
+            RelayEvent::Lived { .. } | RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {}
         }
     }
 
@@ -939,6 +970,7 @@ mod tests {
             },
             psk: None,
             tunnel: None,
+            up_at: Instant::now(),
             lost: None,
             earlier: VecDeque::new(),
         };

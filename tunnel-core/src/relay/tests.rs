@@ -234,14 +234,17 @@ impl Scripted {
     }
 
     /// Proved, and nothing more.
-    async fn proven(identity: &ClientIdentity) -> (quic::ClientEndpoint, quinn::Connection) {
+    async fn proven(
+        identity: &ClientIdentity,
+        process: ProcessId,
+    ) -> (quic::ClientEndpoint, quinn::Connection) {
         let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let endpoint = quic::client_endpoint(socket, Arc::default()).unwrap();
         let known = quic::ClientIdentity {
             secret_key: identity.secret_key.clone(),
             relay: identity.relay_public_key,
             psk: identity.psk.clone(),
-            process: ProcessId::from(key::random::<16>().unwrap()),
+            process,
             versions: SUPPORTED,
             capabilities: Capabilities::SUPPORTED,
             token: None,
@@ -253,7 +256,11 @@ impl Scripted {
     }
 
     async fn connected(identity: ClientIdentity) -> Self {
-        let (endpoint, connection) = Self::proven(&identity).await;
+        Self::connected_as(identity, new_process()).await
+    }
+
+    async fn connected_as(identity: ClientIdentity, process: ProcessId) -> Self {
+        let (endpoint, connection) = Self::proven(&identity, process).await;
         let (send, recv) = connection.open_bi().await.unwrap();
         let mut scripted = Self {
             connection,
@@ -283,21 +290,38 @@ impl Scripted {
         drop(soon("room for a message", self.send.write_all(bytes)).await);
     }
 
-    /// The next message that is no heartbeat; `None` at the end.
+    /// The next message that is no heartbeat, of which each is answered; `None` at the end.
     async fn hear(&mut self) -> Option<Message> {
+        loop {
+            match self.hear_any().await? {
+                Message::Ping { number, .. } => self.say(&Message::Pong { number }).await,
+                Message::Pong { .. } | Message::Lanes { .. } => {}
+                message => return Some(message),
+            }
+        }
+    }
+
+    /// The next message; `None` at the end.
+    async fn hear_any(&mut self) -> Option<Message> {
         soon("a message", async {
             loop {
-                match self.decoder.poll_message().unwrap() {
-                    Some(Message::Ping { .. } | Message::Pong { .. } | Message::Lanes { .. }) => {}
-                    Some(message) => return Some(message),
-                    None => {
-                        let chunk = self.recv.read_chunk(4096, true).await.ok()??;
-                        self.decoder.handle_input(&chunk.bytes);
-                    }
+                if let Some(message) = self.decoder.poll_message().unwrap() {
+                    return Some(message);
                 }
+                let chunk = self.recv.read_chunk(4096, true).await.ok()??;
+                self.decoder.handle_input(&chunk.bytes);
             }
         })
         .await
+    }
+
+    /// The number of the next PING, which is not answered.
+    async fn asked(&mut self) -> u64 {
+        loop {
+            if let Message::Ping { number, .. } = self.hear_any().await.unwrap() {
+                return number;
+            }
+        }
     }
 
     /// Waits for the answer to a PING, past whatever comes before it.
@@ -461,6 +485,10 @@ impl Neighbour {
             assert_eq!(heard[..length], said);
         }
     }
+}
+
+fn new_process() -> ProcessId {
+    ProcessId::from(key::random::<16>().unwrap())
 }
 
 /// The output of a future that must not take for ever.

@@ -63,15 +63,21 @@ impl Insider {
             deframer: Deframer::new(opener),
             control: Decoder::new(),
         };
-        let mut ping = BytesMut::new();
-        Message::Ping {
-            number: 0,
-            heard: None,
+        let (number, heard) = (0, None);
+        insider.says(&Message::Ping { number, heard }).await;
+        loop {
+            match insider.hears().await.unwrap() {
+                Message::Ping { number, .. } => insider.says(&Message::Pong { number }).await,
+                Message::Welcome { .. } => return insider,
+                _ => {}
+            }
         }
-        .encode(&mut ping);
-        insider.send(RecordType::Control, &ping).await;
-        while !matches!(insider.hears().await, Some(Message::Welcome { .. })) {}
-        insider
+    }
+
+    async fn says(&mut self, message: &Message) {
+        let mut encoded = BytesMut::new();
+        message.encode(&mut encoded);
+        self.send(RecordType::Control, &encoded).await;
     }
 
     async fn send(&mut self, kind: RecordType, body: &[u8]) {
@@ -173,13 +179,8 @@ async fn datagrams_that_mean_nothing_are_dropped_and_counted() {
         dropped(lab.relay().metrics()) == (before.drop_malformed + 4, before.drop_unknown_flow + 2)
     })
     .await;
-    let mut ping = BytesMut::new();
-    Message::Ping {
-        number: 77,
-        heard: None,
-    }
-    .encode(&mut ping);
-    insider.send(RecordType::Control, &ping).await;
+    let (number, heard) = (77, None);
+    insider.says(&Message::Ping { number, heard }).await;
     // It stays: a datagram may be of a later version.
     while insider.hears().await != Some(Message::Pong { number: 77 }) {}
     neighbour.goes_on().await;

@@ -51,7 +51,7 @@ fn is_further(recorded: &Recorded) -> bool {
 }
 
 /// A lane's first message, `before` bytes and a length before it, with these.
-fn first_message(stream: &[u8], before: usize) -> &[u8] {
+pub(crate) fn first_message(stream: &[u8], before: usize) -> &[u8] {
     let length = [stream[before], stream[before + 1]];
     &stream[..before + 2 + usize::from(u16::from_be_bytes(length))]
 }

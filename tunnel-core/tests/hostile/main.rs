@@ -8,6 +8,7 @@ mod support;
 
 mod insider;
 mod lanes;
+mod late;
 mod packets;
 mod unproven;
 mod wire;

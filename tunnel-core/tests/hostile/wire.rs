@@ -11,6 +11,7 @@ use tokio::{
         TcpListener, TcpStream, UdpSocket,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -59,6 +60,8 @@ struct State {
     connections: Vec<Recorded>,
     running: Vec<JoinHandle<()>>,
     meddle_tcp: Option<Chunks>,
+    /// Whether all but the first that comes on each TCP connection for the relay is kept back.
+    holds: watch::Sender<bool>,
 }
 
 /// What went over a TCP connection.
@@ -117,6 +120,12 @@ impl Wire {
     /// Does this with the bytes of TCP connections from now on.
     pub(crate) fn meddle_tcp(&self, with: impl FnMut(usize, Way, &mut Vec<u8>) + Send + 'static) {
         self.shared.state.lock().unwrap().meddle_tcp = Some(Box::new(with));
+    }
+
+    /// Keeps back what comes for the relay on TCP connections behind each one's first bytes, until it is released.
+    pub(crate) fn hold_tcp(&self, holds: bool) {
+        let state = self.shared.state.lock().unwrap();
+        state.holds.send_replace(holds);
     }
 
     /// Every datagram so far that went this way.
@@ -230,6 +239,8 @@ impl Shared {
 
     async fn pipe(&self, number: usize, way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut buffer = vec![0; 64 * 1024];
+        let mut holds = self.state.lock().unwrap().holds.subscribe();
+        let mut is_first = true;
         loop {
             let Ok(length @ 1..) = from.read(&mut buffer).await else {
                 // The end of one direction goes on; dropping the half says so.
@@ -246,6 +257,9 @@ impl Shared {
                 if let Some(meddle) = &mut state.meddle_tcp {
                     meddle(number, way, &mut chunk);
                 }
+            }
+            if way == Way::ToRelay && !std::mem::take(&mut is_first) {
+                holds.wait_for(|holds| !holds).await.unwrap();
             }
             if to.write_all(&chunk).await.is_err() {
                 return;

@@ -19,6 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub struct RelaySession {
     heartbeat: Heartbeat,
+    /// What the client is greeted with once it is let in.
+    welcome: Option<Message>,
     messages: VecDeque<Message>,
     events: VecDeque<RelayEvent>,
 }
@@ -57,6 +59,12 @@ pub enum RelayEvent {
         /// Which.
         streams: Vec<StreamId>,
     },
+    /// The client was there after this, when the PING left that it has answered. Until it is let in, it is for others to
+    /// say whether that is late enough.
+    Lived {
+        /// Then.
+        at: Instant,
+    },
     /// Whether the client answers has changed.
     Liveness(Liveness),
 }
@@ -74,9 +82,34 @@ impl RelaySession {
         };
         Self {
             heartbeat: Heartbeat::new(now, HEARTBEAT),
+            welcome: None,
             messages: VecDeque::from([welcome]),
             events: VecDeque::new(),
         }
+    }
+
+    /// Asks a client that has proved itself whether it is still there: what it has said may have been on its way for longer
+    /// than it has lived. It is greeted when it is [let in](Self::let_in).
+    pub fn asking(now: Instant, version: u32, lease: Duration, name: &str) -> Self {
+        let mut session = Self::new(now, version, lease, name, None);
+        session.welcome = session.messages.pop_front();
+        session.ask(now);
+        session
+    }
+
+    /// The client is asked at once whether it is there.
+    pub fn ask(&mut self, now: Instant) {
+        self.heartbeat.ask(now);
+    }
+
+    /// From now on the client may say everything.
+    pub fn let_in(&mut self) {
+        self.messages.extend(self.welcome.take());
+    }
+
+    /// Whether the client has yet to be let in.
+    pub const fn is_asking(&self) -> bool {
+        self.welcome.is_some()
     }
 
     /// A message came from the client.
@@ -85,7 +118,19 @@ impl RelaySession {
         now: Instant,
         message: Message,
     ) -> Result<(), SessionMisbehaved> {
-        if self.heartbeat.handle_message(now, &message) {
+        let lived_before = self.heartbeat.lived_at();
+        let is_alive_again = self.heartbeat.handle_message(now, &message);
+        if self.is_asking() {
+            let lived = self.heartbeat.lived_at();
+            let news = lived.filter(|_| lived != lived_before);
+            self.events.extend(news.map(|at| RelayEvent::Lived { at }));
+            if !matches!(
+                message,
+                Message::Ping { .. } | Message::Pong { .. } | Message::Goodbye { .. }
+            ) {
+                return Err(SessionMisbehaved::TooSoon(message.name()));
+            }
+        } else if is_alive_again {
             self.events.push_back(RelayEvent::Liveness(Liveness::Alive));
         }
         match message {
@@ -122,6 +167,7 @@ impl RelaySession {
     pub fn handle_timeout(&mut self, now: Instant) {
         let (ping, liveness) = self.heartbeat.handle_timeout(now);
         self.messages.extend(ping);
+        let liveness = liveness.filter(|_| !self.is_asking());
         self.events.extend(liveness.map(RelayEvent::Liveness));
     }
 
@@ -143,7 +189,9 @@ impl RelaySession {
     /// The next thing to do, if it is a matter of this tunnel alone.
     pub fn poll_own_event(&mut self) -> Option<RelayEvent> {
         match self.events.front()? {
-            RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => self.events.pop_front(),
+            RelayEvent::Lived { .. } | RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {
+                self.events.pop_front()
+            }
             _ => None,
         }
     }

@@ -882,6 +882,47 @@ fn a_relay_greets_with_version_heartbeat_lease_and_name() {
 }
 
 #[test]
+fn a_relay_that_asks_hears_no_wish_and_greets_who_is_let_in() {
+    let now = Instant::now();
+    let mut relay = RelaySession::asking(now, 1, LEASE, "node-1");
+    assert_eq!(relay.poll_message(), None);
+    assert_eq!(relay.poll_timeout(), now);
+    relay.handle_timeout(now);
+    let Some(Message::Ping { number, .. }) = relay.poll_message() else {
+        panic!("it does not ask");
+    };
+    // The client's own first word is no answer, nor is one to what was not asked.
+    let (first, heard) = (0, None);
+    let ping = Message::Ping {
+        number: first,
+        heard,
+    };
+    relay.handle_message(now, ping).unwrap();
+    assert_eq!(relay.poll_message(), Some(Message::Pong { number: first }));
+    let other = Message::Pong { number: number + 1 };
+    relay.handle_message(now, other).unwrap();
+    assert_eq!(relay.poll_event(), None);
+
+    let later = now + Duration::from_millis(50);
+    relay
+        .handle_message(later, Message::Pong { number })
+        .unwrap();
+    assert_eq!(relay.poll_event(), Some(RelayEvent::Lived { at: now }));
+    let wish = Message::Drain { grace: LEASE };
+    assert_eq!(
+        relay.handle_message(later, wish.clone()),
+        Err(SessionMisbehaved::TooSoon("Drain"))
+    );
+    assert!(relay.is_asking());
+    relay.let_in();
+    assert!(matches!(
+        relay.poll_message(),
+        Some(Message::Welcome { .. })
+    ));
+    relay.handle_message(later, wish).unwrap();
+}
+
+#[test]
 fn a_relay_hands_on_what_the_client_wants() {
     let (mut relay, now) = relay();
     let services = vec![declaration(1), declaration(2)];

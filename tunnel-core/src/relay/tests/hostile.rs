@@ -551,7 +551,7 @@ async fn who_leaves_its_players_waiting_is_followed_by_who_serves_them() {
     drop(client);
 }
 
-/// A client's tunnel over one lane, whose end holds little that is not read.
+/// A client's tunnel over one lane, which has shown that it is there and whose end holds little that is not read.
 async fn only_lane(site: &Site, identity: &ClientIdentity) -> lane::LaneHalves {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(16 * 1024).unwrap();
@@ -571,7 +571,24 @@ async fn only_lane(site: &Site, identity: &ClientIdentity) -> lane::LaneHalves {
         &identity.psk,
         &hello,
     );
-    let (lane, _, _) = soon("a lane", opened).await.unwrap();
+    let (mut lane, _, _) = soon("a lane", opened).await.unwrap();
+    let mut decoder = Decoder::new();
+    let number = soon("the question whether it is there", async {
+        loop {
+            let record = lane.reader.read().await.unwrap();
+            if let Some((RecordType::Control, piece)) = record {
+                decoder.handle_input(&piece);
+            }
+            if let Some(Message::Ping { number, .. }) = decoder.poll_message().unwrap() {
+                return number;
+            }
+        }
+    })
+    .await;
+    let mut encoded = BytesMut::new();
+    Message::Pong { number }.encode(&mut encoded);
+    let answered = lane.writer.write_frame(RecordType::Control, &encoded);
+    answered.await.unwrap();
     lane
 }
 
@@ -590,7 +607,7 @@ async fn one_client_cannot_take_every_tunnels_place() {
     let mut held = Vec::new();
     for _ in 0..12 {
         // Each proves itself, and never opens a control stream.
-        held.push(Scripted::proven(&identity).await);
+        held.push(Scripted::proven(&identity, new_process()).await);
     }
     let refused = || scene.site.relay.metrics().tunnels_refused >= 8;
     until("the refusals", refused).await;

@@ -1,4 +1,4 @@
-//! What a process of a client says of flows once another has taken over from it.
+//! Which process of a client is let in, and what one says of flows once another has taken over from it.
 
 use super::*;
 use crate::proto::datagram::{DatagramHead, FlowId, FlowOpen, Kind};
@@ -84,4 +84,45 @@ async fn superseded() -> Option<()> {
     second.tell(close, &[]).unwrap();
     until("the flow's end", || site.relay.metrics().flows == 0).await;
     Some(())
+}
+
+#[tokio::test]
+async fn who_does_not_answer_takes_nothing_over() {
+    let site = Site::new().await;
+    let process = new_process();
+    let identity = site.identity();
+    let mut first = Scripted::connected_as(identity.clone(), process).await;
+    assert!(matches!(first.hear().await, Some(Message::Welcome { .. })));
+    first.bind("a", 1, Protocol::Tcp, site.port).await;
+    // A path that the process did not choose in the end, and one of a process that is dead by now.
+    for process in [process, new_process()] {
+        let mut late = Scripted::connected_as(identity.clone(), process).await;
+        late.asked().await;
+        // It has no say either.
+        late.declare("a", 1, Protocol::Tcp, site.port + 1).await;
+        assert_eq!(late.goodbye().await, Code::ProtocolError);
+        first.bind("a", 1, Protocol::Tcp, site.port).await;
+    }
+    assert_eq!(site.relay.metrics().tunnels_opened, 1);
+}
+
+#[tokio::test]
+async fn an_answer_from_before_another_came_takes_nothing_over() {
+    let site = Site::new().await;
+    let mut first = Scripted::connected(site.identity()).await;
+    let asked = first.asked().await;
+    let mut second = Scripted::connected(first.identity.clone()).await;
+    assert!(matches!(second.hear().await, Some(Message::Welcome { .. })));
+    first.say(&Message::Pong { number: asked }).await;
+    // Not good enough: it is asked once more.
+    let mut again = first.asked().await;
+    while again == asked {
+        again = first.asked().await;
+    }
+    second.bind("a", 1, Protocol::Tcp, site.port).await;
+    assert_eq!(site.relay.metrics().tunnels_opened, 1);
+    // It lives, and came last: the other is to go.
+    first.say(&Message::Pong { number: again }).await;
+    assert!(matches!(first.hear().await, Some(Message::Welcome { .. })));
+    assert_eq!(second.goodbye().await, Code::Superseded);
 }
