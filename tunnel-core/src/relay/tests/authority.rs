@@ -344,7 +344,7 @@ async fn who_proves_a_spent_key_many_times_holds_a_few_places_and_others_get_in(
     let mut held = Vec::new();
     for _ in 0..MANY {
         // It never asks why it is not let in.
-        held.push(soon("a proof", Scripted::proven(&spent)).await);
+        held.push(soon("a proof", Scripted::proven(&spent, new_process())).await);
     }
     let evicted = || site.relay.metrics().handshakes_evicted;
     until("all but a few to be gone", || evicted() == MANY as u64 - 4).await;
@@ -361,7 +361,7 @@ async fn who_is_not_let_in_yet_may_send_a_few_messages_only() {
     let site = Site::new().await;
     let identity = site.identity();
     let (at_gate, opener) = site.desk.close_gate("admit");
-    let (endpoint, connection) = Scripted::proven(&identity).await;
+    let (endpoint, connection) = Scripted::proven(&identity, new_process()).await;
     soon("the question", at_gate).await.unwrap();
     let (mut send, recv) = connection.open_bi().await.unwrap();
     let mut pings = BytesMut::new();
