@@ -263,7 +263,7 @@ impl RelayBuilder {
             memory,
             lane_streams: Arc::default(),
             next_flow: AtomicU64::new(1),
-            next_stream: Arc::new(AtomicU64::new(1)),
+            next_stream: Arc::new(AtomicU64::new(first_stream(process))),
             next_tunnel: AtomicU64::new(1),
             commands,
             players: TaskTracker::new(),
@@ -436,6 +436,13 @@ pub(crate) struct Config {
     pub(crate) public_bind: IpAddr,
     pub(crate) ports: PortSet,
     pub(crate) limits: RelayLimits,
+}
+
+/// The first stream's id: other processes of the relay begin elsewhere, so that what is late of one is no stream of another.
+/// 61 bits, which leaves as many ids above it.
+fn first_stream(process: ProcessId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *process.as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 3
 }
 
 impl Shared {

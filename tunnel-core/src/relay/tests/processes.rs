@@ -1,7 +1,13 @@
 //! Which process of a client is let in, and what one says of flows once another has taken over from it.
 
 use super::*;
-use crate::proto::datagram::{DatagramHead, FlowId, FlowOpen, Kind};
+use crate::{
+    proto::{
+        datagram::{DatagramHead, FlowId, FlowOpen, Kind},
+        stream::frame::Frame,
+    },
+    tunnel::channel::{Channel, Item},
+};
 
 impl Scripted {
     /// The next datagram that it gets: of which flow, and what opens it.
@@ -125,4 +131,25 @@ async fn an_answer_from_before_another_came_takes_nothing_over() {
     first.say(&Message::Pong { number: again }).await;
     assert!(matches!(first.hear().await, Some(Message::Welcome { .. })));
     assert_eq!(second.goodbye().await, Code::Superseded);
+}
+
+#[tokio::test]
+async fn processes_of_a_relay_have_no_stream_in_common() {
+    let mut first_ids = HashSet::new();
+    for _ in 0..2 {
+        let site = Site::new().await;
+        let mut client = Scripted::at(&site).await;
+        client.bind("a", 1, Protocol::Tcp, site.port).await;
+        let mut players = Vec::new();
+        for n in 0..3 {
+            players.push(site.tcp(site.port).await);
+            let opened = soon("a stream", client.connection.accept_bi()).await;
+            let (send, recv) = opened.unwrap();
+            let first = Channel::quic(send, recv).rx.read().await.unwrap();
+            let Item::Frame(Frame::Open(header)) = first else {
+                panic!("{first:?}");
+            };
+            assert!(first_ids.insert(header.stream), "stream {n}");
+        }
+    }
 }
