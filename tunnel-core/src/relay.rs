@@ -242,8 +242,10 @@ impl RelayBuilder {
             stream_permits: permits(limits.streams),
             streams_by_client: Shares::new(limits.streams_per_client),
             streams_by_address: Shares::new(limits.streams_per_address),
-            tunnel_permits: permits(limits.tunnels),
-            tunnels_by_client: Shares::new(limits.tunnels_per_client.saturating_add(TAKING_OVER)),
+            tunnels_by_client: Shares::among(
+                limits.tunnels,
+                limits.tunnels_per_client.saturating_add(TAKING_OVER),
+            ),
             paths: Paths::new(PATHS_KEPT),
             admission: admission::Admission::shared(limits.admission()),
             config: self.config,
@@ -394,8 +396,7 @@ pub(crate) struct Shared {
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) streams_by_client: Arc<Shares<PublicKey>>,
     pub(crate) streams_by_address: Arc<Shares<Source>>,
-    pub(crate) tunnel_permits: Arc<Semaphore>,
-    /// The same of each client, from its proof on, so that none takes all.
+    /// Of so many clients, and of each so many, from its proof on, so that none takes all.
     pub(crate) tunnels_by_client: Arc<Shares<PublicKey>>,
     /// What is known of the paths to clients, from one tunnel to the next.
     pub(crate) paths: Paths,

@@ -441,15 +441,10 @@ async fn establish(
     admission: Admission,
     place: Option<Place>,
 ) {
+    // A client that has a tunnel may go over to another, however full the relay is.
     let Some(_share) = shared.tunnels_by_client.take(proven.peer) else {
         shared.metrics.tunnels_refused.one();
-        let text = "the client has as many tunnels as it may";
-        return reject(&shared, proven.transport, Code::Limit, text, place).await;
-    };
-    // Before anything changes: a full relay is full for a take-over, too.
-    let Ok(_permit) = shared.tunnel_permits.clone().try_acquire_owned() else {
-        shared.metrics.tunnels_refused.one();
-        let text = "the relay has as many tunnels as it may";
+        let text = "the relay has as many clients as it may, or this one as many tunnels";
         return reject(&shared, proven.transport, Code::Limit, text, place).await;
     };
     drop(place);

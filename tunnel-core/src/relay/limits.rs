@@ -29,7 +29,7 @@ pub struct RelayLimits {
     pub handshake_cpu_permille: u32,
     /// What that part may save up. 250 ms are 500 handshakes: every client of a large relay coming back at once.
     pub handshake_burst: Duration,
-    /// Tunnels at once, of all clients. 1,024: each takes a few hundred KiB, and one VPS serves fewer nodes.
+    /// Clients that have tunnels at once. 1,024: each tunnel takes a few hundred KiB, and one VPS serves fewer nodes.
     pub tunnels: usize,
     /// Tunnels of one client at once: the one in use, and those before it that end with their last player. 8; the
     /// oldest goes for a new one.

@@ -11,6 +11,7 @@ use crate::tunnel::datagrams::lock;
 /// How many each key holds.
 #[derive(Debug)]
 pub(crate) struct Shares<K> {
+    keys: usize,
     most: usize,
     held: Mutex<HashMap<K, usize>>,
 }
@@ -25,7 +26,13 @@ pub(crate) struct Share<K: Copy + Eq + Hash> {
 impl<K: Copy + Eq + Hash> Shares<K> {
     /// Each key may hold so many.
     pub(crate) fn new(most: usize) -> Arc<Self> {
+        Self::among(usize::MAX, most)
+    }
+
+    /// So many keys may hold some at once, each so many. Who holds some is not kept from more by the others.
+    pub(crate) fn among(keys: usize, most: usize) -> Arc<Self> {
         Arc::new(Self {
+            keys,
             most,
             held: Mutex::default(),
         })
@@ -34,6 +41,9 @@ impl<K: Copy + Eq + Hash> Shares<K> {
     /// One more for this key, if it may have it.
     pub(crate) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
         let mut held = lock(&self.held);
+        if held.len() >= self.keys && !held.contains_key(&key) {
+            return None;
+        }
         let count = held.entry(key).or_default();
         if *count >= self.most {
             if *count == 0 {
@@ -76,5 +86,15 @@ mod tests {
         assert!(shares.take(1).is_some());
         assert_eq!(lock(&shares.held).len(), 1);
         assert!(Shares::new(0).take(1).is_none());
+    }
+
+    #[test]
+    fn one_key_too_many_holds_nothing_and_those_that_hold_some_have_more() {
+        let shares = Shares::among(2, 2);
+        let (one, _two) = (shares.take(1).unwrap(), shares.take(2).unwrap());
+        assert!(shares.take(3).is_none());
+        let _more = shares.take(2).unwrap();
+        drop(one);
+        assert!(shares.take(3).is_some());
     }
 }

@@ -153,3 +153,32 @@ async fn processes_of_a_relay_have_no_stream_in_common() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_full_relay_lets_a_client_change_its_path_and_nobody_else_in() {
+    let limits = RelayLimits {
+        tunnels: 1,
+        ..RelayLimits::default()
+    };
+    let site = Site::with(limits).await;
+    let (identity, process) = (site.identity(), new_process());
+    let mut first = Scripted::connected_as(identity.clone(), process).await;
+    assert!(matches!(first.hear().await, Some(Message::Welcome { .. })));
+    let mut other = Scripted::connected(site.identity()).await;
+    let refused = other.hear().await;
+    assert!(
+        matches!(
+            refused,
+            Some(Message::Reject {
+                code: Code::Limit,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    // Another path of the process, and another process.
+    for process in [process, new_process()] {
+        let mut next = Scripted::connected_as(identity.clone(), process).await;
+        assert!(matches!(next.hear().await, Some(Message::Welcome { .. })));
+    }
+}
