@@ -66,7 +66,7 @@ impl<T> Waited<T> {
     /// How long it may go on waiting, if it is still of use: for `age` since it came, or since the queue last `moved`, for a burst is
     /// not old while it leaves. A player of whom something waits for long sends more than the path carries: then all the wait counts.
     pub(crate) fn left(&self, now: Instant, moved: Instant, age: Duration) -> Option<Duration> {
-        let is_burst = now.saturating_duration_since(self.began) <= age * BURST_AGES;
+        let is_burst = now.saturating_duration_since(self.began) <= age.saturating_mul(BURST_AGES);
         let counts_from = if is_burst {
             self.came.max(moved)
         } else {
@@ -363,6 +363,15 @@ mod tests {
         let next = queue.pop().unwrap();
         let end = start + Duration::from_millis(3_000);
         assert!(end - next.came <= AGE + Duration::from_millis(2));
+    }
+
+    #[test]
+    fn an_age_without_end_drops_nothing() {
+        let (mut queue, start) = (Fair::default(), Instant::now());
+        queue.push(start, player(7, 1), 1, 4096);
+        let next = queue.pop().unwrap();
+        let later = start + Duration::from_secs(3_600);
+        assert!(next.left(later, start, Duration::MAX).is_some());
     }
 
     #[test]
