@@ -63,9 +63,11 @@ pub(super) struct Heard {
     since: Option<Instant>,
     is_told: bool,
     /// In which of the last looks something had come, the newest in the lowest bit.
-    came: u8,
+    came: u16,
     /// Questions that may be asked yet.
     asks: u8,
+    /// And once more, where those have left together or not at all, for the process was busy.
+    more: u8,
 }
 
 /// What is known of a connection at one moment, counted from its beginning.
@@ -105,7 +107,7 @@ impl Heard {
         let before = std::mem::replace(&mut self.seen, seen);
         let has_come = seen.received != before.received;
         let was_busy = self.came.count_ones() >= BUSY;
-        self.came = self.came << 1 | u8::from(has_come);
+        self.came = self.came << 1 | u16::from(has_come);
         if seen.acks != before.acks {
             (self.sent, self.since, self.is_told) = (seen.sent, None, false);
         }
@@ -113,16 +115,17 @@ impl Heard {
             self.asks = 0;
         } else if was_busy && self.came & QUIET == 0 {
             // It is forgotten, so that it is asked of once.
-            (self.came, self.asks) = (0, ASKS);
+            (self.came, self.asks, self.more) = (0, ASKS, ASKS_MORE);
         }
+        let mut unheard = 0;
         if seen.sent.frames == self.sent.frames {
             self.since = None;
         } else {
             let since = *self.since.get_or_insert(now);
             let frames = seen.sent.frames - self.sent.frames;
-            let unheard = frames.min(seen.sent.packets - self.sent.packets);
+            unheard = frames.min(seen.sent.packets - self.sent.packets);
             let (enough, least) = match self.asks {
-                1 => (u64::from(ASKS) - 1, ASKED_LEAST),
+                1 => (ASKED, ASKED_LEAST),
                 _ => (UNHEARD_PACKETS, UNHEARD_LEAST),
             };
             let patience = least.max(rtt.saturating_mul(UNHEARD_ROUND_TRIPS));
@@ -131,6 +134,10 @@ impl Heard {
                 (self.is_told, self.asks) = (true, 0);
                 return Some(Hearing::Unheard);
             }
+        }
+        if self.asks == 1 && unheard < ASKED && self.more > 0 {
+            self.more -= 1;
+            return Some(Hearing::Ask);
         }
         // The last one stands for the wait.
         (self.asks > 1).then(|| {
@@ -184,13 +191,18 @@ impl Damper {
 
 /// How often a connection is looked at: twenty times a second, a lock and a copy of its counters.
 pub(super) const HEARD_LOOK: Duration = Duration::from_millis(50);
-/// In so many of the last eight looks something has come where a game was played until just now.
-const BUSY: u32 = 5;
+/// In so many of the last 16 looks something has come where a game was played until just now. On a busy machine what has come is
+/// seen in every other look or fewer, and all the more of it.
+const BUSY: u32 = 6;
 /// The looks in which nothing has come then.
-const QUIET: u8 = 0b111;
+const QUIET: u16 = 0b111;
 /// Questions that are asked when nothing comes any more, one at each look, and one more for the wait: with what QUIC repeats of
 /// them by itself, a path that loses a third each way answers one of them in 97 of 100 cases.
 const ASKS: u8 = 5;
+/// So many packets with questions stay unanswered where nobody is there.
+const ASKED: u64 = ASKS as u64 - 1;
+/// Further questions, until so many have left: another three looks for each.
+const ASKS_MORE: u8 = 12;
 /// How long the answers may take at least: 250 ms.
 const ASKED_LEAST: Duration = Duration::from_millis(250);
 /// Packets without an acknowledgement that make a path suspect: ten. Where one in three is lost, each way, that happens once
@@ -329,7 +341,14 @@ mod tests {
             &'a [(usize, Between)],
             &'a [(usize, Hearing)],
         );
-        let cases: [Case<'_>; 11] = [
+        let together = Between {
+            packets: 1,
+            frames: 1,
+            ..silence
+        };
+        let bursts = [(1, plays), (1, silence)].repeat(6);
+        let bursts = [&bursts[..], &[(2, silence), (4, asks), (20, silence)]].concat();
+        let cases: [Case<'_>; 13] = [
             ("a game that is heard", RTT, &[(99, plays)], &[]),
             ("silence", RTT, &[(99, silence)], &[]),
             (
@@ -361,6 +380,33 @@ mod tests {
                 RTT,
                 &[(10, hears), (3, silence), (4, asks), (20, silence)],
                 &[ask(12), ask(13), ask(14), ask(15), unheard(18)],
+            ),
+            (
+                "a game that a busy machine brings in bursts, and then no more",
+                RTT,
+                &bursts,
+                &[ask(13), ask(14), ask(15), ask(16), unheard(19)],
+            ),
+            (
+                "questions that leave late and together",
+                RTT,
+                &[
+                    (10, hears),
+                    (6, silence),
+                    (1, together),
+                    (4, asks),
+                    (20, silence),
+                ],
+                &[
+                    ask(12),
+                    ask(13),
+                    ask(14),
+                    ask(15),
+                    ask(16),
+                    ask(17),
+                    ask(18),
+                    unheard(21),
+                ],
             ),
             (
                 "players who have left",
