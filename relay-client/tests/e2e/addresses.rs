@@ -110,7 +110,12 @@ fn a_server_that_answers_from_the_machines_other_address_is_heard() {
     drop(everywhere);
     // One that answers from where it is asked is heard as well.
     let there = udp_server(target);
-    converse(&udp_player(site.public(port)), &there, 100);
+    let player = udp_player(site.public(port));
+    let seen = converse(&player, &there, 100);
+    // From then on nobody else is, for another may have the same port at the other address.
+    let other = udp_server((Ipv4Addr::LOCALHOST, target_port).into());
+    other.send_to(b"a lie", seen).unwrap();
+    converse(&player, &there, 100);
 }
 
 /// A relay, and a client with a service whose target is `srv_1`.

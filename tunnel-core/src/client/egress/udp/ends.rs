@@ -1,6 +1,10 @@
 //! A flow's end towards its target: a connected socket, so that only the target's answers come in.
 
-use std::{io, net::SocketAddr};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
@@ -16,6 +20,8 @@ pub(super) struct Ends {
     main: UdpSocket,
     /// The same port, connected to where the kernel has the target answer from instead, if that is another address.
     twin: Option<UdpSocket>,
+    /// The target answers from where it is asked: then nobody else does.
+    answers_there: AtomicBool,
 }
 
 impl Ends {
@@ -32,6 +38,7 @@ impl Ends {
         Ok(Self {
             main: UdpSocket::from_std(main)?,
             twin: twin.map(UdpSocket::from_std).transpose()?,
+            answers_there: AtomicBool::new(false),
         })
     }
 
@@ -50,7 +57,7 @@ impl Ends {
     pub(super) async fn ready(&self) -> io::Result<()> {
         // That nobody listens makes a socket no more readable.
         let main = self.main.ready(Interest::READABLE | Interest::ERROR);
-        match &self.twin {
+        match self.twin() {
             None => main.await.map(drop),
             Some(twin) => tokio::select! {
                 ready = main => ready.map(drop),
@@ -61,12 +68,23 @@ impl Ends {
 
     pub(super) fn try_recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.try_take_error()?;
-        match (self.main.try_recv(buffer), &self.twin) {
-            (Err(error), Some(twin)) if error.kind() == io::ErrorKind::WouldBlock => {
-                twin.try_recv(buffer)
+        let received = self.main.try_recv(buffer);
+        let Some(twin) = self.twin() else {
+            return received;
+        };
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => twin.try_recv(buffer),
+            Ok(_) => {
+                self.answers_there.store(true, Ordering::Relaxed);
+                received
             }
-            (received, _) => received,
+            Err(_) => received,
         }
+    }
+
+    fn twin(&self) -> Option<&UdpSocket> {
+        let twin = self.twin.as_ref();
+        twin.filter(|_| !self.answers_there.load(Ordering::Relaxed))
     }
 
     fn try_take_error(&self) -> io::Result<()> {
