@@ -196,7 +196,7 @@ async fn tunnels_are_bounded(via: Via) {
     hang("a refusal", async {
         loop {
             if let Some(Ok(Event::Reconnecting { reason, .. })) = events.next().await
-                && reason.contains("as many tunnels as it may")
+                && reason.contains("as many clients as it may")
             {
                 return;
             }
