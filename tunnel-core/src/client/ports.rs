@@ -156,13 +156,20 @@ impl LocalPorts {
         )
     }
 
-    /// Where to try, from anywhere on. None is the peer's own port: a connection has two ends.
+    /// Where to try, in an order of its own each time: neighbours of a taken port are taken more often than others. None is the
+    /// peer's own port: a connection has two ends.
     fn candidates(&self, purpose: Purpose, peer: u16) -> io::Result<impl Iterator<Item = u16>> {
         let pool = self.pool(purpose);
-        let count = u32::from(*pool.end() - *pool.start()) + 1;
-        let start = u32::from(u16::from_ne_bytes(key::random().map_err(io::Error::other)?)) % count;
+        let count = u64::from(*pool.end() - *pool.start()) + 1;
+        let [a, b, c, d] = key::random().map_err(io::Error::other)?;
+        let start = u64::from(u16::from_ne_bytes([a, b])) % count;
+        let from = u64::from(u16::from_ne_bytes([c, d])) % count;
+        // One with no divisor in common with the pool meets each port once.
+        let stride = (from..).find(|stride| greatest_common_divisor(*stride, count) == 1);
+        let stride = stride.unwrap_or(1);
         let targets = self.targets.load_full();
-        let all = (0..count).map(move |step| *pool.start() + ((start + step) % count) as u16);
+        let all =
+            (0..count).map(move |step| *pool.start() + ((start + step * stride) % count) as u16);
         let free = all.filter(move |port| {
             *port != peer && !targets.contains(port) && !self.reserved.contains(port)
         });
@@ -177,6 +184,13 @@ impl LocalPorts {
         };
         first..=last - kept
     }
+}
+
+const fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
+    while other > 0 {
+        (one, other) = (other, one % other);
+    }
+    one
 }
 
 /// Somebody has the port, or nobody may.

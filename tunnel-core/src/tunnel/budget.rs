@@ -26,7 +26,7 @@ impl Memory {
     /// is left for the next.
     fn share(&self, own: u64) -> u64 {
         let free = (self.most).saturating_sub(self.held.load(Ordering::Relaxed));
-        (free + own) / SHARE
+        free.saturating_add(own) / SHARE
     }
 
     fn take(&self, bytes: u64) {

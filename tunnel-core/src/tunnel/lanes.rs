@@ -183,9 +183,11 @@ async fn carry_in(
     handler: &mut dyn DatagramHandler,
 ) -> Result<(), LaneError> {
     loop {
-        let mut next = reader.read().await?;
-        for _ in 0..BATCH {
-            match next {
+        let mut next = Some(reader.read().await?);
+        // Whatever has been read is handled, or it would be lost: a batch ends before the next record is taken.
+        for left in (0..BATCH).rev() {
+            let Some(record) = next else { break };
+            match record {
                 None => return Ok(()),
                 Some((RecordType::Datagram, datagram)) => handler.handle(datagram),
                 Some((RecordType::Control, piece)) => {
@@ -202,10 +204,10 @@ async fn carry_in(
                 Some((RecordType::Pong, _)) => {}
                 Some((kind, _)) => return Err(unexpected(kind)),
             }
-            match now_or_never(reader.read()).await {
-                Some(record) => next = record?,
-                None => break,
-            }
+            next = match left {
+                0 => None,
+                _ => now_or_never(reader.read()).await.transpose()?,
+            };
         }
         handler.flush();
     }
@@ -369,6 +371,36 @@ mod tests {
             let heard = self.far.reader.read().await.unwrap();
             assert!(matches!(heard, Some((RecordType::Ping, _))), "{heard:?}");
         }
+    }
+
+    /// Keeps the first byte of each datagram.
+    #[derive(Default)]
+    struct Keep(Vec<u8>);
+
+    impl DatagramHandler for Keep {
+        fn handle(&mut self, datagram: Bytes) {
+            self.0.push(datagram[0]);
+        }
+
+        fn flush(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn a_lane_loses_nothing_however_much_has_come_at_once() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let lane = |io, role| {
+            LaneHalves::new(Io::Mem(io), Suite::Aes256Gcm, &Secret::from([7; 32]), role).unwrap()
+        };
+        let (near, mut far) = (lane(near, Role::Relay), lane(far, Role::Client));
+        let all: Vec<u8> = (0..=255).collect();
+        for &n in &all {
+            let sent = far.writer.write_frame(RecordType::Datagram, &[n]).await;
+            sent.unwrap();
+        }
+        drop(far);
+        let (mut kept, (pong, _pongs)) = (Keep::default(), mpsc::channel(1));
+        carry_in(*near.reader, None, pong, &mut kept).await.unwrap();
+        assert_eq!(kept.0, all);
     }
 
     #[tokio::test(start_paused = true)]

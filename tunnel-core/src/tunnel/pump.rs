@@ -750,7 +750,11 @@ impl<'a> Stream<'a> {
                 let waiting = state.recv.waiting();
                 return Err(StreamMisbehaved::WindowExceeded { waiting }.into());
             }
-            Err(Full::All) => return Err(StreamEnd::Stalled),
+            // Who reads what comes is not the one that holds too much.
+            Err(Full::All) if state.recv.waiting() > STALLED_LEAST => {
+                return Err(StreamEnd::Stalled);
+            }
+            Err(Full::All) => {}
         }
         state.waiting.push(data);
         self.measure(&mut state);
@@ -880,3 +884,6 @@ const FOLLOW_PATIENCE: Duration = Duration::from_secs(3);
 const BUDGET_RETRY: Duration = Duration::from_millis(10);
 /// How often a stream that waits for its reader looks whether it stalls the tunnel.
 const STALL_LOOK: Duration = Duration::from_secs(10);
+
+/// What a stream that is not stalled may have waiting for its socket, in bytes: a few chunks.
+const STALLED_LEAST: u64 = 64 * 1024;

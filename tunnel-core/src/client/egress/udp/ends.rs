@@ -32,9 +32,10 @@ impl Ends {
         // it has given us: 127.0.0.1 for 127.0.1.1. Where they differ, nothing else tells which it will be.
         let is_elsewhere = local.ip() != remote.ip() && ports.is_ours(remote.ip());
         let answers_from = SocketAddr::new(local.ip(), remote.port());
+        // Where there can be none, most servers answer from where they are asked all the same.
         let twin = is_elsewhere
             .then(|| socket::join_udp(&main, local, answers_from))
-            .transpose()?;
+            .and_then(Result::ok);
         Ok(Self {
             main: UdpSocket::from_std(main)?,
             twin: twin.map(UdpSocket::from_std).transpose()?,
