@@ -60,7 +60,8 @@ impl LocalPorts {
 
     /// How many there are for players.
     pub(crate) fn count(&self) -> usize {
-        self.pool(Purpose::Player).count()
+        let pool = self.pool(Purpose::Player);
+        pool.filter(|port| !self.reserved.contains(port)).count()
     }
 
     /// A UDP socket of its own, connected, so that only the peer's answers come in.
@@ -90,12 +91,23 @@ impl LocalPorts {
         if purpose == Purpose::Player {
             socket::grow_buffers(&socket, socket::FLOW_BUFFER);
         }
-        for port in self.candidates(purpose, peer.port())? {
+        let bind = |port| {
             let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
-            match socket2::SockRef::from(&socket).bind(&local.into()) {
+            socket2::SockRef::from(&socket).bind(&local.into())
+        };
+        let mut may_choose = false;
+        for port in self.candidates(purpose, peer.port())? {
+            match bind(port) {
                 Ok(()) => return Ok(socket),
-                Err(error) if is_taken(&error) => {}
+                Err(error) if is_taken(&error) => may_choose |= !is_denied(&error),
                 Err(error) => return Err(error),
+            }
+        }
+        if !may_choose {
+            // There is no port to choose from, or choosing is forbidden: better one that the system chooses than none.
+            bind(0)?;
+            if !self.is_targets(socket.local_addr()?.port(), peer) {
+                return Ok(socket);
             }
         }
         Err(io::ErrorKind::AddrInUse.into())
@@ -104,7 +116,7 @@ impl LocalPorts {
     /// A connection. One that has just ended does not keep its port from the next one to the same peer; nor do those to
     /// other peers.
     pub(crate) async fn tcp(&self, purpose: Purpose, peer: SocketAddr) -> io::Result<TcpStream> {
-        let mut checked = false;
+        let (mut checked, mut may_choose) = (false, false);
         for port in self.candidates(purpose, peer.port())? {
             let socket = match peer {
                 SocketAddr::V4(_) => TcpSocket::new_v4(),
@@ -121,12 +133,15 @@ impl LocalPorts {
             socket.set_reuseaddr(true)?;
             let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
             match socket.bind(local) {
-                Ok(()) => {}
-                Err(error) if is_taken(&error) => continue,
+                Ok(()) => may_choose = true,
+                Err(error) if is_taken(&error) => {
+                    may_choose |= !is_denied(&error);
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
             match socket.connect(peer).await {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                Err(error) if is_in_use(&error) => {
                     // There is such a connection, or no address to connect from.
                     if !std::mem::replace(&mut checked, true) {
                         self.source_towards(peer)?;
@@ -135,7 +150,18 @@ impl LocalPorts {
                 connected => return connected,
             }
         }
+        if !may_choose {
+            let connected = TcpStream::connect(peer).await?;
+            if !self.is_targets(connected.local_addr()?.port(), peer) {
+                return Ok(connected);
+            }
+        }
         Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Whether a port is a target's, or the peer's own.
+    fn is_targets(&self, port: u16, peer: SocketAddr) -> bool {
+        port == peer.port() || self.targets.load().contains(&port)
     }
 
     /// The address of this machine from which packets to `peer` leave at the moment. Nothing is sent.
@@ -201,6 +227,19 @@ fn is_taken(error: &io::Error) -> bool {
     )
 }
 
+/// Nobody may choose it.
+fn is_denied(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// There is such a connection already: each system has its own word for that.
+fn is_in_use(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse
+    )
+}
+
 fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     let mut ends = text.split_whitespace().map(str::parse);
     let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next()) else {
@@ -260,7 +299,7 @@ mod tests {
     #[test]
     fn no_port_of_a_target_is_a_candidate_nor_what_is_left_for_the_machine() {
         let ports = LocalPorts::new(1_000..=1_016, HashSet::from([1_003]));
-        assert_eq!(ports.count(), 15);
+        assert_eq!(ports.count(), 14);
         let all = |purpose| {
             let mut all: Vec<_> = ports.candidates(purpose, 1_005).unwrap().collect();
             all.sort_unstable();
@@ -299,9 +338,13 @@ mod tests {
                     _ => ports.tcp(Purpose::Player, peer).await.unwrap_err(),
                 };
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-                // Nobody is to arrive at himself.
+                // Where there is none to choose from the system chooses, but nobody is to arrive at himself.
                 let own = SocketAddr::new(ip, port);
-                assert!(ports.tcp(Purpose::Player, own).await.is_err());
+                let connected = ports.tcp(Purpose::Player, own).await;
+                assert_eq!(connected.is_ok(), peer.port() == 2);
+                if let Ok(connected) = connected {
+                    assert_ne!(connected.local_addr().unwrap().port(), port);
+                }
             }
         }
     }

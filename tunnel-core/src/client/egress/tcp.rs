@@ -1,9 +1,12 @@
 //! A stream's way to its target.
 
 use std::{
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -213,24 +216,35 @@ async fn connect_to(
     peer: SocketAddr,
     deadline: Instant,
 ) -> io::Result<TcpStream> {
-    let mut connected = Err(io::ErrorKind::AddrInUse.into());
+    let has_none = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     // Whoever waits already goes first.
     if target.queue.try_lock().is_ok() {
-        connected = ports.tcp(Purpose::Player, peer).await;
-    }
-    let has_none = |connected: &io::Result<_>| {
-        (connected.as_ref()).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-    };
-    if has_none(&connected) {
-        let turn = tokio::time::timeout_at(deadline, target.queue.lock()).await;
-        let _turn = turn.map_err(|_| io::ErrorKind::AddrInUse)?;
-        connected = ports.tcp(Purpose::Player, peer).await;
-        while has_none(&connected) && Instant::now() + PORT_LOOK < deadline {
-            tokio::time::sleep(PORT_LOOK).await;
-            connected = ports.tcp(Purpose::Player, peer).await;
+        match ports.tcp(Purpose::Player, peer).await {
+            Err(error) if has_none(&error) => {}
+            connected => return tuned(connected?),
         }
     }
-    let socket = connected?;
+    let turn = tokio::time::timeout_at(deadline, target.queue.lock()).await;
+    let turn = turn.map_err(|_| io::ErrorKind::AddrInUse)?;
+    loop {
+        let mut connecting = pin!(ports.tcp(Purpose::Player, peer));
+        // Without a port it fails at once. Who has one is connecting, for as long as that takes, and the next has its turn.
+        match poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await {
+            Poll::Pending => {
+                drop(turn);
+                return tuned(connecting.await?);
+            }
+            Poll::Ready(Err(error))
+                if has_none(&error) && Instant::now() + PORT_LOOK < deadline =>
+            {
+                tokio::time::sleep(PORT_LOOK).await;
+            }
+            Poll::Ready(connected) => return tuned(connected?),
+        }
+    }
+}
+
+fn tuned(socket: TcpStream) -> io::Result<TcpStream> {
     socket::tune_player(&socket)?;
     Ok(socket)
 }
