@@ -42,6 +42,7 @@ use crate::{
         control::{self, Control},
         datagrams::{DatagramSender, LaneQueues},
         lanes::{DatagramHandler, IDLE_PING, Lane, carry, probe, read_quic_datagrams},
+        protection::Source,
         supervise,
         watch::LaneWatch,
     },
@@ -110,12 +111,17 @@ impl Link {
         let queues = Arc::new(LaneQueues::new(shared.limits.queues()));
         let (quic, sender) = match &transport {
             Transport::Quic(connection, _) => {
+                let ports = shared.means.ports.clone();
+                let source = Source(Arc::new(move |peer| ports.source_towards(peer).ok()));
                 let sender = DatagramSender::quic(
                     connection.clone(),
                     metrics.clone(),
                     shared.limits.queues(),
                     capabilities,
-                    shared.paths.to(dialer.relay_public_key()),
+                    shared
+                        .paths
+                        .to(dialer.relay_public_key())
+                        .leaving_from(source),
                 );
                 (Some(connection.clone()), sender)
             }

@@ -1,7 +1,7 @@
 //! Redundancy at work: numbers what leaves over QUIC, and sends copies and repairs of it when their time has come.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
@@ -60,6 +60,17 @@ type PathEnds = (Option<IpAddr>, IpAddr);
 pub(crate) struct PathTo {
     paths: Paths,
     peer: PublicKey,
+    source: Option<Source>,
+}
+
+/// Finds the address from which packets to another leave at the moment.
+#[derive(Clone)]
+pub(crate) struct Source(pub(crate) Arc<dyn Fn(SocketAddr) -> Option<IpAddr> + Send + Sync>);
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 impl Paths {
@@ -72,11 +83,28 @@ impl Paths {
         PathTo {
             paths: self.clone(),
             peer,
+            source: None,
         }
     }
 }
 
 impl PathTo {
+    /// The same from a side that dials: its connection does not say where it leaves from.
+    pub(crate) fn leaving_from(self, source: Source) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
+    /// The ends of the path that a connection takes now.
+    fn ends(&self, connection: &quinn::Connection) -> PathEnds {
+        let peer = connection.remote_address();
+        let ours = connection.local_ip();
+        let ours = ours.or_else(|| (self.source.as_ref()?.0)(peer));
+        (ours, peer.ip())
+    }
+
     fn recall(&self, ends: PathEnds) -> PathEvidence {
         lock(&self.paths.0).get(Instant::now(), &self.peer, &ends)
     }
@@ -84,11 +112,6 @@ impl PathTo {
     fn keep(&self, ends: PathEnds, evidence: PathEvidence) {
         lock(&self.paths.0).keep(Instant::now(), self.peer, ends, evidence);
     }
-}
-
-/// The ends of the path that a connection takes now.
-fn ends(connection: &quinn::Connection) -> PathEnds {
-    (connection.local_ip(), connection.remote_address().ip())
 }
 
 impl Protection {
@@ -245,7 +268,7 @@ impl Protection {
     fn sample(&self, sampler: &mut Sampler, connection: &quinn::Connection) {
         let now = Instant::now();
         match sampler.next {
-            None => sampler.resume(now),
+            None => sampler.resume(now, connection),
             Some(next) if next > now => return,
             Some(_) => {
                 let bytes = self.adaptive_bytes.swap(0, Ordering::Relaxed);
@@ -258,6 +281,8 @@ impl Protection {
                 sampler.take(now, bytes, told, connection);
                 if sampler.adaptive.is_in_doubt() {
                     self.ask();
+                } else {
+                    lock(&self.prober).pause();
                 }
             }
         }
@@ -283,7 +308,7 @@ struct Sampler {
 
 impl Sampler {
     fn new(path: PathTo, connection: &quinn::Connection) -> Self {
-        let ends = ends(connection);
+        let ends = path.ends(connection);
         Self {
             adaptive: Adaptive::new(path.recall(ends)),
             path,
@@ -295,16 +320,18 @@ impl Sampler {
         }
     }
 
-    /// Something moves again. What QUIC has sent and lost meanwhile counts with the next sample: heartbeats prove a path as well.
-    fn resume(&mut self, now: Instant) {
+    /// Something moves again. What QUIC has sent and lost meanwhile was not looked at in time to prove anything.
+    fn resume(&mut self, now: Instant, connection: &quinn::Connection) {
         let age = now.saturating_duration_since(self.since);
         self.adaptive.handle_silence(age);
+        let path = connection.stats().path;
+        (self.sent, self.lost) = (path.sent_packets, path.lost_packets);
         self.since = now;
         self.next = Some(now + SAMPLE);
     }
 
     fn take(&mut self, now: Instant, bytes: u64, told: Told, connection: &quinn::Connection) {
-        let ends = ends(connection);
+        let ends = self.path.ends(connection);
         if ends != self.ends {
             self.ends = ends;
             self.adaptive = Adaptive::new(self.path.recall(ends));

@@ -63,14 +63,25 @@ pub struct Told {
 }
 
 /// Asks, and reads the answers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Prober {
     next: u16,
     /// Questions on their way, oldest first, each with what was sent before it.
     asked: VecDeque<(u16, u64)>,
-    /// What was sent, and what of it had arrived, by the last answer.
-    known: (u64, u32),
+    /// What was sent, and what of it had arrived, by the last answer; `None` where the next one is to count from.
+    known: Option<(u64, u32)>,
     told: Told,
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            asked: VecDeque::new(),
+            known: Some((0, 0)),
+            told: Told::default(),
+        }
+    }
 }
 
 impl Prober {
@@ -93,12 +104,20 @@ impl Prober {
         let Some((_, sent)) = self.asked.drain(..=place).next_back() else {
             return;
         };
-        let newly = sent.saturating_sub(self.known.0);
+        let Some(known) = self.known.replace((sent, arrived)) else {
+            return;
+        };
+        let newly = sent.saturating_sub(known.0);
         // Whatever the other side says, no more than twice of what was sent has come.
-        let arrived_newly = u64::from(arrived.wrapping_sub(self.known.1)).min(2 * newly);
+        let arrived_newly = u64::from(arrived.wrapping_sub(known.1)).min(2 * newly);
         self.told.sent += newly;
         self.told.lost += newly as i64 - arrived_newly as i64;
-        self.known = (sent, arrived);
+    }
+
+    /// Nothing is asked for a while: what the next answers tell is not to be thinned by what has come till then.
+    pub fn pause(&mut self) {
+        self.asked.clear();
+        self.known = None;
     }
 
     /// What was told since the last call.
@@ -118,6 +137,19 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+
+    #[test]
+    fn what_came_while_nobody_asked_does_not_thin_what_is_lost() {
+        let mut prober = Prober::default();
+        prober.pause();
+        for (sent, arrived) in [(360_000, 360_000), (360_100, 360_099)] {
+            let Probe::Question(id) = prober.ask(sent) else {
+                panic!("no question");
+            };
+            prober.handle_answer(id, arrived);
+        }
+        assert_eq!(prober.take(), Told { sent: 100, lost: 1 });
+    }
 
     #[test]
     fn what_is_written_is_read_and_what_is_none_is_not() {
