@@ -130,7 +130,8 @@ async fn what_all_tunnels_hold_together_is_bounded_in_both_directions(via: Via) 
     let sum = |of: fn(&Snapshot) -> u64| clients.iter().map(|it| of(&it.metrics())).sum::<u64>();
     let relay = lab.relay().metrics();
     let up = relay.stream_bytes_in - sum(|it| it.stream_bytes_in);
-    assert!(up > 0 && up <= SMALL, "{up} bytes are held that were sent");
+    // Of streams that have made room by now nothing is held.
+    assert!(up <= SMALL, "{up} bytes are held that were sent");
     // The clients may send more than can wait here.
     until("a stream to make room", || {
         lab.relay().metrics().stream_limit > 0
