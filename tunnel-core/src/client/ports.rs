@@ -118,16 +118,7 @@ impl LocalPorts {
     pub(crate) async fn tcp(&self, purpose: Purpose, peer: SocketAddr) -> io::Result<TcpStream> {
         let (mut checked, mut may_choose) = (false, false);
         for port in self.candidates(purpose, peer.port())? {
-            let socket = match peer {
-                SocketAddr::V4(_) => TcpSocket::new_v4(),
-                SocketAddr::V6(_) => TcpSocket::new_v6(),
-            }?;
-            if peer.is_ipv6() {
-                socket2::SockRef::from(&socket).set_only_v6(true)?;
-            }
-            if purpose == Purpose::Tunnel && !peer.ip().is_loopback() {
-                lane::keep_segments_short(&socket);
-            }
+            let socket = tcp_socket(purpose, peer)?;
             // A port serves connections to many peers, and a server that starts may have it all the same.
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
@@ -151,7 +142,7 @@ impl LocalPorts {
             }
         }
         if !may_choose {
-            let connected = TcpStream::connect(peer).await?;
+            let connected = tcp_socket(purpose, peer)?.connect(peer).await?;
             if !self.is_targets(connected.local_addr()?.port(), peer) {
                 return Ok(connected);
             }
@@ -210,6 +201,21 @@ impl LocalPorts {
         };
         first..=last - kept
     }
+}
+
+/// A TCP socket to connect to `peer` with.
+fn tcp_socket(purpose: Purpose, peer: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match peer {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if peer.is_ipv6() {
+        socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
+    if purpose == Purpose::Tunnel && !peer.ip().is_loopback() {
+        lane::keep_segments_short(&socket);
+    }
+    Ok(socket)
 }
 
 const fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
