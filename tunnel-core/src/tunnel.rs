@@ -17,6 +17,8 @@ pub(crate) mod turn;
 pub(crate) mod waiting;
 pub(crate) mod watch;
 
+use std::{future::Future, pin::pin, task::Poll};
+
 pub(crate) use datagrams::QueueLimits;
 
 /// Where tests make a task panic; nothing anywhere else.
@@ -27,6 +29,18 @@ macro_rules! fault {
     };
 }
 pub(crate) use fault;
+
+/// The output of a future that is ready now.
+pub(crate) async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
 
 /// Sleeps until then; for ever without a time.
 pub(crate) async fn sleep_until(at: Option<std::time::Instant>) {

@@ -2,10 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    future::Future,
-    pin::pin,
     sync::{Mutex, OnceLock},
-    task::Poll,
     time::Duration,
 };
 
@@ -25,6 +22,7 @@ use crate::{
     tunnel::{
         control::{ControlCarrier, ControlInput},
         datagrams::{LaneQueue, lock},
+        now_or_never,
     },
 };
 
@@ -185,8 +183,8 @@ async fn carry_in(
     loop {
         let mut next = Some(reader.read().await?);
         // Whatever has been read is handled, or it would be lost: a batch ends before the next record is taken.
-        for left in (0..BATCH).rev() {
-            let Some(record) = next else { break };
+        let mut left = BATCH;
+        while let Some(record) = next {
             match record {
                 None => return Ok(()),
                 Some((RecordType::Datagram, datagram)) => handler.handle(datagram),
@@ -204,6 +202,7 @@ async fn carry_in(
                 Some((RecordType::Pong, _)) => {}
                 Some((kind, _)) => return Err(unexpected(kind)),
             }
+            left -= 1;
             next = match left {
                 0 => None,
                 _ => now_or_never(reader.read()).await.transpose()?,
@@ -289,18 +288,6 @@ pub(crate) async fn read_quic_datagrams(
         // A flood must not keep the thread from everybody else.
         tokio::task::consume_budget().await;
     }
-}
-
-/// The output of a future that is ready now.
-async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    std::future::poll_fn(|context| {
-        Poll::Ready(match future.as_mut().poll(context) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 async fn next_message(control: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {

@@ -1,12 +1,10 @@
 //! A stream's way to its target.
 
 use std::{
-    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::pin,
     sync::{Arc, atomic::Ordering},
-    task::Poll,
     time::Duration,
 };
 
@@ -28,7 +26,7 @@ use crate::{
     socket,
     tunnel::{
         channel::{Channel, Item},
-        fault,
+        fault, now_or_never,
         pump::{self, Direction},
     },
 };
@@ -229,17 +227,15 @@ async fn connect_to(
     loop {
         let mut connecting = pin!(ports.tcp(Purpose::Player, peer));
         // Without a port it fails at once. Who has one is connecting, for as long as that takes, and the next has its turn.
-        match poll_fn(|cx| Poll::Ready(connecting.as_mut().poll(cx))).await {
-            Poll::Pending => {
+        match now_or_never(connecting.as_mut()).await {
+            None => {
                 drop(turn);
                 return tuned(connecting.await?);
             }
-            Poll::Ready(Err(error))
-                if has_none(&error) && Instant::now() + PORT_LOOK < deadline =>
-            {
+            Some(Err(error)) if has_none(&error) && Instant::now() + PORT_LOOK < deadline => {
                 tokio::time::sleep(PORT_LOOK).await;
             }
-            Poll::Ready(connected) => return tuned(connected?),
+            Some(connected) => return tuned(connected?),
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     },
     metrics::{Gauge, Metrics},
     proto::datagram::{DatagramHead, FlowId},
-    tunnel::{datagrams::lock, fair::Whose, fault, rare::rare},
+    tunnel::{datagrams::lock, fair::Whose, fault, rare::rare, sleep_until},
 };
 
 /// What a flow is, whatever its id: how a player is known again.
@@ -456,13 +456,6 @@ impl Entered {
                 }
             }
         });
-    }
-}
-
-async fn sleep_until(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until.into()).await,
-        None => std::future::pending().await,
     }
 }
 
