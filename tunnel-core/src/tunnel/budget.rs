@@ -83,13 +83,14 @@ impl Budget {
         self.most.min(self.memory.share(held).max(HELD_MIN))
     }
 
-    /// Bytes came that their socket does not take yet; they wait in any case, until [`waited`](Self::waited).
-    pub(crate) fn wait(&self, bytes: u64) -> Result<(), Full> {
+    /// Bytes came that their socket does not take yet, of a stream of which `own` bytes wait with them; they wait in any case, until
+    /// [`waited`](Self::waited). Where all hold too much, who reads what comes is not the one to go.
+    pub(crate) fn wait(&self, bytes: u64, own: u64) -> Result<(), Full> {
         let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.memory.take(bytes);
         if waiting > WAITING_MAX {
             Err(Full::Tunnel)
-        } else if waiting > self.memory.share(waiting).max(WAITING_MIN) {
+        } else if own > READER_MOST && waiting > self.memory.share(waiting).max(WAITING_MIN) {
             Err(Full::All)
         } else {
             Ok(())
@@ -124,6 +125,8 @@ impl Drop for Budget {
 const WAITING_MAX: u64 = 64 * 1024 * 1024;
 /// What may wait on a tunnel however much the others hold: 1 MiB, a game's players with a dozen slow connections.
 const WAITING_MIN: u64 = 1 << 20;
+/// What a stream whose reader keeps up may have waiting: a few chunks.
+const READER_MOST: u64 = 64 * 1024;
 /// What may be held however much the others hold: 256 KiB, sixteen streams' smallest share.
 const HELD_MIN: u64 = 16 * GRANT_MIN;
 /// A tunnel may hold a quarter of what is free: its whole 60 MiB while 300 of 512 are held, and 5 MiB each where a hundred hold all
@@ -144,8 +147,8 @@ mod tests {
         assert_eq!(budget.free(), TUNNEL_BUDGET);
         budget.take(TUNNEL_BUDGET);
         assert!(budget.free() == 0 && budget.is_short());
-        assert_eq!(budget.wait(WAITING_MAX), Ok(()));
-        assert_eq!(budget.wait(1), Err(Full::Tunnel));
+        assert_eq!(budget.wait(WAITING_MAX, MIB), Ok(()));
+        assert_eq!(budget.wait(1, MIB), Err(Full::Tunnel));
     }
 
     #[test]
@@ -160,7 +163,7 @@ mod tests {
                 while budget.free() > 0 {
                     budget.take(budget.free().min(64 * 1024));
                 }
-                while budget.wait(64 * 1024).is_ok() {}
+                while budget.wait(64 * 1024, MIB).is_ok() {}
                 budget
             })
             .collect();
@@ -177,9 +180,16 @@ mod tests {
         let (greedy, modest) = [(); 2]
             .map(|()| Budget::new(memory.clone(), TUNNEL_BUDGET))
             .into();
-        while greedy.wait(64 * 1024).is_ok() {}
-        assert_eq!(greedy.wait(1), Err(Full::All));
-        assert_eq!(modest.wait(MIB), Ok(()));
+        while greedy.wait(64 * 1024, MIB).is_ok() {}
+        assert_eq!(greedy.wait(1, MIB), Err(Full::All));
+        assert_eq!(modest.wait(MIB, MIB), Ok(()));
         assert!(modest.free() >= MIB);
+    }
+    #[test]
+    fn who_reads_what_comes_does_not_go_for_who_does_not() {
+        let budget = Budget::new(Memory::new(0), TUNNEL_BUDGET);
+        assert_eq!(budget.wait(WAITING_MIN, WAITING_MIN), Ok(()));
+        assert_eq!(budget.wait(1_000, READER_MOST), Ok(()));
+        assert_eq!(budget.wait(1_000, READER_MOST + 1), Err(Full::All));
     }
 }

@@ -439,7 +439,7 @@ impl<'a> Stream<'a> {
         };
         carrier.budget.take(held);
         // What a tunnel may keep was checked when it came.
-        _ = carrier.budget.wait(waiting);
+        _ = carrier.budget.wait(waiting, waiting);
         self.leave();
         self.carrier = carrier;
     }
@@ -744,17 +744,13 @@ impl<'a> Stream<'a> {
         let mut state = lock(&self.state);
         let length = data.len() as u64;
         state.recv.handle_data(length)?;
-        match self.carrier.budget.wait(length) {
+        let own = state.recv.waiting();
+        match self.carrier.budget.wait(length, own) {
             Ok(()) => {}
             Err(Full::Tunnel) => {
-                let waiting = state.recv.waiting();
-                return Err(StreamMisbehaved::WindowExceeded { waiting }.into());
+                return Err(StreamMisbehaved::WindowExceeded { waiting: own }.into());
             }
-            // Who reads what comes is not the one that holds too much.
-            Err(Full::All) if state.recv.waiting() > STALLED_LEAST => {
-                return Err(StreamEnd::Stalled);
-            }
-            Err(Full::All) => {}
+            Err(Full::All) => return Err(StreamEnd::Stalled),
         }
         state.waiting.push(data);
         self.measure(&mut state);
@@ -884,6 +880,3 @@ const FOLLOW_PATIENCE: Duration = Duration::from_secs(3);
 const BUDGET_RETRY: Duration = Duration::from_millis(10);
 /// How often a stream that waits for its reader looks whether it stalls the tunnel.
 const STALL_LOOK: Duration = Duration::from_secs(10);
-
-/// What a stream that is not stalled may have waiting for its socket, in bytes: a few chunks.
-const STALLED_LEAST: u64 = 64 * 1024;
