@@ -513,10 +513,7 @@ impl Supervisor {
         }
         for action in actions {
             if let Err(refused) = self.execute(tunnel, action, &mut opened).await {
-                let actions = self.apply(Change::Failed {
-                    instance: instance.clone(),
-                });
-                self.release(actions);
+                self.fail(instance.clone());
                 return Err(refused);
             }
         }
@@ -639,22 +636,36 @@ impl Supervisor {
                 instance: instance.clone(),
             });
             self.release(actions);
-            if let Some(tunnel) = self
-                .clients
-                .get(&owner)
-                .and_then(|client| client.tunnel.as_ref())
-            {
-                let text = Text::new("the relay's operator has taken the permission back");
-                tell(
-                    tunnel,
-                    Message::Unbound {
-                        instance,
-                        revision,
-                        code: Code::NotPermitted,
-                        text,
-                    },
-                );
-            }
+            let text = "the relay's operator has taken the permission back";
+            self.tell_unbound(&owner, instance, revision, Code::NotPermitted, text);
+        }
+    }
+
+    /// Gives an instance up of which a part is not served.
+    fn fail(&mut self, instance: InstanceId) {
+        let actions = self.apply(Change::Failed { instance });
+        self.release(actions);
+    }
+
+    /// Tells a client, if it has a tunnel, that one of its instances is served no more.
+    fn tell_unbound(
+        &self,
+        owner: &PublicKey,
+        instance: InstanceId,
+        revision: Revision,
+        code: Code,
+        text: &str,
+    ) {
+        let client = self.clients.get(owner);
+        if let Some(tunnel) = client.and_then(|client| client.tunnel.as_ref()) {
+            let text = Text::new(text);
+            let unbound = Message::Unbound {
+                instance,
+                revision,
+                code,
+                text,
+            };
+            tell(tunnel, unbound);
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Supervisor, tell};
+use super::Supervisor;
 use crate::{
     instance::InstanceId,
-    proto::message::{Code, Message, Text},
+    proto::message::Code,
     relay::registry::{Binding, Change},
 };
 
@@ -38,21 +38,10 @@ impl Supervisor {
     fn give_up(&mut self, instance: InstanceId) {
         let revision = self.registry.revision(&instance);
         let owner = self.registry.owner(&instance);
-        let actions = self.apply(Change::Failed {
-            instance: instance.clone(),
-        });
-        self.release(actions);
-        let tunnel = owner
-            .and_then(|owner| self.clients.get(&owner))
-            .and_then(|client| client.tunnel.as_ref());
-        if let (Some(tunnel), Some(revision)) = (tunnel, revision) {
-            let unbound = Message::Unbound {
-                instance,
-                revision,
-                code: Code::Internal,
-                text: Text::new("the relay failed"),
-            };
-            tell(tunnel, unbound);
+        self.fail(instance.clone());
+        if let (Some(owner), Some(revision)) = (owner, revision) {
+            let text = "the relay failed";
+            self.tell_unbound(&owner, instance, revision, Code::Internal, text);
         }
     }
 }
