@@ -255,21 +255,29 @@ impl Scripted {
         (endpoint, connection)
     }
 
-    async fn connected(identity: ClientIdentity) -> Self {
-        Self::connected_as(identity, new_process()).await
-    }
-
-    async fn connected_as(identity: ClientIdentity, process: ProcessId) -> Self {
-        let (endpoint, connection) = Self::proven(&identity, process).await;
+    /// The control stream is open, and nothing was said on it.
+    async fn opened(
+        identity: ClientIdentity,
+        (endpoint, connection): (quic::ClientEndpoint, quinn::Connection),
+    ) -> Self {
         let (send, recv) = connection.open_bi().await.unwrap();
-        let mut scripted = Self {
+        Self {
             connection,
             identity,
             send,
             recv,
             decoder: Decoder::new(),
             _endpoint: endpoint,
-        };
+        }
+    }
+
+    async fn connected(identity: ClientIdentity) -> Self {
+        Self::connected_as(identity, new_process()).await
+    }
+
+    async fn connected_as(identity: ClientIdentity, process: ProcessId) -> Self {
+        let proven = Self::proven(&identity, process).await;
+        let mut scripted = Self::opened(identity, proven).await;
         scripted
             .say(&Message::Ping {
                 number: 0,

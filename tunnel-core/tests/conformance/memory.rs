@@ -123,14 +123,19 @@ async fn what_all_tunnels_hold_together_is_bounded_in_both_directions(via: Via) 
             (player, game)
         })
     });
+    let stuffing = stuffing.collect::<Vec<_>>();
+    let sum = |of: fn(&Snapshot) -> u64| clients.iter().map(|it| of(&it.metrics())).sum::<u64>();
+    // What arrives meanwhile counts as not held any more.
+    let up = || {
+        let sent = lab.relay().metrics().stream_bytes_in;
+        sent.saturating_sub(sum(|it| it.stream_bytes_in))
+    };
+    until("bytes to be held that were sent", || up() > 0).await;
     let mut open = Vec::new();
-    for stuffed in stuffing.collect::<Vec<_>>() {
+    for stuffed in stuffing {
         open.push(hang("a stalled connection", stuffed).await.unwrap());
     }
-    let sum = |of: fn(&Snapshot) -> u64| clients.iter().map(|it| of(&it.metrics())).sum::<u64>();
-    let relay = lab.relay().metrics();
-    let up = relay.stream_bytes_in - sum(|it| it.stream_bytes_in);
-    // Of streams that have made room by now nothing is held.
+    let up = up();
     assert!(up <= SMALL, "{up} bytes are held that were sent");
     // The clients may send more than can wait here.
     until("a stream to make room", || {

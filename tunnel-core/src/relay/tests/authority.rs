@@ -361,36 +361,25 @@ async fn who_is_not_let_in_yet_may_send_a_few_messages_only() {
     let site = Site::new().await;
     let identity = site.identity();
     let (at_gate, opener) = site.desk.close_gate("admit");
-    let (endpoint, connection) = Scripted::proven(&identity, new_process()).await;
+    let proven = Scripted::proven(&identity, new_process()).await;
     soon("the question", at_gate).await.unwrap();
-    let (mut send, recv) = connection.open_bi().await.unwrap();
-    let mut pings = BytesMut::new();
-    let mut one = 0;
-    while pings.len() < 1 << 20 {
-        let ping = Message::Ping {
-            number: 0,
-            heard: None,
-        };
-        ping.encode(&mut pings);
-        one = one.max(pings.len() * usize::from(one == 0));
-    }
+    let mut client = Scripted::opened(identity, proven).await;
+    let mut ping = BytesMut::new();
+    let message = Message::Ping {
+        number: 0,
+        heard: None,
+    };
+    message.encode(&mut ping);
+    let pings = ping.repeat((1 << 20) / ping.len() + 1);
     let mut sent = 0;
     let silence = Duration::from_millis(300);
-    while let Ok(more) = timeout(silence, send.write(&pings[sent..])).await {
+    while let Ok(more) = timeout(silence, client.send.write(&pings[sent..])).await {
         sent += more.unwrap();
     }
     assert!(sent > 0 && sent <= 16 << 10, "{sent}");
     opener.send(()).unwrap();
-    let mut client = Scripted {
-        connection,
-        identity,
-        send,
-        recv,
-        decoder: Decoder::new(),
-        _endpoint: endpoint,
-    };
     // The answer to what it hears must not come between the halves of a message.
-    let whole = sent.next_multiple_of(one);
+    let whole = sent.next_multiple_of(ping.len());
     client.say_bytes(&pings[sent..whole]).await;
     let first = client.hear().await;
     assert!(matches!(first, Some(Message::Welcome { .. })), "{first:?}");
