@@ -10,7 +10,7 @@ use crate::harness::{
     ports,
     programs::local_address,
     requires,
-    site::{Service, Site, instance},
+    site::{Service, Site, block, instance},
 };
 
 #[test]
@@ -29,10 +29,7 @@ fn players_stay_when_the_nodes_address_changes_and_udp_is_blocked() {
     isolated(|| {
         let far = FarSide::new();
         let site = Site::elsewhere(far.address.into(), &far.prefix());
-        let port = site.listen.port();
-        filter(&format!(
-            "chain in {{ type filter hook input priority 0; udp sport {port} drop; }}"
-        ));
+        block("udp", &site);
         players_stay(&far, &site, "lane");
     });
 }
@@ -49,9 +46,7 @@ fn players_stay(far: &FarSide, site: &Site, transport: &str) {
     node.configure(&instance("game-1", &declared));
     let client = node.start();
     client.wait_until_ready();
-    client.wait_for_line("the transport", |line| {
-        line.contains(&format!("is up over {transport}"))
-    });
+    client.wait_until_up_over(transport);
 
     let mut streams = services.map(|(_, port, target)| {
         let server = listen(target);
@@ -120,9 +115,7 @@ fn rotates(transport: &str, rules: &str) {
     node.configure(&instance("game-1", &services));
     let client = node.start();
     client.wait_until_ready();
-    client.wait_for_line("the transport", |line| {
-        line.contains(&format!("is up over {transport}"))
-    });
+    client.wait_until_up_over(transport);
     let servers = Crowd::new();
     servers.echo(game.1);
     servers.echo(bulk.1);

@@ -1,29 +1,27 @@
 //! Targets with several addresses, and game servers that answer from another than the one they are asked at.
 
 use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
 use crate::harness::{
     HANG,
     crowd::Crowd,
-    namespace::own_hosts,
     players::{accept, connect, converse, listen, udp_player, udp_server},
-    ports,
-    process::Process,
-    requires,
-    site::{Service, Site, instance},
+    ports, requires,
+    site::{Service, Site},
+    world::World,
 };
 
 #[test]
 fn what_the_first_address_refuses_goes_on_to_the_second() {
     requires!("unshare", "mount");
-    let Some(world) = World::new("::1 srv_1\n127.0.0.1 srv_1\n") else {
+    let Some(world) = patient("::1 srv_1\n127.0.0.1 srv_1\n") else {
         return;
     };
-    world.knows_the_name();
+    knows_the_name(&world);
     let crowd = Crowd::new();
     crowd.witness(world.target([127, 0, 0, 1]));
     let players: Vec<_> = (0..20).map(|_| udp_player(world.public)).collect();
@@ -40,10 +38,10 @@ fn what_the_first_address_refuses_goes_on_to_the_second() {
 #[test]
 fn the_address_that_has_answered_is_the_next_players_first() {
     requires!("unshare", "mount");
-    let Some(world) = World::new("::1 srv_1\n127.0.0.1 srv_1\n") else {
+    let Some(world) = patient("::1 srv_1\n127.0.0.1 srv_1\n") else {
         return;
     };
-    world.knows_the_name();
+    knows_the_name(&world);
     let second = world.target([127, 0, 0, 1]);
     let game = udp_server(second);
     converse(&udp_player(world.public), &game, 100);
@@ -67,10 +65,10 @@ fn the_address_that_has_answered_is_the_next_players_first() {
 #[test]
 fn an_address_that_is_silent_costs_the_first_player_a_moment_and_the_next_nothing() {
     requires!("unshare", "mount");
-    let Some(world) = World::new("127.0.0.5 srv_1\n127.0.0.6 srv_1\n") else {
+    let Some(world) = patient("127.0.0.5 srv_1\n127.0.0.6 srv_1\n") else {
         return;
     };
-    world.knows_the_name();
+    knows_the_name(&world);
     let silent = udp_server(world.target([127, 0, 0, 5]));
     let crowd = Crowd::new();
     crowd.witness(world.target([127, 0, 0, 6]));
@@ -118,56 +116,22 @@ fn a_server_that_answers_from_the_machines_other_address_is_heard() {
     converse(&player, &there, 100);
 }
 
-/// A relay, and a client with a service whose target is `srv_1`.
-struct World {
-    public: SocketAddr,
-    target_port: u16,
-    client: Process,
-    _site: Site,
+/// Each datagram is sent once, however busy the machine is.
+fn patient(hosts: &str) -> Option<World> {
+    World::with(hosts, "\n[limits]\ndatagram_age_ms = 10000\n")
 }
 
-impl World {
-    fn new(hosts: &str) -> Option<Self> {
-        let mut site = Site::start();
-        // Each datagram is sent once, however busy the machine is.
-        let patient = "\n[limits]\ndatagram_age_ms = 10000\n";
-        let config = fs::read_to_string(site.relay_config()).unwrap();
-        fs::write(site.relay_config(), config + patient).unwrap();
-        site.restart_relay();
-        let hosts_file = site.path("hosts");
-        fs::write(&hosts_file, hosts).unwrap();
-        let prefix = own_hosts(&hosts_file)?;
-        let node = site.node("node-1");
-        let (port, target_port) = (ports::one(), ports::one());
-        let target = format!("srv_1:{target_port}");
-        let service = Service::new("both", port.to_string(), target);
-        node.configure(&(instance("game-1", &[service]) + patient));
-        let client = node.start_inside(&prefix);
-        client.wait_until_ready();
-        Some(Self {
-            public: site.public(port),
-            target_port,
-            client,
-            _site: site,
-        })
-    }
-
-    /// Waits until the client has looked the name up; a stream waits for that.
-    fn knows_the_name(&self) {
-        // Nobody listens: he is refused.
-        let mut player = connect(self.public);
-        player.set_read_timeout(Some(HANG)).unwrap();
-        let refused = io::Read::read(&mut player, &mut [0]);
-        assert!(refused.is_err(), "somebody listens");
-        self.client.wait_for_line("the reason", |line| {
-            let place = format!("srv_1:{}", self.target_port);
-            line.contains("service main") && line.contains(&format!("nothing listens at {place}"))
-        });
-    }
-
-    fn target(&self, ip: impl Into<IpAddr>) -> SocketAddr {
-        SocketAddr::new(ip.into(), self.target_port)
-    }
+/// Waits until the client has looked the name up; a stream waits for that.
+fn knows_the_name(world: &World) {
+    // Nobody listens: he is refused.
+    let mut player = connect(world.public);
+    player.set_read_timeout(Some(HANG)).unwrap();
+    let refused = io::Read::read(&mut player, &mut [0]);
+    assert!(refused.is_err(), "somebody listens");
+    world.client.wait_for_line("the reason", |line| {
+        let place = format!("srv_1:{}", world.target_port);
+        line.contains("service main") && line.contains(&format!("nothing listens at {place}"))
+    });
 }
 
 /// The issue's own bound: the one kind of wall-clock time that a test may hold.

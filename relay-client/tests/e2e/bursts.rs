@@ -10,13 +10,13 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 use crate::harness::{
     heavy,
-    namespace::{FarSide, filter, isolated},
+    namespace::{FarSide, isolated},
     players::{converse, udp_server},
     ports,
     process::{command, run},
     programs::local_address,
     requires,
-    site::{Service, Site, instance},
+    site::{Service, Site, block, instance},
 };
 
 #[test]
@@ -42,10 +42,7 @@ fn loads_at_once(transport: &str) {
         run("tc", &mut there).success();
         let site = Site::elsewhere(far.address.into(), &prefix);
         if transport == "lane" {
-            let port = site.listen.port();
-            filter(&format!(
-                "chain in {{ type filter hook input priority 0; udp sport {port} drop; }}"
-            ));
+            block("udp", &site);
         }
         let target = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::one()));
         let port = ports::one();
@@ -53,9 +50,7 @@ fn loads_at_once(transport: &str) {
         node.configure(&instance("game", &[Service::udp(port, target)]));
         let client = node.start();
         client.wait_until_ready();
-        client.wait_for_line("the transport", |line| {
-            line.contains(&format!("is up over {transport}"))
-        });
+        client.wait_until_up_over(transport);
         // The players are beside the relay: the tunnel alone has the path.
         let public = site.public(port);
         let players = far.visit(|| [(); 2].map(|()| player(public)));

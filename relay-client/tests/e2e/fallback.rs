@@ -17,7 +17,7 @@ use crate::harness::{
     ports,
     programs::{curl_sha256, local_address, nginx, sha256, write_noise},
     requires,
-    site::{Service, Site},
+    site::{Service, Site, block, block_all},
 };
 
 #[test]
@@ -135,7 +135,7 @@ fn one_way_is_gone(blocked: &str) {
     let site = Site::start();
     let (port, target) = (ports::one(), local_address());
     let client = site.expose(&[Service::udp(port, target)]);
-    client.wait_for_line("QUIC", |line| line.contains("is up over quic"));
+    client.wait_until_up_over("quic");
     let crowd = Crowd::new();
     crowd.echo(target);
     let game = crowd.gamer(site.public(port), 100, TICK, usize::MAX);
@@ -164,7 +164,7 @@ fn udp_that_comes_and_goes_is_left_alone_for_longer_and_longer() {
             [(&site, "quic"), (&steady, "lane")].map(|(site, way)| {
                 let (port, target) = (ports::one(), local_address());
                 let client = site.expose(&[Service::udp(port, target)]);
-                client.wait_for_line(way, |line| line.contains(&format!("is up over {way}")));
+                client.wait_until_up_over(way);
                 crowd.echo(target);
                 let game = crowd.gamer(site.public(port), 100, TICK, usize::MAX);
                 (client, game)
@@ -233,21 +233,4 @@ fn everything_gets_through(site: &Site) {
         assert_eq!(curl_sha256(&url), sha256(&file), "{choice}");
     }
     fs::remove_file(file).unwrap();
-}
-
-/// Drops what a protocol carries between client and relay; players and servers are not touched.
-fn block(protocol: &str, site: &Site) {
-    block_all(protocol, &[site]);
-}
-
-/// The same of several relays and their clients, and of no others.
-fn block_all(protocol: &str, sites: &[&Site]) {
-    let drops = sites.iter().map(|site| {
-        let port = site.listen.port();
-        format!("{protocol} dport {port} drop; {protocol} sport {port} drop;")
-    });
-    filter(&format!(
-        "chain in {{ type filter hook input priority 0; {} }}",
-        drops.collect::<String>()
-    ));
 }

@@ -1,19 +1,12 @@
 //! Targets by name, in a world where the name's addresses are the test's to choose.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::net::SocketAddr;
 
 use crate::harness::{
     eventually,
-    namespace::own_hosts,
     players::{converse, reaches, try_converse, udp_player, udp_server},
-    ports,
-    process::Process,
     requires,
-    site::{Service, Site, instance},
+    world::World,
 };
 
 #[test]
@@ -57,45 +50,4 @@ fn a_live_flow_follows_a_name_that_moves() {
     eventually("the player at the new server", || {
         try_converse(&player, &new, 100)
     });
-}
-
-/// A relay, and a client with a service whose target is `srv_1`.
-struct World {
-    public: SocketAddr,
-    target_port: u16,
-    hosts: PathBuf,
-    _client: Process,
-    _site: Site,
-}
-
-impl World {
-    fn new(hosts: &str) -> Option<Self> {
-        let site = Site::start();
-        let hosts_file = site.path("hosts");
-        fs::write(&hosts_file, hosts).unwrap();
-        let prefix = own_hosts(&hosts_file)?;
-        let node = site.node("node-1");
-        let (port, target_port) = (ports::one(), ports::one());
-        let target = format!("srv_1:{target_port}");
-        let service = Service::new("both", port.to_string(), target);
-        node.configure(&instance("game-1", &[service]));
-        let client = node.start_inside(&prefix);
-        client.wait_until_ready();
-        Some(Self {
-            public: site.public(port),
-            target_port,
-            hosts: hosts_file,
-            _client: client,
-            _site: site,
-        })
-    }
-
-    /// Changes what the client's machine knows about names.
-    fn is_now(&self, hosts: &str) {
-        fs::write(&self.hosts, hosts).unwrap();
-    }
-
-    fn target(&self, ip: impl Into<IpAddr>) -> SocketAddr {
-        SocketAddr::new(ip.into(), self.target_port)
-    }
 }

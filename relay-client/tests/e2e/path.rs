@@ -13,7 +13,7 @@ use crate::harness::{
     ports,
     programs::local_address,
     requires,
-    site::{Service, Site, instance},
+    site::{Service, Site, block, instance},
 };
 
 #[test]
@@ -24,10 +24,7 @@ fn datagrams_larger_than_the_path_arrive_whole() {
         let site = Site::elsewhere(far.address.into(), &far.prefix());
         for transport in ["quic", "lane"] {
             if transport == "lane" {
-                let port = site.listen.port();
-                filter(&format!(
-                    "chain in {{ type filter hook input priority 0; udp sport {port} drop; }}"
-                ));
+                block("udp", &site);
             }
             let target = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::one()));
             let port = ports::one();
@@ -35,9 +32,7 @@ fn datagrams_larger_than_the_path_arrive_whole() {
             node.configure(&instance(transport, &[Service::udp(port, target)]));
             let client = node.start();
             client.wait_until_ready();
-            client.wait_for_line("the transport", |line| {
-                line.contains(&format!("is up over {transport}"))
-            });
+            client.wait_until_up_over(transport);
             let server = udp_server(target);
             // The player is across the link as well.
             let player = udp_server((Ipv4Addr::UNSPECIFIED, 0).into());
@@ -82,9 +77,7 @@ fn bulk_arrives_where_large_packets_are_dropped_without_a_word() {
             node.configure(&instances.concat());
             let client = node.start();
             client.wait_until_ready();
-            client.wait_for_line("the transport", |line| {
-                line.contains(&format!("is up over {transport}"))
-            });
+            client.wait_until_up_over(transport);
             for (_, port, target) in ways {
                 let server = listen(target);
                 let player = far.visit(|| connect(site.public(port)));

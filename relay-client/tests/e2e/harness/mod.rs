@@ -8,6 +8,7 @@ pub(crate) mod process;
 pub(crate) mod programs;
 pub(crate) mod refusal;
 pub(crate) mod site;
+pub(crate) mod world;
 
 use std::{
     env,

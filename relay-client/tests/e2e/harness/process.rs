@@ -107,6 +107,12 @@ impl Process {
         });
     }
 
+    /// Waits until a tunnel is up over `transport`, "quic" or "lane".
+    pub(crate) fn wait_until_up_over(&self, transport: &str) {
+        let up = format!("is up over {transport}");
+        self.wait_for_line(&up, |line| line.contains(&up));
+    }
+
     /// Waits until `count` lines hold.
     pub(crate) fn wait_for_lines(&self, what: &str, count: usize, holds: impl Fn(&str) -> bool) {
         self.wait_for(what, |lines| {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tunnel_core::client::ClientIdentity;
 
 use super::{
+    namespace::filter,
     ports,
     process::{Finished, Process, command, run},
 };
@@ -371,4 +372,21 @@ pub(crate) fn prefixed(prefix: &[String], name: &str) -> Command {
             command
         }
     }
+}
+
+/// Drops what a protocol carries between client and relay; players and servers are not touched.
+pub(crate) fn block(protocol: &str, site: &Site) {
+    block_all(protocol, &[site]);
+}
+
+/// The same of several relays and their clients, and of no others.
+pub(crate) fn block_all(protocol: &str, sites: &[&Site]) {
+    let drops = sites.iter().map(|site| {
+        let port = site.listen.port();
+        format!("{protocol} dport {port} drop; {protocol} sport {port} drop;")
+    });
+    filter(&format!(
+        "chain in {{ type filter hook input priority 0; {} }}",
+        drops.collect::<String>()
+    ));
 }
