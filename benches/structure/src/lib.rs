@@ -12,7 +12,7 @@ pub use graph::Graph;
 /// The roots of the workspace's crates, and whether the crate has the rooms of the engine.
 pub const CRATES: &[(&str, bool)] = &[
     ("tunnel-core/src/lib.rs", true),
-    ("relay-server/daemon/src/lib.rs", false),
+    ("tunnel-core/daemon/src/lib.rs", false),
     ("relay-server/src/lib.rs", false),
     ("relay-client/src/lib.rs", false),
     ("benches/src/lib.rs", false),
