@@ -42,10 +42,9 @@ use crate::{
     socket,
     transport::mem,
     tunnel::{
-        budget::Memory,
-        datagrams::DatagramSender,
+        datagram::{DatagramSender, Paths},
         notices::Notices,
-        protection::Paths,
+        stream::Memory,
         supervise::{Reporter, caught, supervise},
     },
 };

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use crate::{
     instance::{InstanceId, ServiceName},
     proto::message::Code,
+    sync::lock,
 };
 
 /// Something that an operator may want to know. `{}` prints it as one line.
@@ -342,11 +343,7 @@ impl EventSink {
     }
 
     pub(crate) fn subscribe(&self) -> Events {
-        let early = self
-            .early
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let early = lock(&self.early).take();
         Events(early.unwrap_or_else(|| self.sender.subscribe()))
     }
 }

@@ -88,6 +88,7 @@ pub mod instance;
 pub mod join;
 pub mod key;
 pub mod proto;
+mod sync;
 pub mod text;
 
 #[cfg(feature = "net")]

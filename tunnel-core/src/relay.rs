@@ -45,7 +45,10 @@ use crate::{
         mem, quic,
     },
     tunnel::{
-        budget::Memory, lanes::Granted, notices::Notices, protection::Paths, pump::StreamEnd,
+        datagram::Paths,
+        lane::Granted,
+        notices::Notices,
+        stream::{Memory, StreamEnd},
         supervise::Reporter,
     },
 };

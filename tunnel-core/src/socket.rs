@@ -6,7 +6,7 @@ pub(crate) mod tcp;
 use std::{
     io::{self, Read},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -15,6 +15,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 #[cfg(target_os = "linux")]
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use crate::sync::lock;
 
 /// Processor time that this process has used so far. Nothing where the system does not tell.
 pub(crate) fn processor_time() -> Duration {
@@ -254,11 +256,11 @@ impl Spare {
 
     /// Refuses one waiting connection, then pauses: whoever runs out of descriptors must not spin.
     pub(crate) async fn refuse(&self, listener: &tokio::net::TcpListener) {
-        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let spare = lock(&self.0).take();
         if spare.is_some() {
             drop(spare);
             drop(tokio::time::timeout(Duration::from_millis(1), listener.accept()).await);
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = spare_descriptor();
+            *lock(&self.0) = spare_descriptor();
         }
         tokio::time::sleep(EXHAUSTED_PAUSE).await;
     }
@@ -288,6 +290,23 @@ pub(crate) const fn unspecified(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// An IPv4 address as such, also where a socket for both families reports it as a mapped one. Anything else stays as it
+/// is: a link-local address says nothing without its scope.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// An IPv4 address as a socket for both families takes it.
+pub(crate) fn family(address: SocketAddr, is_v6: bool) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) if is_v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        _ => address,
     }
 }
 
@@ -331,7 +350,11 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(20);
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use std::{collections::HashSet, io::Write, net::TcpStream as StdTcp};
+    use std::{
+        collections::HashSet,
+        io::Write,
+        net::{SocketAddrV6, TcpStream as StdTcp},
+    };
 
     use super::*;
 
@@ -398,6 +421,14 @@ mod tests {
         other.set_reuse_port(true).unwrap();
         let error = other.bind(&port.into()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_mapped_address_is_ipv4_and_a_link_local_one_keeps_its_scope() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.1]:7".parse().unwrap();
+        assert_eq!(canonical(mapped), "192.0.2.1:7".parse().unwrap());
+        let link_local = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, 3);
+        assert_eq!(canonical(link_local.into()), link_local.into());
     }
 
     #[tokio::test]

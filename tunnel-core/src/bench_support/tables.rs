@@ -9,7 +9,7 @@ use crate::{
     key::PublicKey,
     proto::message::{Revision, ServiceDeclaration, ServiceId},
     relay::registry::{Action, Change, OwnerLimits, Registry},
-    tunnel::fair::{Fair, Whose},
+    tunnel::datagram::{Fair, Whose},
 };
 
 /// The relay's registry, full of instances of one service each.

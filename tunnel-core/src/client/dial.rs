@@ -35,7 +35,7 @@ use crate::{
         mem,
         quic::{self, QuicConnectError},
     },
-    tunnel::lanes::{Granted, Lane},
+    tunnel::lane::{Granted, Lane},
 };
 
 /// Where the relay is, and who connects.

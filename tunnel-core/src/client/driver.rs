@@ -29,7 +29,7 @@ use crate::{
         session::client::{ClientEvent, ClientSession},
         stream::frame::StreamId,
     },
-    tunnel::{control::Control, sleep_until},
+    tunnel::{control::Control, futures::sleep_until},
 };
 
 /// What the client is told.

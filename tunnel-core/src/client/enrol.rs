@@ -16,7 +16,7 @@ use crate::{
         record::RecordType,
     },
     transport::{lane::LaneError, mem},
-    tunnel::lanes::Lane,
+    tunnel::lane::Lane,
 };
 
 use bytes::{Bytes, BytesMut};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     proto::stream::TUNNEL_BUDGET,
-    tunnel::{QueueLimits, budget::MEMORY},
+    tunnel::{datagram::QueueLimits, stream::MEMORY},
 };
 
 /// Bounds of a client, each with the reason for its default. What bites is counted: see

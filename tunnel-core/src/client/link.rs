@@ -37,14 +37,11 @@ use crate::{
         quic::ClientEndpoint,
     },
     tunnel::{
-        budget::Budget,
-        channel::Channel,
         control::{self, Control},
-        datagrams::{DatagramSender, LaneQueues},
-        lanes::{DatagramHandler, IDLE_PING, Lane, carry, probe, read_quic_datagrams},
-        protection::Source,
+        datagram::{DatagramHandler, DatagramSender, LaneQueues, Source, read_quic_datagrams},
+        lane::{IDLE_PING, Lane, LaneWatch, carry, probe},
+        stream::{Budget, Channel},
         supervise,
-        watch::LaneWatch,
     },
 };
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::sync::Notify;
 
-use crate::tunnel::datagrams::lock;
+use crate::sync::lock;
 
 /// A queue with one reader. It takes no memory for what may come.
 #[derive(Debug)]

@@ -12,11 +12,10 @@ use crate::{
     client::{Shared, link::Link, offers::Offers},
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamId},
-    tunnel::{
-        channel::{Channel, ChannelError},
-        datagrams::lock,
-        pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
-        turn::{Flowing, Onward},
+    sync::lock,
+    tunnel::stream::{
+        Carrier, Channel, ChannelError, Flowing, Moved, Onward, RESUME_PATIENCE, Resumed,
+        Resumption, StreamEnd,
     },
 };
 

@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     instance::{Host, InstanceId, Redundancy, Service},
     proto::message::ServiceId,
+    sync::lock,
     tunnel::{
-        datagrams::lock,
         fault,
         supervise::{Reporter, supervise},
     },

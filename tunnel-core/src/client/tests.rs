@@ -29,8 +29,8 @@ use crate::{
     },
     transport::{PskSource, quic},
     tunnel::{
-        channel::{ChannelRx, ChannelTx, Item},
         control,
+        stream::{ChannelRx, ChannelTx, Item},
     },
 };
 

@@ -4,7 +4,7 @@
 //! yet, so that the stream can go on over another channel, in order, with nothing lost or doubled.
 
 pub mod frame;
-pub mod moving;
+pub mod handover;
 
 use std::{
     collections::VecDeque,

@@ -35,6 +35,7 @@ use crate::{
         unadmitted::{discard_datagrams, give_key, reject},
     },
     socket,
+    sync::lock,
     transport::{
         PskSource,
         admission::{Source, Verdict, charged},
@@ -43,8 +44,8 @@ use crate::{
     },
     tunnel::{
         control::{self, Control},
-        datagrams::{DatagramSender, LaneQueues, lock},
-        lanes::{DatagramHandler, Lane, Watched, carry, probe, read_quic_datagrams},
+        datagram::{DatagramHandler, DatagramSender, LaneQueues, read_quic_datagrams},
+        lane::{Lane, Watched, carry, probe},
         supervise::supervise,
     },
 };

@@ -8,8 +8,8 @@ use std::{
 use crate::{
     proto::handshake::{Secret, Suite},
     relay::tunnel::RelayTunnel,
+    sync::lock,
     transport::lane::{LaneRegistry, LaneSecretHandle, TunnelId},
-    tunnel::datagrams::lock,
 };
 
 /// Finds a tunnel by the id that its further lanes name.

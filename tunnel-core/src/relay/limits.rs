@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    proto::stream::{TUNNEL_BUDGET, moving::LANE_RATE},
+    proto::stream::{TUNNEL_BUDGET, handover::LANE_RATE},
     transport::admission::AdmissionLimits,
-    tunnel::{QueueLimits, budget::MEMORY},
+    tunnel::{datagram::QueueLimits, stream::MEMORY},
 };
 
 /// Bounds of a relay, each with the reason for its default. What bites is counted: see

@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{transport::admission::Source, tunnel::datagrams::lock};
+use crate::{sync::lock, transport::admission::Source};
 
 /// Places for those who have not proved themselves.
 #[derive(Debug)]

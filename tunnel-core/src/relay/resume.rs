@@ -20,18 +20,17 @@ use crate::{
         backoff::Backoff,
         stream::{
             frame::{Frame, ResetCode, StreamId},
-            moving::Pace,
+            handover::Pace,
         },
     },
     relay::{
         Shared,
         tunnel::{AttachError, Player, RelayTunnel},
     },
-    tunnel::{
-        channel::{Channel, ChannelError, Item},
-        datagrams::lock,
-        pump::{Carrier, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd},
-        turn::{Flowing, Onward},
+    sync::lock,
+    tunnel::stream::{
+        Carrier, Channel, ChannelError, Flowing, Item, Moved, Onward, RESUME_PATIENCE, Resumed,
+        Resumption, StreamEnd,
     },
 };
 

@@ -22,7 +22,7 @@ use crate::{
         tunnel::RelayTunnel,
     },
     transport::admission::Source,
-    tunnel::{control::Control, sleep_until, supervise::caught},
+    tunnel::{control::Control, futures::sleep_until, supervise::caught},
 };
 
 /// Lets a client in that is there, runs until the tunnel ends, and tells the supervisor.

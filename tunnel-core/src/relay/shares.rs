@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::tunnel::datagrams::lock;
+use crate::sync::lock;
 
 /// How many each key holds.
 #[derive(Debug)]

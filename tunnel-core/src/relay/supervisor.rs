@@ -159,7 +159,7 @@ impl Supervisor {
             let command = tokio::select! {
                 command = commands.recv() => command,
                 () = self.shared.stopped.cancelled() => None,
-                () = crate::tunnel::sleep_until(look_at) => {
+                () = crate::tunnel::futures::sleep_until(look_at) => {
                     if !self.may_go() {
                         continue;
                     }
@@ -170,7 +170,7 @@ impl Supervisor {
                     }
                     return;
                 }
-                () = crate::tunnel::sleep_until(lease), if lease.is_some() => {
+                () = crate::tunnel::futures::sleep_until(lease), if lease.is_some() => {
                     let actions = self.registry.handle_timeout(Instant::now());
                     self.release(actions);
                     self.clients.retain(|key, client| {
@@ -940,9 +940,8 @@ mod tests {
         proto::handshake::ProcessId,
         relay::{RelayLimits, tunnel::Parts},
         tunnel::{
-            QueueLimits,
-            budget::Memory,
-            datagrams::{DatagramSender, LaneQueues},
+            datagram::{DatagramSender, LaneQueues, QueueLimits},
+            stream::Memory,
         },
     };
 

@@ -31,8 +31,9 @@ use crate::{
         handshake::{Capabilities, SUPPORTED, Suite},
         message::{Code, Decoder, Message, Revision, ServiceId},
     },
+    sync::lock,
     transport::quic,
-    tunnel::{channel::Channel, datagrams::lock, supervise::fault},
+    tunnel::{fault, stream::Channel},
 };
 
 /// Nothing here takes long; what hangs fails the test.

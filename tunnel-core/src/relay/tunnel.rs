@@ -27,11 +27,9 @@ use crate::{
     relay::{RelayLimits, ingress::udp::directory::Directory, permits},
     transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
-        budget::{Budget, Memory},
-        channel::{Channel, ChannelError, Item},
-        datagrams::{DatagramSender, LaneQueues},
-        lanes::{IdleLanes, Lane},
-        watch::LaneWatch,
+        datagram::{DatagramSender, LaneQueues},
+        lane::{IdleLanes, Lane, LaneWatch},
+        stream::{Budget, Channel, ChannelError, Item, Memory},
     },
 };
 

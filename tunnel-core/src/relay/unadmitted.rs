@@ -17,7 +17,7 @@ use crate::{
         accept::{CONTROL_PATIENCE, Transport},
         pending::Place,
     },
-    tunnel::lanes::Lane,
+    tunnel::lane::Lane,
 };
 
 /// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::tunnel::datagrams::lock;
+use crate::sync::lock;
 use known::Known;
 
 /// The bounds of [`Admission`].

@@ -1,7 +1,7 @@
 //! Blocks of memory that packets are cut from, used again when the last packet is gone: in the steady state a packet
 //! costs no allocation, neither of its own nor as a share of a block's.
 
-use std::collections::VecDeque;
+use std::{cell::RefCell, collections::VecDeque};
 
 use bytes::BytesMut;
 
@@ -48,6 +48,19 @@ impl Blocks {
         }
         self.kept.push_back(block);
     }
+}
+
+/// Sees to it that `scratch` takes so many bytes more.
+pub(crate) fn make_room(scratch: &mut BytesMut, length: usize) {
+    if scratch.capacity() < length {
+        BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
+    }
+}
+
+thread_local! {
+    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them 30 ms of 30,000 packets/s;
+    /// where more waits, an allocation is the least of it. A thread that never had so many has none.
+    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
 }
 
 #[cfg(test)]

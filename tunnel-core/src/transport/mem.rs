@@ -2,10 +2,12 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use tokio::{io::DuplexStream, sync::mpsc};
+
+use crate::sync::lock;
 
 /// Connects a relay and its clients within one process. Cheap to clone; all clones are the same network.
 ///
@@ -27,7 +29,7 @@ impl Network {
 
     /// Takes the relay's end; a network has one relay at a time.
     pub(crate) fn listen(&self) -> io::Result<mpsc::Receiver<DuplexStream>> {
-        let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut relay = lock(&self.relay);
         if relay.as_ref().is_some_and(|relay| !relay.is_closed()) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -39,9 +41,7 @@ impl Network {
     /// Connects to the relay.
     pub(crate) async fn connect(&self) -> io::Result<DuplexStream> {
         let (own, relays) = tokio::io::duplex(PIPE);
-        let relay = (self.relay.lock())
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let relay = lock(&self.relay).clone();
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         let sent = relay.ok_or_else(refused)?.send(relays).await;
         sent.map_err(|_| refused())?;

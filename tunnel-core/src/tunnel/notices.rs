@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{proto::flow::spare_map, tunnel::datagrams::lock};
+use crate::{proto::flow::spare_map, sync::lock};
 
 /// When what was said last.
 #[derive(Debug)]

@@ -113,32 +113,6 @@ const RESTART_LEAST: Duration = Duration::from_millis(100);
 /// Longest pause of a task that panics again and again. One that ran for as long starts anew with the shortest.
 const RESTART_MOST: Duration = Duration::from_secs(10);
 
-/// Places where tests make a task panic.
-#[cfg(test)]
-pub(crate) mod fault {
-    use std::sync::Mutex;
-
-    use crate::tunnel::datagrams::lock;
-
-    static ARMED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-    /// The next task that comes to this place panics.
-    pub(crate) fn arm(place: impl Into<String>) {
-        lock(&ARMED).push(place.into());
-    }
-
-    /// A task is at this place.
-    pub(crate) fn reach(place: &str) {
-        let mut armed = lock(&ARMED);
-        let found = armed.iter().position(|it| it == place);
-        if let Some(found) = found {
-            armed.swap_remove(found);
-            drop(armed);
-            panic!("on purpose, at {place}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};

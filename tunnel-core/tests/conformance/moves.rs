@@ -13,7 +13,7 @@ use tokio::{
     },
 };
 use tunnel_core::{
-    client::Client, instance::Instance, proto::stream::moving::CALM_LOOK, relay::RelayLimits,
+    client::Client, instance::Instance, proto::stream::handover::CALM_LOOK, relay::RelayLimits,
 };
 
 use crate::support::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tunnel_core::proto::stream::{RecvHalf, SendHalf, TUNNEL_BUDGET, moving::Turn};
+use tunnel_core::proto::stream::{RecvHalf, SendHalf, TUNNEL_BUDGET, handover::Turn};
 
 use crate::{CLIENT, Net, RELAY, Random, pool};
 

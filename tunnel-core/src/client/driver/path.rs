@@ -13,7 +13,7 @@ use crate::{
     },
     event::Event,
     proto::{handshake::ProcessId, message::Code, session::Liveness},
-    tunnel::{control::Control, pump::RESUME_PATIENCE},
+    tunnel::{control::Control, stream::RESUME_PATIENCE},
 };
 
 impl Driver {

@@ -25,9 +25,9 @@ use crate::{
     proto::stream::frame::{Frame, ResetCode, StreamHeader},
     socket,
     tunnel::{
-        channel::{Channel, Item},
-        fault, now_or_never,
-        pump::{self, Direction},
+        fault,
+        futures::now_or_never,
+        stream::{Channel, Direction, Item, pump},
     },
 };
 

@@ -34,12 +34,8 @@ use crate::{
     },
     socket,
     tunnel::{
-        datagrams::DatagramSender,
-        fair::Whose,
-        fault,
-        inbound::{Inbound, Reassembled},
-        lanes::DatagramHandler,
-        supervise,
+        datagram::{DatagramHandler, DatagramSender, Inbound, Reassembled, Whose},
+        fault, supervise,
     },
 };
 

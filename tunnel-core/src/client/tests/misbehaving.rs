@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::{
     proto::message::{Revision, Text},
-    tunnel::channel::Channel,
+    tunnel::stream::Channel,
 };
 
 /// A relay that does as the test wishes, and a client with a service for streams and one for flows.

@@ -4,13 +4,13 @@ use std::{
     collections::{HashMap, hash_map},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
 };
 
 use super::{FlowDrop, spare_map};
-use crate::instance::FlowLimits;
+use crate::{instance::FlowLimits, sync::lock};
 
 /// So many flows and no more, whoever has them.
 #[derive(Debug)]
@@ -152,8 +152,7 @@ impl FlowCounts {
     }
 
     pub(super) fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
-        // Whole between operations, whoever panicked.
-        (self.by_address.lock()).unwrap_or_else(PoisonError::into_inner)
+        lock(&self.by_address)
     }
 }
 

@@ -22,12 +22,11 @@ use crate::{
         shares::Share,
         tunnel::Player,
     },
-    socket,
+    socket::{self, canonical},
     transport::admission::Source,
     tunnel::{
-        channel::{Channel, ChannelError},
         fault,
-        pump::{self, Direction},
+        stream::{Channel, ChannelError, Direction, pump},
         supervise,
     },
 };
@@ -227,29 +226,5 @@ async fn open<'a>(
             });
         }
         failed = Some(tunnel.serial);
-    }
-}
-
-/// An IPv4 address as such, also where a socket for both families reports it as a mapped one. Anything else stays as it
-/// is: a link-local address says nothing without its scope.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip().to_canonical() {
-        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
-        IpAddr::V6(_) => address,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::SocketAddrV6;
-
-    use super::*;
-
-    #[test]
-    fn a_mapped_address_is_ipv4_and_a_link_local_one_keeps_its_scope() {
-        let mapped: SocketAddr = "[::ffff:192.0.2.1]:7".parse().unwrap();
-        assert_eq!(canonical(mapped), "192.0.2.1:7".parse().unwrap());
-        let link_local = SocketAddrV6::new("fe80::1".parse().unwrap(), 7, 0, 3);
-        assert_eq!(canonical(link_local.into()), link_local.into());
     }
 }

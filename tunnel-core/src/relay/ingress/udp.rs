@@ -26,10 +26,11 @@ use crate::{
     },
     relay::{
         Shared,
-        ingress::{Opened, PublicService, Route, pause, tcp::canonical},
+        ingress::{Opened, PublicService, Route, pause},
     },
-    socket,
-    tunnel::{datagrams::lock, fair::Whose, fault, sleep_until, supervise::supervise},
+    socket::{self, canonical},
+    sync::lock,
+    tunnel::{datagram::Whose, fault, futures::sleep_until, supervise::supervise},
 };
 
 /// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The system sees to it

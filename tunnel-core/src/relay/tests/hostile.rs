@@ -15,7 +15,7 @@ use crate::{
         stream::frame::{Frame, StreamHeader, StreamId},
     },
     transport::lane,
-    tunnel::channel::Item,
+    tunnel::stream::Item,
 };
 
 /// A relay with a client that follows the rules, and a player of it.

@@ -6,7 +6,7 @@ use crate::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
         stream::frame::Frame,
     },
-    tunnel::channel::{Channel, Item},
+    tunnel::stream::{Channel, Item},
 };
 
 impl Scripted {

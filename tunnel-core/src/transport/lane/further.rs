@@ -6,15 +6,18 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use aws_lc_rs::constant_time;
 
 use super::{LaneWindow, PeerMisbehaved};
-use crate::proto::handshake::{
-    Secret, Suite,
-    keys::{expand, expand_into, hmac},
+use crate::{
+    proto::handshake::{
+        Secret, Suite,
+        keys::{expand, expand_into, hmac},
+    },
+    sync::lock,
 };
 
 /// Which tunnel a further lane belongs to. It travels in the clear and says nothing about who uses it.
@@ -88,9 +91,7 @@ impl LaneSecretHandle {
         constant_time::verify_slices_are_equal(&expected, &opening.0[MAC_AT..])
             .map_err(|_| PeerMisbehaved::WrongMac)?;
         let number = opening.number();
-        (self.0.window.lock())
-            .unwrap_or_else(PoisonError::into_inner)
-            .accept(number)?;
+        lock(&self.0.window).accept(number)?;
         Ok((number, lane_secret(&self.0.exporter, number)))
     }
 }

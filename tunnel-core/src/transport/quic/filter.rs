@@ -17,8 +17,8 @@ use crate::{
         handshake::Suite,
         wire::{Reader, WireError},
     },
+    sync::lock,
     transport::admission::{self, Source},
-    tunnel::datagrams::lock,
 };
 
 /// Why a datagram was dropped unseen.

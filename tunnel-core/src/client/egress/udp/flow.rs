@@ -27,7 +27,12 @@ use crate::{
     },
     metrics::{Gauge, Metrics},
     proto::datagram::{DatagramHead, FlowId},
-    tunnel::{datagrams::lock, fair::Whose, fault, rare::rare, sleep_until},
+    sync::lock,
+    tunnel::{
+        datagram::Whose,
+        fault,
+        futures::{poll_when_woken, sleep_until},
+    },
 };
 
 /// What a flow is, whatever its id: how a player is known again.
@@ -381,7 +386,7 @@ impl Entered {
             let until = flow.poll_timeout();
             let mut news = pin!(self.news(&mut addresses, until));
             // Its parts have locks that flows share; an answer of the target is nothing to them.
-            let mut news = rare(news.as_mut());
+            let mut news = poll_when_woken(news.as_mut());
             let news = loop {
                 tokio::select! {
                     biased;

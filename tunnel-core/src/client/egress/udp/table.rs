@@ -20,7 +20,7 @@ use crate::{
         flow::{Parked, spare_map},
         handshake::ProcessId,
     },
-    tunnel::datagrams::lock,
+    sync::lock,
 };
 
 /// The flows of a client. They outlive its tunnels: a game's socket stays the same while the path changes. They outlive

@@ -13,7 +13,7 @@ use crate::{
         flow::{FlowCap, FlowCounts, spare_map},
     },
     relay::{RelayLimits, ingress::PublicService},
-    tunnel::datagrams::lock,
+    sync::lock,
 };
 
 /// One client's flows.

@@ -19,11 +19,11 @@ use crate::{
         handshake::ProcessId,
     },
     relay::tunnel::RelayTunnel,
+    socket::family,
+    sync::lock,
     tunnel::{
-        datagrams::lock,
+        datagram::{DatagramHandler, Inbound, Reassembled},
         fault,
-        inbound::{Inbound, Reassembled},
-        lanes::DatagramHandler,
         supervise::Reporter,
     },
 };
@@ -217,14 +217,6 @@ impl UdpService {
         socket.io.try_io(Interest::WRITABLE, || {
             socket.state.try_send((&socket.io).into(), &transmit)
         })
-    }
-}
-
-/// An IPv4 address as a socket for both families takes it.
-fn family(address: SocketAddr, is_v6: bool) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(v4) if is_v6 => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
-        _ => address,
     }
 }
 

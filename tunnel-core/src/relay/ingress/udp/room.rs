@@ -9,7 +9,7 @@ use crate::{
     event::Limit,
     proto::flow::{FlowDrop, FlowKey},
     relay::ingress::{PublicService, Route},
-    tunnel::datagrams::lock,
+    sync::lock,
 };
 
 impl UdpService {

@@ -1,8 +1,8 @@
-//! Futures that almost never come, beside others that wake their task all the time.
+//! Small futures that the rest is made of.
 
 use std::{
-    future::Future,
-    pin::Pin,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,19 +10,19 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use crate::tunnel::datagrams::lock;
+use crate::sync::lock;
 
 /// Polls the future only when something woke that very future. Every poll of a token or a watch takes a lock that all
 /// of a tunnel's streams share; a stream that moves data wakes for each packet.
-pub(crate) const fn rare<F: Future>(future: Pin<&mut F>) -> Rare<'_, F> {
-    Rare {
+pub(crate) const fn poll_when_woken<F: Future>(future: Pin<&mut F>) -> PollWhenWoken<'_, F> {
+    PollWhenWoken {
         future,
         alarm: None,
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Rare<'a, F> {
+pub(crate) struct PollWhenWoken<'a, F> {
     future: Pin<&'a mut F>,
     /// From the first poll on, with the waker that leads to it and the task that it wakes.
     alarm: Option<(Arc<Alarm>, Waker, Waker)>,
@@ -41,11 +41,11 @@ impl Wake for Alarm {
     }
 }
 
-impl<F: Future> Future for Rare<'_, F> {
+impl<F: Future> Future for PollWhenWoken<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Rare { future, alarm } = &mut *self;
+        let PollWhenWoken { future, alarm } = &mut *self;
         let (alarm, waker, task) = alarm.get_or_insert_with(|| {
             let task = context.waker().clone();
             let alarm = Arc::new(Alarm {
@@ -66,9 +66,29 @@ impl<F: Future> Future for Rare<'_, F> {
     }
 }
 
+/// The output of a future that is ready now.
+pub(crate) async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        Poll::Ready(match future.as_mut().poll(context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// Sleeps until then; for ever without a time.
+pub(crate) async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::pin, sync::atomic::AtomicU32, time::Duration};
+    use std::{sync::atomic::AtomicU32, time::Duration};
 
     use tokio_util::sync::CancellationToken;
 
@@ -86,7 +106,7 @@ mod tests {
             .await;
         };
         let mut counted = pin!(counted);
-        let mut rare = rare(counted.as_mut());
+        let mut rare = poll_when_woken(counted.as_mut());
         for _ in 0..100 {
             tokio::select! {
                 biased;
@@ -106,7 +126,7 @@ mod tests {
         let theirs = token.clone();
         let waiting = async move {
             let mut cancelled = pin!(theirs.cancelled());
-            let mut rare = rare(cancelled.as_mut());
+            let mut rare = poll_when_woken(cancelled.as_mut());
             // Polled under another waker first.
             let early = Pin::new(&mut rare).poll(&mut Context::from_waker(Waker::noop()));
             assert!(early.is_pending());

@@ -11,11 +11,9 @@ use tokio::{
 };
 
 use crate::{
-    proto::stream::moving::{CALM_LOOK, Calm, Pace},
-    tunnel::{
-        channel::{Channel, ChannelRx, ChannelTx},
-        datagrams::lock,
-    },
+    proto::stream::handover::{CALM_LOOK, Calm, Pace},
+    sync::lock,
+    tunnel::stream::channel::{Channel, ChannelRx, ChannelTx},
 };
 
 /// What a stream flows like, for whoever decides where it should travel.

@@ -1,7 +1,6 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
 use std::{
-    cell::RefCell,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
@@ -21,8 +20,9 @@ use crate::{
         handshake::Capabilities,
         redundancy::protected_room,
     },
-    transport::blocks::Blocks,
-    tunnel::{
+    sync::lock,
+    transport::blocks::make_room,
+    tunnel::datagram::{
         fair::{Fair, Whose},
         meter::{self, Meter},
         protection::{PathTo, Protection},
@@ -194,13 +194,6 @@ impl DatagramSender {
             Way::Quic(queue) => queue.send(whose, datagram, &self.metrics),
             Way::Lanes(lanes) => lanes.send(whose, head.flow.0, datagram, &self.metrics),
         }
-    }
-}
-
-/// Sees to it that `scratch` takes so many bytes more.
-pub(super) fn make_room(scratch: &mut BytesMut, length: usize) {
-    if scratch.capacity() < length {
-        BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));
     }
 }
 
@@ -470,13 +463,6 @@ impl Drop for LaneQueue {
     }
 }
 
-/// A poisoned lock guards queues and tables that are whole between operations: it is taken all the same.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// How many datagrams may wait for the tunnel, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueLimits {
@@ -501,11 +487,6 @@ impl Default for QueueLimits {
 
 /// Largest datagram on a lane: a record's body with room for the head.
 const LANE_DATAGRAM_MAX: usize = 16 * 1024;
-thread_local! {
-    /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them 30 ms of 30,000 packets/s;
-    /// where more waits, an allocation is the least of it. A thread that never had so many has none.
-    static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
-}
 
 #[cfg(test)]
 mod tests {

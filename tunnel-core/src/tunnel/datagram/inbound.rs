@@ -11,7 +11,7 @@ use crate::{
         fragment::{Reassembler, ReassemblyLimits},
         redundancy::{Dedup, Repairer},
     },
-    tunnel::protection::Protection,
+    tunnel::datagram::protection::Protection,
 };
 
 /// Reads the datagrams of one transport.

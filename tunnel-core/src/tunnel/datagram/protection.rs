@@ -23,10 +23,11 @@ use crate::{
             ProtectorSettings, Sample, Told,
         },
     },
+    sync::lock,
+    transport::blocks::make_room,
     tunnel::{
-        datagrams::{QuicQueue, lock, make_room},
-        fair::Whose,
-        sleep_until,
+        datagram::{fair::Whose, sender::QuicQueue},
+        futures::sleep_until,
     },
 };
 
@@ -365,7 +366,7 @@ mod tests {
         key::SecretKey,
         proto::{datagram::FlowId, handshake::Suite},
         transport::quic::{congestion, tests::pair},
-        tunnel::{datagrams::QueueLimits, inbound::Inbound},
+        tunnel::datagram::{inbound::Inbound, sender::QueueLimits},
     };
 
     fn protection(connection: &quinn::Connection) -> Arc<Protection> {

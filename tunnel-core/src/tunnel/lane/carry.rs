@@ -18,24 +18,17 @@ use crate::{
         message::Message,
         record::RecordType,
     },
+    sync::lock,
     transport::lane::{LaneError, LaneHalves, LaneReader, LaneTuning, LaneWriter},
     tunnel::{
         control::{ControlCarrier, ControlInput},
-        datagrams::{LaneQueue, lock},
-        now_or_never,
+        datagram::{BATCH, DatagramHandler, LaneQueue},
+        futures::now_or_never,
     },
 };
 
 /// An open lane as it is handed around: both halves in one place on the heap.
 pub(crate) type Lane = Box<LaneHalves>;
-
-/// What takes datagrams out of a tunnel.
-pub(crate) trait DatagramHandler: Send {
-    /// One datagram came. Never waits.
-    fn handle(&mut self, datagram: Bytes);
-    /// No more are ready at the moment: what was gathered may go.
-    fn flush(&mut self);
-}
 
 /// The relay's idle lanes. Each is watched by a task that gives it away when asked.
 #[derive(Debug, Default)]
@@ -267,29 +260,6 @@ impl Granted {
     }
 }
 
-/// Hands on what QUIC's datagrams bring, until the connection ends.
-pub(crate) async fn read_quic_datagrams(
-    connection: quinn::Connection,
-    handler: &mut dyn DatagramHandler,
-) -> quinn::ConnectionError {
-    loop {
-        match connection.read_datagram().await {
-            Ok(datagram) => handler.handle(datagram),
-            Err(error) => return error,
-        }
-        for _ in 1..BATCH {
-            match now_or_never(connection.read_datagram()).await {
-                Some(Ok(datagram)) => handler.handle(datagram),
-                // The next round returns the error.
-                Some(Err(_)) | None => break,
-            }
-        }
-        handler.flush();
-        // A flood must not keep the thread from everybody else.
-        tokio::task::consume_budget().await;
-    }
-}
-
 async fn next_message(control: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {
     match control {
         Some(control) => control.recv().await,
@@ -306,8 +276,6 @@ pub(crate) const IDLE_PING: Duration = Duration::from_secs(15);
 const PROOF: Duration = Duration::from_secs(5);
 /// How long an idle lane's watcher may take to hand it over: it does nothing else.
 const HAND_OVER: Duration = Duration::from_millis(250);
-/// 64 datagrams between two flushes: what one batch of system calls takes.
-const BATCH: usize = 64;
 /// Piece of the control stream in one record: below a record's 16 KiB.
 const CONTROL_PIECE: usize = 16_000;
 

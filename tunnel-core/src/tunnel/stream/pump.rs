@@ -26,22 +26,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::{Counter, Metrics},
-    proto::session::DEAD_AFTER,
-    proto::stream::{
-        ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
-        frame::{Frame, ResetCode},
-        moving::{Look, Meter, Turn},
+    proto::{
+        session::DEAD_AFTER,
+        stream::{
+            ACK_DELAY, RecvHalf, SendHalf, StreamMisbehaved,
+            frame::{Frame, ResetCode},
+            handover::{Look, Meter, Turn},
+        },
     },
     socket,
+    sync::lock,
     tunnel::{
-        budget::{Budget, Full},
-        channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
-        datagrams::lock,
-        fault, meter,
-        rare::rare,
-        turn::{Flowing, Next, Onward},
-        waiting::Waiting,
-        watch::gone,
+        datagram::meter,
+        fault::fault,
+        futures::poll_when_woken,
+        lane::gone,
+        stream::{
+            backlog::Waiting,
+            budget::{Budget, Full},
+            channel::{Channel, ChannelError, ChannelRx, ChannelTx, Item},
+            handover::{Flowing, Next, Onward},
+        },
     },
 };
 
@@ -365,7 +370,7 @@ impl<'a> Stream<'a> {
         // All in the order of the signals between them: see `Signal`.
         tokio::select! {
             biased;
-            end = rare(ends) => Err(end),
+            end = poll_when_woken(ends) => Err(end),
             carried = async {
                 tokio::try_join!(biased; self.downward(rx), self.backlog(), upward)
             } => carried.map(drop),

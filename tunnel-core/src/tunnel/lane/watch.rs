@@ -19,10 +19,7 @@ use tokio::{
     sync::watch,
 };
 
-use crate::{
-    metrics::Metrics,
-    tunnel::{datagrams::lock, lanes::Lane},
-};
+use crate::{metrics::Metrics, sync::lock, tunnel::lane::carry::Lane};
 
 /// The lanes of a tunnel. While there are any, a task looks after them.
 #[derive(Debug)]

@@ -1,0 +1,14 @@
+//! A player's stream: from its socket into a channel of the tunnel and back, over one channel after another.
+
+mod backlog;
+mod budget;
+mod channel;
+mod handover;
+pub(crate) mod pump;
+
+pub(crate) use budget::{Budget, MEMORY, Memory};
+pub(crate) use channel::{Channel, ChannelError, Item};
+#[cfg(test)]
+pub(crate) use channel::{ChannelRx, ChannelTx};
+pub(crate) use handover::{Flowing, Onward};
+pub(crate) use pump::{Carrier, Direction, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd};
