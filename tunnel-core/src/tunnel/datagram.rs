@@ -2,13 +2,18 @@
 
 mod fair;
 mod inbound;
+mod lane_queues;
+mod limits;
 pub(crate) mod meter;
 mod protection;
+mod quic_queue;
 mod reader;
 mod sender;
 
 pub(crate) use fair::{Fair, Whose};
 pub(crate) use inbound::{Inbound, Reassembled};
+pub(crate) use lane_queues::{LaneQueue, LaneQueues};
+pub(crate) use limits::QueueLimits;
 pub(crate) use protection::{Paths, Source};
 pub(crate) use reader::{BATCH, DatagramHandler, read_quic_datagrams};
-pub(crate) use sender::{DatagramSender, LaneQueue, LaneQueues, QueueLimits};
+pub(crate) use sender::DatagramSender;

@@ -1,7 +1,9 @@
 //! Lanes at work.
 
 mod carry;
+mod pool;
 mod watch;
 
-pub(crate) use carry::{Granted, IDLE_PING, IdleLanes, Lane, Watched, carry, probe};
-pub(crate) use watch::{LaneWatch, gone};
+pub(crate) use carry::{Granted, carry, probe};
+pub(crate) use pool::{IDLE_PING, IdleLanes, Lane, Watched};
+pub(crate) use watch::LaneWatch;

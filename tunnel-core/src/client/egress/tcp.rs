@@ -27,7 +27,7 @@ use crate::{
     tunnel::{
         fault,
         futures::now_or_never,
-        stream::{Channel, Direction, Item, pump},
+        stream::{Channel, Direction, Item, StreamKind, pump},
     },
 };
 
@@ -127,7 +127,7 @@ pub(crate) async fn serve(
     fault!("a stream to {}", target.service.public);
     let _open = Gauge::new(metrics, |m| &m.streams);
     metrics.streams_opened.one();
-    let kind = pump::Kind {
+    let kind = StreamKind {
         metrics: metrics.clone(),
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),

@@ -26,7 +26,7 @@ use crate::{
     transport::admission::Source,
     tunnel::{
         fault,
-        stream::{Channel, ChannelError, Direction, pump},
+        stream::{Channel, ChannelError, Direction, StreamKind, pump},
         supervise,
     },
 };
@@ -127,7 +127,7 @@ async fn serve_player(
     };
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
-    let kind = pump::Kind {
+    let kind = StreamKind {
         metrics: shared.metrics.clone(),
         direction: Direction::FromPlayer,
         cancelled: service.cancelled.clone(),

@@ -26,7 +26,7 @@ use crate::{
     sync::lock,
     transport::blocks::make_room,
     tunnel::{
-        datagram::{fair::Whose, sender::QuicQueue},
+        datagram::{fair::Whose, quic_queue::QuicQueue},
         futures::sleep_until,
     },
 };
@@ -366,7 +366,7 @@ mod tests {
         key::SecretKey,
         proto::{datagram::FlowId, handshake::Suite},
         transport::quic::{congestion, tests::pair},
-        tunnel::datagram::{inbound::Inbound, sender::QueueLimits},
+        tunnel::datagram::{inbound::Inbound, limits::QueueLimits},
     };
 
     fn protection(connection: &quinn::Connection) -> Arc<Protection> {

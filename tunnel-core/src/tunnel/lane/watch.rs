@@ -7,19 +7,19 @@
 //! The kernel's own bound (`TCP_USER_TIMEOUT`) would end an idle lane for a single lost keep-alive, and a player who pauses.
 
 use std::{
-    io,
     net::Shutdown,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
 use socket2::SockRef;
+
 use tokio::{
     net::{TcpStream, tcp::OwnedWriteHalf},
     sync::watch,
 };
 
-use crate::{metrics::Metrics, sync::lock, tunnel::lane::carry::Lane};
+use crate::{metrics::Metrics, sync::lock, tunnel::lane::pool::Lane};
 
 /// The lanes of a tunnel. While there are any, a task looks after them.
 #[derive(Debug)]
@@ -118,33 +118,6 @@ async fn look_after(watch: Arc<LaneWatch>) {
     }
 }
 
-/// Comes when the other end of a player's or a target's connection is gone: it was sent something, and has not said anything
-/// for long. One that is there and only reads nothing does answer.
-pub(crate) async fn gone(tcp: &TcpStream) -> io::Error {
-    loop {
-        tokio::time::sleep(GONE_LOOK).await;
-        if is_gone(tcp) {
-            return io::ErrorKind::TimedOut.into();
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn is_gone(tcp: &TcpStream) -> bool {
-    use std::os::fd::AsFd;
-
-    use crate::socket::tcp::TcpState;
-
-    (TcpState::of(tcp.as_fd())).is_ok_and(|known| {
-        (known.unacked > 0 || known.probes > 0) && known.silent >= crate::socket::GONE_AFTER
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-const fn is_gone(_: &TcpStream) -> bool {
-    false
-}
-
 #[cfg(target_os = "linux")]
 fn is_stuck(tcp: &TcpStream) -> bool {
     use std::os::fd::AsFd;
@@ -162,9 +135,8 @@ const fn is_stuck(_: &TcpStream) -> bool {
 
 /// How often lanes are looked at. One that is stuck at two looks is left.
 const LOOK: Duration = Duration::from_millis(500);
+
 /// Repetitions in a row that were not acknowledged: the third comes 1.4 s after the first sending on a short path, and later
 /// where the round trip is long. With a tenth of all packets lost, one sending in 10,000 meets that.
 #[cfg(target_os = "linux")]
 const REPEATS: u8 = 3;
-/// How often a player's or a target's connection is looked at: every 15 s, a system call.
-const GONE_LOOK: Duration = Duration::from_secs(15);
