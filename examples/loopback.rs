@@ -73,7 +73,9 @@ async fn main() -> Result<()> {
     println!(
         "client        {} over {}",
         status.name.unwrap_or_default(),
-        status.transport.unwrap_or("nothing")
+        status
+            .transport
+            .map_or_else(|| "nothing".into(), |it| it.to_string())
     );
     println!("public ports  {latency} (latency), {throughput} (throughput)\n");
 

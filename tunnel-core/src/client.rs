@@ -40,7 +40,7 @@ use crate::{
         stream::frame::ResetCode,
     },
     socket,
-    transport::mem,
+    transport::{Transport, mem},
     tunnel::{
         datagram::{DatagramSender, Paths},
         notices::Notices,
@@ -352,8 +352,8 @@ pub enum ClientStartError {
 pub struct ClientStatus {
     /// Its name at the relay, once it was let in.
     pub name: Option<String>,
-    /// `quic`, `lane` or `mem`; `None` while there is no tunnel.
-    pub transport: Option<&'static str>,
+    /// What its tunnel runs on; `None` while there is none.
+    pub transport: Option<Transport>,
     /// Round trip of the control stream's last heartbeat.
     pub rtt: Option<Duration>,
     /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.

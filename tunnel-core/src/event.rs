@@ -13,6 +13,7 @@ use crate::{
     instance::{InstanceId, ServiceName},
     proto::message::Code,
     sync::lock,
+    transport::Transport,
 };
 
 /// Something that an operator may want to know. `{}` prints it as one line.
@@ -25,8 +26,8 @@ pub enum Event {
         client: Arc<str>,
         /// The other side's address, if the transport has one.
         peer: Option<SocketAddr>,
-        /// `quic`, `lane` or `mem`.
-        transport: &'static str,
+        /// What it runs on.
+        transport: Transport,
     },
     /// A tunnel is gone.
     TunnelDown {

@@ -113,4 +113,4 @@ mod transport;
 mod tunnel;
 
 #[cfg(feature = "net")]
-pub use transport::mem;
+pub use transport::{Transport, mem};

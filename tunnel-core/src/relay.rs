@@ -41,6 +41,7 @@ use crate::{
     proto::{handshake::ProcessId, message::ServiceDeclaration, stream::frame::ResetCode},
     socket,
     transport::{
+        Transport,
         admission::{self, Source},
         mem, quic,
     },
@@ -326,8 +327,8 @@ pub struct ClientStatus {
     pub key: PublicKey,
     /// Where it connects from, if it is connected over a network.
     pub peer: Option<SocketAddr>,
-    /// `quic`, `lane` or `mem`; `None` while its tunnel is lost and its ports are held.
-    pub transport: Option<&'static str>,
+    /// What its tunnel runs on; `None` while that is lost and its ports are held.
+    pub transport: Option<Transport>,
     /// Round trip of its QUIC connection.
     pub rtt: Option<Duration>,
     /// What is bound for it.

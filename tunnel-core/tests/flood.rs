@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{net::TcpSocket, sync::Mutex};
-use tunnel_core::bench_support::FirstMessages;
+use tunnel_core::{Transport, bench_support::FirstMessages};
 
 use flood::{Flood, RelayThread};
 use support::{
@@ -95,7 +95,7 @@ async fn a_client_comes_in_while_first_messages_flood_the_relay() {
     let quic_before = lab.relay().metrics().handshakes_ignored;
     let second = lab.start(lab.identity(), []);
     hang("a tunnel over QUIC", async {
-        while second.status().await.transport != Some("quic") {
+        while second.status().await.transport != Some(Transport::Quic) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })

@@ -92,8 +92,8 @@ pub(crate) struct Established {
     pub(crate) capabilities: Capabilities,
     /// Opens further lanes.
     pub(crate) secret: FurtherSecret,
-    /// `quic`, `lane` or `mem`.
-    pub(crate) name: &'static str,
+    /// What it runs on.
+    pub(crate) name: crate::Transport,
 }
 
 #[derive(Debug)]
@@ -188,7 +188,9 @@ impl Dialer {
         let addresses = match &self.0.place {
             Place::Mem(network) => {
                 let io = network.connect().await.map_err(LaneError::from)?;
-                return self.first_lane(Io::Mem(io), None, "mem", credential).await;
+                return self
+                    .first_lane(Io::Mem(io), None, crate::Transport::Mem, credential)
+                    .await;
             }
             Place::Net(addresses) => addresses,
         };
@@ -260,7 +262,8 @@ impl Dialer {
         }
         let lane = async {
             let io = self.connect_tcp(address).await.map_err(LaneError::from)?;
-            self.first_lane(io, Some(address), "lane", credential).await
+            self.first_lane(io, Some(address), crate::Transport::Lane, credential)
+                .await
         };
         let (mut quic, mut lane) = (Box::pin(quic), Box::pin(lane));
         let head_start = tokio::time::sleep(ways.head_start());
@@ -322,7 +325,7 @@ impl Dialer {
             relay: answer.process,
             capabilities: answer.capabilities,
             secret,
-            name: "quic",
+            name: crate::Transport::Quic,
         })
     }
 
@@ -330,7 +333,7 @@ impl Dialer {
         &self,
         io: Io,
         peer: Option<SocketAddr>,
-        name: &'static str,
+        name: crate::Transport,
         credential: &Credential,
     ) -> Result<Established, DialError> {
         let hello = Hello {

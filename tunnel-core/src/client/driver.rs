@@ -29,6 +29,7 @@ use crate::{
         session::client::{ClientEvent, ClientSession},
         stream::frame::StreamId,
     },
+    transport::Transport,
     tunnel::{control::Control, futures::sleep_until},
 };
 
@@ -375,7 +376,7 @@ impl Driver {
                 peer: active.link.peer,
                 transport: active.link.transport,
             });
-            let is_lane = active.link.transport == "lane";
+            let is_lane = active.link.transport == Transport::Lane;
             self.damper.handle_up(Instant::now(), is_lane);
             if std::mem::replace(&mut self.is_fallback, is_lane) != is_lane {
                 self.shared.emit(Event::Fallback {

@@ -48,7 +48,7 @@ use crate::{
 /// A tunnel that stands.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) transport: &'static str,
+    pub(crate) transport: crate::Transport,
     /// Which process of the relay it leads to.
     relay: ProcessId,
     pub(crate) peer: Option<SocketAddr>,

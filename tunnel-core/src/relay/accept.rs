@@ -63,7 +63,7 @@ struct Proven {
 
 pub(super) enum Transport {
     Quic(quinn::Connection),
-    Lane(Lane, &'static str),
+    Lane(Lane, crate::Transport),
 }
 
 /// Listens on UDP and TCP. Returns the address, which matters if the port was left to the system.
@@ -172,7 +172,7 @@ async fn open_mem(shared: Arc<Shared>, side: Arc<RelaySide>, mut io: Io) {
         })
     });
     match opened.await {
-        Ok(Ok(opened)) => serve_opened(shared, opened, None, "mem").await,
+        Ok(Ok(opened)) => serve_opened(shared, opened, None, crate::Transport::Mem).await,
         Ok(Err(error)) => failed(&shared, NOWHERE, &error),
         Err(_) => failed(&shared, NOWHERE, &timed_out()),
     }
@@ -308,7 +308,7 @@ async fn open_lane(
     match tokio::time::timeout(limits.handshake_time, opened).await {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(opened))) => {
-            serve_opened(shared, opened, Some(address), "lane").await;
+            serve_opened(shared, opened, Some(address), crate::Transport::Lane).await;
         }
         Ok(Err(error)) => failed(&shared, address, &error),
         Err(_) => failed(&shared, address, &timed_out()),
@@ -347,7 +347,7 @@ async fn serve_opened(
     shared: Arc<Shared>,
     opened: Opened,
     address: Option<SocketAddr>,
-    name: &'static str,
+    name: crate::Transport,
 ) {
     match opened {
         Opened::First(first) => {
@@ -465,7 +465,7 @@ async fn establish(
                 capabilities,
                 path,
             );
-            (Some(connection.clone()), "quic", sender)
+            (Some(connection.clone()), crate::Transport::Quic, sender)
         }
         Transport::Lane(_, name) => (
             None,

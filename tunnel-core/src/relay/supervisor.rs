@@ -954,7 +954,7 @@ mod tests {
             process: ProcessId::from([1; 16]),
             name: "node-1".into(),
             peer: None,
-            transport: "mem",
+            transport: crate::Transport::Mem,
             quic: None,
             datagrams: DatagramSender::lanes(queues.clone(), metrics.clone()),
             queues,

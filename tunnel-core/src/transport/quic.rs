@@ -48,7 +48,7 @@ use crate::{
     proto::handshake::{
         Answer, Capabilities, Hello, ProcessId, Suite, VersionMismatch, VersionRange, keys::Secret,
     },
-    transport::{PskSource, admission},
+    transport::{admission, psk::PskSource},
 };
 
 /// Who a relay is, and what it says to every client.

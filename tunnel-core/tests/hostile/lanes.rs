@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tunnel_core::{client::ClientIdentity, event::Event, instance::RawService};
+use tunnel_core::{Transport, client::ClientIdentity, event::Event, instance::RawService};
 
 use crate::{
     Played, fails,
@@ -27,7 +27,10 @@ pub(crate) async fn on_lanes(lab: &Lab, n: u16) -> (Wire, Played) {
         ..lab.identity()
     };
     let played = Played::start(lab, identity, n).await;
-    assert_eq!(played.client.status().await.transport, Some("lane"));
+    assert_eq!(
+        played.client.status().await.transport,
+        Some(Transport::Lane)
+    );
     (wire, played)
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use tokio::{net::UdpSocket, sync::oneshot};
 use tunnel_core::{
+    Transport,
     client::ClientIdentity,
     instance::PortSet,
     key::{Psk, SecretKey},
@@ -219,7 +220,10 @@ async fn what_is_reflected_doubled_reordered_cut_and_flipped_on_the_path_loses_n
         out
     });
     let mut played = Played::start(&lab, through(&wire, lab.identity()), 0).await;
-    assert_eq!(played.client.status().await.transport, Some("quic"));
+    assert_eq!(
+        played.client.status().await.transport,
+        Some(Transport::Quic)
+    );
 
     let (mut from, mut to) = lab.tcp(lab.port).await.into_split();
     let (sent, came) = tokio::join!(pour(&mut to, 5, 16), drain(&mut from));
@@ -342,7 +346,10 @@ async fn forged_answers_do_not_end_a_handshake() {
         forged.chain([real]).collect()
     });
     let mut played = Played::start(&lab, through(&wire, lab.identity()), 0).await;
-    assert_eq!(played.client.status().await.transport, Some("quic"));
+    assert_eq!(
+        played.client.status().await.transport,
+        Some(Transport::Quic)
+    );
     played.is_undisturbed(&lab).await;
 }
 

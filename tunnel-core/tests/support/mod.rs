@@ -19,6 +19,7 @@ use std::{
 
 use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
+    Transport,
     client::{Client, ClientIdentity, ClientLimits},
     instance::{Instance, PortSet, RawInstance, RawService},
     join::TokenId,
@@ -178,13 +179,13 @@ impl Lab {
         let client = self.start(self.identity(), instances);
         hang("the instances' being bound", client.bound()).await;
         let expected = match self.via {
-            Via::Quic | Via::Router => "quic",
-            Via::Lane => "lane",
-            Via::Mem => "mem",
+            Via::Quic | Via::Router => Transport::Quic,
+            Via::Lane => Transport::Lane,
+            Via::Mem => Transport::Mem,
         };
         // Where the machine is so busy that QUIC needs longer than its head start, the client comes up on a lane and goes
         // over to QUIC afterwards.
-        waited(expected, async || {
+        waited("the transport", async || {
             (client.status().await.transport == Some(expected)).then_some(())
         })
         .await;

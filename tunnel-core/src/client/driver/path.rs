@@ -13,6 +13,7 @@ use crate::{
     },
     event::Event,
     proto::{handshake::ProcessId, message::Code, session::Liveness},
+    transport::Transport,
     tunnel::{control::Control, stream::RESUME_PATIENCE},
 };
 
@@ -73,8 +74,9 @@ impl Driver {
     }
 
     fn is_on_lane(&self) -> bool {
-        (self.active.as_ref())
-            .is_some_and(|active| active.welcome_at.is_some() && active.link.transport == "lane")
+        (self.active.as_ref()).is_some_and(|active| {
+            active.welcome_at.is_some() && active.link.transport == Transport::Lane
+        })
     }
 
     /// Whether a new path is looked for beside one that may be gone; a tunnel that is lost meanwhile changes nothing in that.

@@ -106,7 +106,7 @@ async fn who_cannot_prove_its_key_takes_nothing_over() {
         player.plays().await;
     }
     assert_eq!(site.relay.metrics().tunnels_opened, 1);
-    assert_eq!(client.status().await.transport, Some("quic"));
+    assert_eq!(client.status().await.transport, Some(Transport::Quic));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,7 +59,7 @@ impl Scene {
         assert_eq!(self.metrics().panics, 0);
         assert_eq!(self.client.metrics().panics, 0);
         let status = self.client.status().await;
-        assert_eq!(status.transport, Some("quic"));
+        assert_eq!(status.transport, Some(Transport::Quic));
     }
 }
 

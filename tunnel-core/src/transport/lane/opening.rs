@@ -18,7 +18,7 @@ use crate::{
         },
         record::{RecordType, Role},
     },
-    transport::PskSource,
+    transport::psk::PskSource,
 };
 
 /// Opens a tunnel's first lane with a full handshake. Answers the lane, what the relay said, and the secret that
