@@ -3,6 +3,7 @@
 mod accept;
 mod address;
 mod authority;
+mod client_address;
 mod further;
 mod ingress;
 mod limits;

@@ -18,10 +18,10 @@ use crate::{
     },
     relay::{
         Shared,
+        client_address::{AddressChange, ClientAddress, QuicPath},
         supervisor::{Command, Newcomer},
         tunnel::RelayTunnel,
     },
-    transport::admission::Source,
     tunnel::{control::Control, futures::sleep_until, supervise::caught},
 };
 
@@ -85,23 +85,11 @@ async fn converse(
     // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
     // that a client that asks for much keeps only itself waiting.
     let mut asked: Option<oneshot::Receiver<()>> = None;
-    let mut address = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
+    let mut address = tunnel.quic.as_ref().map(address_of);
     loop {
         // Heartbeats bring one round of this a second at least.
-        let now = tunnel.quic.as_ref().map(|quic| quic.remote_address().ip());
-        if now != address {
-            tracing::info!(client = %tunnel.name, address = ?now, "the client's address has changed");
-            // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
-            // client knows.
-            if address
-                .zip(now)
-                .is_some_and(|(before, now)| Source::of(before) == Source::of(now))
-            {
-                tunnel.watch.doubt();
-            } else {
-                tunnel.path.send_modify(|changes| *changes += 1);
-            }
-            address = now;
+        if let (Some(quic), Some(address)) = (&tunnel.quic, &mut address) {
+            follow(tunnel, quic, address, session);
         }
         while let Some(message) = session.poll_message() {
             tokio::select! {
@@ -162,6 +150,39 @@ async fn converse(
             () = tunnel.retired.cancelled() => return "another path has taken over".into(),
             () = shared.stopped.cancelled() => return "the relay has stopped".into(),
         }
+    }
+}
+
+fn address_of(quic: &quinn::Connection) -> ClientAddress {
+    ClientAddress::new(quic.remote_address().ip())
+}
+
+/// Looks where the client's packets come from. Lanes of a path that it has left lead nowhere.
+fn follow(
+    tunnel: &RelayTunnel,
+    quic: &quinn::Connection,
+    address: &mut ClientAddress,
+    session: &mut RelaySession,
+) {
+    let now = Instant::now();
+    let path = QuicPath {
+        ip: quic.remote_address().ip(),
+        challenges: quic.stats().frame_tx.path_challenge,
+    };
+    let Some(change) = address.handle(now, path, session.lived_at()) else {
+        return;
+    };
+    if change == AddressChange::Claimed {
+        session.ask(now);
+        return;
+    }
+    tracing::info!(client = %tunnel.name, address = %path.ip, "the client's address has changed");
+    if change == AddressChange::Near {
+        // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
+        // client knows.
+        tunnel.watch.doubt();
+    } else {
+        tunnel.path.send_modify(|changes| *changes += 1);
     }
 }
 

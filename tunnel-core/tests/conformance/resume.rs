@@ -32,6 +32,7 @@ on_transport!(
     a_stream_whose_lane_breaks_goes_on_over_another,
     a_stream_whose_lane_breaks_goes_on_over_quic,
     streams_follow_a_client_whose_address_changes,
+    packets_from_an_address_that_nobody_has_shown_move_no_client,
     idle_lanes_that_lead_nowhere_are_replaced,
 );
 
@@ -271,6 +272,28 @@ async fn streams_follow_a_client_whose_address_changes(via: Via) {
         .await;
     }
     assert_eq!(lab.relay().metrics().tunnels_opened, 1, "QUIC migrates");
+}
+
+async fn packets_from_an_address_that_nobody_has_shown_move_no_client(via: Via) {
+    let lab = Lab::new(via).await;
+    let server = Server::tcp(lab.ip).await;
+    let (client, _) = talk_and_bulk(&lab, &server).await;
+    let mut talk = lab.tcp(lab.port).await;
+    tcp_echo(&mut talk, b"before").await;
+    let mut bulk = on_a_lane(&lab).await;
+    lanes_carry(&lab, 1).await;
+    lab.forwarder().spoof(elsewhere(3)).await;
+    // Each of them moves QUIC's idea of the address, and the next packet back; the relay looks at it with each control
+    // message.
+    let other = simple("b", "tcp", lab.port + 2, server.address());
+    for _ in 0..40 {
+        client.insert(other.clone()).await;
+        tcp_echo(&mut talk, b"on QUIC").await;
+        tcp_echo(&mut bulk, b"on a lane").await;
+        client.remove(other.id().clone()).await;
+    }
+    assert_eq!(resumed(&lab), 0, "the lane was left for one packet");
+    assert_eq!(lab.relay().metrics().tunnels_opened, 1);
 }
 
 async fn idle_lanes_that_lead_nowhere_are_replaced(via: Via) {

@@ -27,6 +27,8 @@ struct State {
     refuses: AtomicBool,
     /// The address that the relay sees.
     outside: watch::Sender<IpAddr>,
+    /// Somebody on the path has every eighth UDP packet come from here instead, and drops what is sent there.
+    spoofed: Mutex<Option<Arc<UdpSocket>>>,
     packets: Mutex<Packets>,
 }
 
@@ -106,6 +108,7 @@ impl Forwarder {
             faults: watch::Sender::default(),
             refuses: AtomicBool::new(false),
             outside: watch::Sender::new(ip),
+            spoofed: Mutex::default(),
             packets: Mutex::default(),
         });
         let mut tasks = vec![tokio::spawn(accept(listener, state.clone()))];
@@ -178,6 +181,15 @@ impl Forwarder {
     }
 }
 
+impl Forwarder {
+    /// From now on every eighth UDP packet of clients comes from another address, to which no answer gets through.
+    pub(crate) async fn spoof(&self, from: IpAddr) {
+        let socket = UdpSocket::bind((from, 0)).await.unwrap();
+        socket.connect(self.state.to).await.unwrap();
+        *self.state.spoofed.lock().unwrap() = Some(Arc::new(socket));
+    }
+}
+
 impl Drop for Forwarder {
     fn drop(&mut self) {
         for task in &self.tasks {
@@ -228,6 +240,7 @@ async fn forward_udp(inside: UdpSocket, state: Arc<State>) {
     let mut outsides = HashMap::<SocketAddr, Arc<UdpSocket>>::new();
     let mut moves = state.outside.subscribe();
     let mut buffer = vec![0; 65_535];
+    let mut count = 0_u64;
     loop {
         let (length, sender) = tokio::select! {
             // A client that is gone shows as an error, and the next one comes.
@@ -262,7 +275,10 @@ async fn forward_udp(inside: UdpSocket, state: Arc<State>) {
         };
         let passes = state.packets.lock().unwrap().passes(length);
         if passes {
-            drop(outside.send(&buffer[..length]).await);
+            let spoofed = state.spoofed.lock().unwrap().clone();
+            count += 1;
+            let way = spoofed.filter(|_| count % 8 == 0).unwrap_or(outside);
+            drop(way.send(&buffer[..length]).await);
         }
     }
 }

@@ -102,6 +102,11 @@ impl RelaySession {
         self.heartbeat.ask(now);
     }
 
+    /// When the newest PING left that the client has answered: it was there after that.
+    pub fn lived_at(&self) -> Option<Instant> {
+        self.heartbeat.lived_at()
+    }
+
     /// From now on the client may say everything.
     pub fn let_in(&mut self) {
         self.messages.extend(self.welcome.take());
@@ -118,10 +123,10 @@ impl RelaySession {
         now: Instant,
         message: Message,
     ) -> Result<(), SessionMisbehaved> {
-        let lived_before = self.heartbeat.lived_at();
+        let lived_before = self.lived_at();
         let is_alive_again = self.heartbeat.handle_message(now, &message);
         if self.is_asking() {
-            let lived = self.heartbeat.lived_at();
+            let lived = self.lived_at();
             let news = lived.filter(|_| lived != lived_before);
             self.events.extend(news.map(|at| RelayEvent::Lived { at }));
             if !matches!(
