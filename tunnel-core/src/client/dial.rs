@@ -1,8 +1,6 @@
-//! Finds a way to the relay: at whichever of its addresses answers, QUIC where UDP gets through, else a lane.
+//! Connects to the relay: does what an [`Attempt`] decides, with sockets and handshakes.
 //!
-//! Addresses and transports are tried side by side, each a little after the one before or as soon as that has failed (RFC
-//! 8305), so that one which is silent delays no other. Each try of QUIC leaves from a port of its own: where a network has
-//! dropped what the last one sent, it need not drop this.
+//! Each try of QUIC leaves from a port of its own: where a network has dropped what the last one sent, it need not drop this.
 
 use std::{
     io,
@@ -11,14 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use tokio::time::Instant;
 
 use crate::{
     client::{
         addresses::{ADDRESSES_MAX, Addresses},
+        policy::attempt::{Action, Attempt, Failure, Over, Silent, Strategy},
         ports::{LocalPorts, Purpose},
         race::Race,
     },
@@ -31,11 +28,15 @@ use crate::{
     },
     socket,
     transport::{
+        Transport,
         lane::{self, Io, LaneError},
         mem,
         quic::{self, QuicConnectError},
     },
-    tunnel::lane::{Granted, Lane},
+    tunnel::{
+        futures::sleep_until,
+        lane::{Granted, Lane},
+    },
 };
 
 /// Where the relay is, and who connects.
@@ -44,10 +45,8 @@ pub(crate) struct Dialer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
-    relay_public_key: PublicKey,
-    secret_key: SecretKey,
-    process: ProcessId,
+    endpoint: RelayEndpoint,
+    identity: DialerIdentity,
     suite: Suite,
     /// What the kernel granted lanes.
     granted: Granted,
@@ -60,9 +59,17 @@ struct Inner {
     ports: Arc<LocalPorts>,
 }
 
-/// What leads to a relay.
+/// Who connects, and to whom.
+#[derive(Debug)]
+pub(crate) struct DialerIdentity {
+    pub(crate) relay_public_key: PublicKey,
+    pub(crate) secret_key: SecretKey,
+    pub(crate) process: ProcessId,
+}
+
+/// Where a relay is reached.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
+pub(crate) enum RelayEndpoint {
     Net(Arc<Addresses>),
     Mem(mem::Network),
 }
@@ -81,48 +88,30 @@ pub(crate) struct FurtherSecret {
     pub(crate) suite: Suite,
 }
 
-/// A way to the relay, proven on both sides.
+/// A connection to the relay, proven on both sides.
 #[derive(Debug)]
 pub(crate) struct Established {
-    pub(crate) transport: Transport,
-    pub(crate) peer: Option<SocketAddr>,
-    /// The relay's process.
-    pub(crate) relay: ProcessId,
-    /// What the relay can do.
-    pub(crate) capabilities: Capabilities,
-    /// Opens further lanes.
-    pub(crate) secret: FurtherSecret,
-    /// What it runs on.
-    pub(crate) name: crate::Transport,
+    pub(crate) connection: Connection,
+    pub(crate) terms: Terms,
 }
 
 #[derive(Debug)]
-pub(crate) enum Transport {
+pub(crate) enum Connection {
     Quic(quinn::Connection, quic::ClientEndpoint),
     Lane(Lane),
 }
 
-/// Which transports a try may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ways {
-    /// QUIC first, a lane if that stays silent.
-    Any,
-    /// The same sooner: what carries everything may be gone.
-    Racing,
-    /// Both at once: it was a lane that worked last.
-    Both,
-    /// QUIC only: lanes work already.
-    QuicOnly,
-}
-
-impl Ways {
-    const fn head_start(self) -> Duration {
-        match self {
-            Self::Both => Duration::ZERO,
-            Self::Racing => QUIC_HEAD_START_RACING,
-            Self::Any | Self::QuicOnly => QUIC_HEAD_START,
-        }
-    }
+/// What a handshake has settled.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) transport: Transport,
+    pub(crate) peer: Option<SocketAddr>,
+    /// The relay's process.
+    pub(crate) relay: ProcessId,
+    /// What both sides can do.
+    pub(crate) capabilities: Capabilities,
+    /// Opens further lanes.
+    pub(crate) secret: FurtherSecret,
 }
 
 /// Why no way was found.
@@ -150,21 +139,36 @@ pub(crate) enum DialError {
     Silent(Duration),
 }
 
+impl From<Silent> for DialError {
+    fn from(Silent(patience): Silent) -> Self {
+        Self::Silent(patience)
+    }
+}
+
+impl From<Failure<Self>> for DialError {
+    fn from(failure: Failure<Self>) -> Self {
+        match failure {
+            Failure::One(error) => error,
+            Failure::Both { quic, lane } => Self::Both {
+                quic: quic.to_string(),
+                lane: lane.to_string(),
+            },
+        }
+    }
+}
+
 impl Dialer {
+    /// A dialer of this relay. Without `udp` it does as if UDP were blocked.
     pub(crate) fn new(
-        place: Place,
-        relay_public_key: PublicKey,
-        secret_key: SecretKey,
-        process: ProcessId,
+        endpoint: RelayEndpoint,
+        identity: DialerIdentity,
         events: Option<EventSink>,
         udp: bool,
         ports: Arc<LocalPorts>,
     ) -> Self {
         Self(Arc::new(Inner {
-            place,
-            relay_public_key,
-            secret_key,
-            process,
+            endpoint,
+            identity,
             suite: Suite::fastest(),
             granted: Granted::default(),
             is_silent: AtomicBool::new(false),
@@ -176,63 +180,60 @@ impl Dialer {
 
     /// The key of the relay that it leads to.
     pub(crate) fn relay_public_key(&self) -> PublicKey {
-        self.0.relay_public_key
+        self.0.identity.relay_public_key
     }
 
-    /// Tries every address of the relay, and every transport allowed.
+    /// One attempt to reach the relay, at all of its addresses.
     pub(crate) async fn dial(
         &self,
         credential: &Credential,
-        ways: Ways,
+        strategy: Strategy,
     ) -> Result<Established, DialError> {
-        let addresses = match &self.0.place {
-            Place::Mem(network) => {
+        let addresses = match &self.0.endpoint {
+            RelayEndpoint::Mem(network) => {
                 let io = network.connect().await.map_err(LaneError::from)?;
-                return self
-                    .first_lane(Io::Mem(io), None, crate::Transport::Mem, credential)
-                    .await;
+                return self.first_lane(Io::Mem(io), None, credential).await;
             }
-            Place::Net(addresses) => addresses,
+            RelayEndpoint::Net(addresses) => addresses,
         };
         let mut candidates = addresses.candidates();
-        let mut tries = Race::new(ADDRESSES_MAX + 1);
-        let (mut last, mut is_last, mut next_at) = (None, false, Instant::now());
-        loop {
-            // What else a look-up may find is for the next try, or a resolver that hangs would hold this one.
-            if tries.is_empty() && last.is_some() && candidates.is_dry() {
-                is_last = true;
+        let mut attempt = Attempt::new(now(), strategy, ADDRESSES_MAX + 1);
+        let mut tries = Race::new(2 * (ADDRESSES_MAX + 1));
+        let failure = loop {
+            while let Some(action) = attempt.poll_action() {
+                match action {
+                    Action::Try(address, over) => {
+                        tries.add((address, over), self.dial_over(address, over, credential));
+                    }
+                    Action::GiveUp(address) => tries.retain(|(it, _)| *it != address),
+                    Action::TellSilent(address) => self.tell_silent(address),
+                }
             }
-            let next = async {
-                tokio::time::sleep_until(next_at).await;
-                candidates.next().await
-            };
+            if candidates.is_dry() {
+                attempt.handle_dry();
+            }
+            if attempt.has_ended() {
+                break attempt.into_failure();
+            }
             tokio::select! {
                 biased;
-                (address, tried) = tries.next(), if !tries.is_empty() => match tried {
+                ((address, over), tried) = tries.next() => match tried {
                     Ok(established) => {
                         addresses.handle_reached(address);
                         self.0.is_silent.store(false, Ordering::Relaxed);
                         return Ok(established);
                     }
-                    Err(error) => {
-                        last = Some(error);
-                        next_at = Instant::now();
-                    }
+                    Err(error) => attempt.handle_failed(now(), address, over, error),
                 },
-                next = next, if !is_last => match next {
-                    Some(address) => {
-                        tries.add(async move {
-                            (address, self.dial_address(address, credential, ways).await)
-                        });
-                        next_at = Instant::now() + STAGGER;
-                    }
-                    None => is_last = true,
+                next = candidates.next(), if attempt.wants_address() => match next {
+                    Some(address) => attempt.handle_address(now(), address),
+                    None => attempt.handle_no_address(),
                 },
-                else => break,
+                () = sleep_until(attempt.poll_timeout()) => attempt.handle_timeout(now()),
             }
-        }
+        };
         let relay = addresses.relay().clone();
-        Err(match (candidates.failed(), last) {
+        Err(match (candidates.failed(), failure.map(DialError::from)) {
             (Some(error), Some(last)) => DialError::NotThere(relay, error, Box::new(last)),
             (Some(error), None) => DialError::Resolve(relay, error),
             (None, Some(last)) => last,
@@ -242,57 +243,36 @@ impl Dialer {
 
     /// A TCP connection (or its like in memory) for a further lane.
     pub(crate) async fn connect_lane(&self, peer: Option<SocketAddr>) -> io::Result<Io> {
-        match (&self.0.place, peer) {
-            (Place::Mem(network), _) => Ok(Io::Mem(network.connect().await?)),
-            (Place::Net(_), Some(peer)) => self.connect_tcp(peer).await,
-            (Place::Net(_), None) => Err(io::ErrorKind::NotConnected.into()),
+        match (&self.0.endpoint, peer) {
+            (RelayEndpoint::Mem(network), _) => Ok(Io::Mem(network.connect().await?)),
+            (RelayEndpoint::Net(_), Some(peer)) => self.connect_tcp(peer).await,
+            (RelayEndpoint::Net(_), None) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
-    /// Tries one address for as long as it may take.
-    async fn dial_address(
+    /// One try of one address.
+    async fn dial_over(
         &self,
         address: SocketAddr,
+        over: Over,
         credential: &Credential,
-        ways: Ways,
     ) -> Result<Established, DialError> {
-        let quic = self.dial_quic(address, credential);
-        if ways == Ways::QuicOnly {
-            return within(DIAL_PATIENCE, quic).await;
+        match over {
+            Over::Quic => self.dial_quic(address, credential).await,
+            Over::Lane => {
+                let io = self.connect_tcp(address).await.map_err(LaneError::from)?;
+                self.first_lane(io, Some(address), credential).await
+            }
         }
-        let lane = async {
-            let io = self.connect_tcp(address).await.map_err(LaneError::from)?;
-            self.first_lane(io, Some(address), crate::Transport::Lane, credential)
-                .await
-        };
-        let (mut quic, mut lane) = (Box::pin(quic), Box::pin(lane));
-        let head_start = tokio::time::sleep(ways.head_start());
-        tokio::select! {
-            tried = &mut quic => return match tried {
-                Ok(established) => Ok(established),
-                Err(quic) => within(REST_PATIENCE, lane).await.map_err(|lane| both(&quic, &lane)),
-            },
-            () = head_start => {}
-        }
-        if ways == Ways::Any
-            && !self.0.is_silent.swap(true, Ordering::Relaxed)
+    }
+
+    /// Tells the operator once that UDP is silent, until something has been established.
+    fn tell_silent(&self, peer: SocketAddr) {
+        if !self.0.is_silent.swap(true, Ordering::Relaxed)
             && let Some(events) = &self.0.events
         {
-            events.emit(Event::UdpSilent { peer: address });
+            events.emit(Event::UdpSilent { peer });
         }
-        let tried = async {
-            tokio::select! {
-                tried = &mut quic => match tried {
-                    Ok(established) => Ok(established),
-                    Err(quic) => within(REST_PATIENCE, lane).await.map_err(|lane| both(&quic, &lane)),
-                },
-                tried = &mut lane => match tried {
-                    Ok(established) => Ok(established),
-                    Err(lane) => within(REST_PATIENCE, quic).await.map_err(|quic| both(&quic, &lane)),
-                },
-            }
-        };
-        within(DIAL_PATIENCE, tried).await
     }
 
     async fn dial_quic(
@@ -305,10 +285,10 @@ impl Dialer {
         }
         let endpoint = endpoint(&self.0.ports, address).map_err(DialError::Udp)?;
         let identity = quic::ClientIdentity {
-            secret_key: self.0.secret_key.clone(),
-            relay: self.0.relay_public_key,
+            secret_key: self.0.identity.secret_key.clone(),
+            relay: self.0.identity.relay_public_key,
             psk: credential.psk.clone(),
-            process: self.0.process,
+            process: self.0.identity.process,
             versions: SUPPORTED,
             capabilities: Capabilities::SUPPORTED,
             token: credential.token,
@@ -319,27 +299,27 @@ impl Dialer {
             exporter: quic::lane_secret(&connection),
             suite: self.0.suite,
         };
-        Ok(Established {
-            transport: Transport::Quic(connection, endpoint),
+        let terms = Terms {
+            transport: Transport::Quic,
             peer: Some(address),
             relay: answer.process,
-            capabilities: answer.capabilities,
+            capabilities: Capabilities::SUPPORTED.common(answer.capabilities),
             secret,
-            name: crate::Transport::Quic,
-        })
+        };
+        let connection = Connection::Quic(connection, endpoint);
+        Ok(Established { connection, terms })
     }
 
     async fn first_lane(
         &self,
         io: Io,
         peer: Option<SocketAddr>,
-        name: crate::Transport,
         credential: &Credential,
     ) -> Result<Established, DialError> {
         let hello = Hello {
             versions: SUPPORTED,
             capabilities: Capabilities::SUPPORTED,
-            process: self.0.process,
+            process: self.0.identity.process,
             token: credential.token,
             transport_parameters: None,
         };
@@ -347,8 +327,8 @@ impl Dialer {
         let (lane, answer, exporter) = lane::connect_first(
             io,
             inner.suite,
-            &inner.secret_key,
-            &inner.relay_public_key,
+            &inner.identity.secret_key,
+            &inner.identity.relay_public_key,
             &credential.psk,
             &hello,
         )
@@ -358,14 +338,19 @@ impl Dialer {
             exporter,
             suite: inner.suite,
         };
-        Ok(Established {
-            transport: Transport::Lane(Box::new(lane)),
+        let transport = match &self.0.endpoint {
+            RelayEndpoint::Net(_) => Transport::Lane,
+            RelayEndpoint::Mem(_) => Transport::Mem,
+        };
+        let terms = Terms {
+            transport,
             peer,
             relay: answer.process,
-            capabilities: answer.capabilities,
+            capabilities: Capabilities::SUPPORTED.common(answer.capabilities),
             secret,
-            name,
-        })
+        };
+        let connection = Connection::Lane(Box::new(lane));
+        Ok(Established { connection, terms })
     }
 
     /// The congestion control of lanes, as the kernel names it.
@@ -404,30 +389,7 @@ fn agreed(answer: &Answer) -> Result<u32, VersionMismatch> {
     SUPPORTED.agreed(&answer.versions)
 }
 
-async fn within(
-    patience: Duration,
-    tried: impl Future<Output = Result<Established, DialError>>,
-) -> Result<Established, DialError> {
-    tokio::time::timeout(patience, tried)
-        .await
-        .unwrap_or(Err(DialError::Silent(patience)))
+/// As tokio's timers see it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
-
-fn both(quic: &DialError, lane: &DialError) -> DialError {
-    DialError::Both {
-        quic: quic.to_string(),
-        lane: lane.to_string(),
-    }
-}
-
-/// Head start of an address before the next is tried beside it (RFC 8305 recommends 250 ms).
-const STAGGER: Duration = Duration::from_millis(250);
-/// Head start of QUIC before a lane is tried beside it: 1 s, three round trips of a long path.
-const QUIC_HEAD_START: Duration = Duration::from_secs(1);
-/// The same while a path is suspect: 100 ms. A lane takes two round trips more anyhow, and players wait.
-const QUIC_HEAD_START_RACING: Duration = Duration::from_millis(100);
-/// How long one transport is tried on when the other has failed. That is the answer of a relay which is there, of a host
-/// where none listens, or of a firewall: 2 s, in which what was lost is repeated once. Then a fresh try finds more.
-const REST_PATIENCE: Duration = Duration::from_secs(2);
-/// How long one address is tried.
-const DIAL_PATIENCE: Duration = Duration::from_secs(10);

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     client::{
         addresses::Addresses,
-        dial::{Credential, DialError, Dialer, Established, Place, Transport, Ways},
+        dial::{Connection, Credential, DialError, Dialer, DialerIdentity, RelayEndpoint},
+        policy::attempt::Strategy,
         ports::LocalPorts,
     },
     join::JoinString,
@@ -76,7 +77,7 @@ impl EnrolError {
 /// key may redeem it again.
 pub async fn enrol(join: &JoinString, secret_key: &SecretKey) -> Result<Enrolled, EnrolError> {
     enrol_at(
-        Place::Net(Addresses::new(join.relay.clone())),
+        RelayEndpoint::Net(Addresses::new(join.relay.clone())),
         join,
         secret_key,
     )
@@ -89,20 +90,22 @@ pub async fn enrol_mem(
     join: &JoinString,
     secret_key: &SecretKey,
 ) -> Result<Enrolled, EnrolError> {
-    enrol_at(Place::Mem(network.clone()), join, secret_key).await
+    enrol_at(RelayEndpoint::Mem(network.clone()), join, secret_key).await
 }
 
 async fn enrol_at(
-    place: Place,
+    endpoint: RelayEndpoint,
     join: &JoinString,
     secret_key: &SecretKey,
 ) -> Result<Enrolled, EnrolError> {
-    let process = ProcessId::from(key::random::<16>()?);
+    let identity = DialerIdentity {
+        relay_public_key: join.relay_public_key,
+        secret_key: secret_key.clone(),
+        process: ProcessId::from(key::random::<16>()?),
+    };
     let dialer = Dialer::new(
-        place,
-        join.relay_public_key,
-        secret_key.clone(),
-        process,
+        endpoint,
+        identity,
         None,
         true,
         Arc::new(LocalPorts::of_system()),
@@ -111,8 +114,8 @@ async fn enrol_at(
         psk: join.token.secret.clone(),
         token: Some(join.token.id),
     };
-    let Established { transport, .. } = match dialer.dial(&credential, Ways::Any).await {
-        Ok(established) => established,
+    let connection = match dialer.dial(&credential, Strategy::QuicFirst).await {
+        Ok(established) => established.connection,
         Err(DialError::Version(mismatch)) => {
             return Err(EnrolError::Rejected {
                 code: Code::Incompatible,
@@ -121,7 +124,7 @@ async fn enrol_at(
         }
         Err(error) => return Err(EnrolError::Unreachable(error.to_string())),
     };
-    tokio::time::timeout(ANSWER_PATIENCE, redeem(transport))
+    tokio::time::timeout(ANSWER_PATIENCE, redeem(connection))
         .await
         .unwrap_or_else(|_| Err(EnrolError::Lost("no answer in time".into())))
 }
@@ -132,13 +135,13 @@ enum Talk {
     Lane(Lane),
 }
 
-async fn redeem(transport: Transport) -> Result<Enrolled, EnrolError> {
-    let mut talk = match transport {
-        Transport::Quic(connection, _endpoint) => {
+async fn redeem(connection: Connection) -> Result<Enrolled, EnrolError> {
+    let mut talk = match connection {
+        Connection::Quic(connection, _endpoint) => {
             let (send, recv) = connection.open_bi().await.map_err(lost)?;
             Talk::Quic(connection, send, recv)
         }
-        Transport::Lane(lane) => Talk::Lane(lane),
+        Connection::Lane(lane) => Talk::Lane(lane),
     };
     // A QUIC stream exists for the other side only once something was said on it.
     talk.send(&Message::Ping {

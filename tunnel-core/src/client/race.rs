@@ -1,5 +1,4 @@
-//! Tries of a way to the relay that run side by side: addresses, of which some may lead nowhere, and fresh tries beside old
-//! ones, for what was sent into a black-out is repeated ever more slowly.
+//! Futures that run side by side in one task: attempts to reach the relay, of which the first that succeeds counts.
 
 use std::{
     future::{Future, poll_fn},
@@ -7,14 +6,16 @@ use std::{
     task::Poll,
 };
 
-/// Tries that run side by side, the oldest first.
-pub(crate) struct Race<'a, T> {
-    tries: Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>,
+/// Futures that run side by side, the oldest first. Each has a key.
+pub(crate) struct Race<'a, K, T> {
+    tries: Vec<(K, Tried<'a, T>)>,
     most: usize,
 }
 
-impl<'a, T> Race<'a, T> {
-    /// So many run at once.
+type Tried<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+impl<'a, K, T> Race<'a, K, T> {
+    /// A race in which at most `most` run at once.
     pub(crate) const fn new(most: usize) -> Self {
         Self {
             tries: Vec::new(),
@@ -28,20 +29,20 @@ impl<'a, T> Race<'a, T> {
 
     /// One more, in the place of the second oldest if there are too many: the oldest has its whole time, so that a path
     /// that is slow and no longer black is found too.
-    pub(crate) fn add(&mut self, tried: impl Future<Output = T> + Send + 'a) {
+    pub(crate) fn add(&mut self, key: K, tried: impl Future<Output = T> + Send + 'a) {
         if self.tries.len() == self.most {
             drop(self.tries.remove(1));
         }
-        self.tries.push(Box::pin(tried));
+        self.tries.push((key, Box::pin(tried)));
     }
 
     /// What the next one comes to that ends; never while there is none. Cancel safe.
-    pub(crate) async fn next(&mut self) -> T {
+    pub(crate) async fn next(&mut self) -> (K, T) {
         poll_fn(|context| {
             for place in 0..self.tries.len() {
-                if let Poll::Ready(outcome) = self.tries[place].as_mut().poll(context) {
-                    drop(self.tries.remove(place));
-                    return Poll::Ready(outcome);
+                if let Poll::Ready(outcome) = self.tries[place].1.as_mut().poll(context) {
+                    let (key, _) = self.tries.remove(place);
+                    return Poll::Ready((key, outcome));
                 }
             }
             Poll::Pending
@@ -49,7 +50,12 @@ impl<'a, T> Race<'a, T> {
         .await
     }
 
-    /// Gives all of them up.
+    /// Drops those whose key is not kept.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(&K) -> bool) {
+        self.tries.retain(|(key, _)| is_kept(key));
+    }
+
+    /// Drops all of them.
     pub(crate) fn clear(&mut self) {
         self.tries.clear();
     }
@@ -66,10 +72,11 @@ mod tests {
     #[tokio::test]
     async fn whichever_ends_first_is_first() {
         let mut race = Race::new(4);
-        race.add(pending());
-        race.add(ready(2));
-        race.add(ready(3));
-        assert_eq!((race.next().await, race.next().await), (2, 3));
+        race.add('a', pending());
+        race.add('b', ready(2));
+        race.add('c', ready(3));
+        assert_eq!(race.next().await, ('b', 2));
+        assert_eq!(race.next().await, ('c', 3));
         assert!(!race.is_empty());
         race.clear();
         assert!(race.is_empty());
@@ -77,7 +84,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_comes_of_no_try() {
-        let mut race = Race::<()>::new(4);
+        let mut race = Race::<(), ()>::new(4);
         let long = std::time::Duration::from_secs(3600);
         assert!(timeout(long, race.next()).await.is_err());
     }
@@ -88,9 +95,8 @@ mod tests {
         let mut tried: Vec<_> = (0..10)
             .map(|number| {
                 let (end, ended) = oneshot::channel::<()>();
-                race.add(async move {
+                race.add(number, async move {
                     drop(ended.await);
-                    number
                 });
                 end
             })
@@ -99,6 +105,9 @@ mod tests {
         let running: Vec<_> = (0..10).filter(|number| runs(&tried[*number])).collect();
         assert_eq!(running, [0, 7, 8, 9]);
         drop(tried.remove(0));
-        assert_eq!(race.next().await, 0);
+        assert_eq!(race.next().await, (0, ()));
+        race.retain(|number| *number == 8);
+        let running: Vec<_> = (1..10).filter(|number| runs(&tried[*number - 1])).collect();
+        assert_eq!(running, [8]);
     }
 }

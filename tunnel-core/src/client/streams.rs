@@ -6,30 +6,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
-    client::{Shared, link::Link, offers::Offers},
-    metrics::Gauge,
-    proto::stream::frame::{Frame, ResetCode, StreamId},
+    client::{mailbox::Mailbox, tunnel::ClientTunnel},
+    proto::stream::frame::{ResetCode, StreamId},
     sync::lock,
-    tunnel::stream::{
-        Carrier, Channel, ChannelError, Flowing, Moved, Onward, RESUME_PATIENCE, Resumed,
-        Resumption, StreamEnd,
-    },
+    tunnel::stream::Channel,
 };
 
 /// Every stream of the relay's process, whichever tunnel it is on.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     state: Mutex<State>,
-    /// Wakes the driver: a stream has lost its lane.
+    /// Wakes the client's main task: a stream has lost its lane.
     lost: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    running: HashMap<StreamId, Arc<Offers<Box<Attach>>>>,
+    running: HashMap<StreamId, Arc<Attaches>>,
     /// What has run.
     ended: Lately,
     /// What the relay wanted to continue before its OPEN came. From then on it is too late for that: the relay opens it anew.
@@ -81,10 +77,13 @@ impl Lately {
     }
 }
 
+/// Where a stream finds the channels that the relay continues it on.
+pub(crate) type Attaches = Mailbox<Box<Attach>>;
+
 /// The relay continues a stream on this channel.
 #[derive(Debug)]
 pub(crate) struct Attach {
-    pub(crate) link: Arc<Link>,
+    pub(crate) tunnel: Arc<ClientTunnel>,
     pub(crate) channel: Channel,
     /// The relay has every byte below.
     pub(crate) received: u64,
@@ -96,13 +95,18 @@ pub(crate) struct Attach {
 
 impl Streams {
     /// Begins a stream, which the relay may continue from now on; `None` if the relay has given its OPEN up meanwhile.
-    fn open(&self, stream: StreamId) -> Option<Arc<Offers<Box<Attach>>>> {
+    pub(crate) fn open(&self, stream: StreamId) -> Option<Arc<Attaches>> {
         let mut state = lock(&self.state);
-        let offers = state
-            .is_new(stream)
-            .then(|| Arc::new(Offers::new(ATTACHES)))?;
-        state.running.insert(stream, offers.clone());
-        Some(offers)
+        let mailbox = state.is_new(stream).then(mailbox)?;
+        state.running.insert(stream, mailbox.clone());
+        Some(mailbox)
+    }
+
+    /// A stream has ended that was opened here.
+    pub(crate) fn end(&self, stream: StreamId) {
+        let mut state = lock(&self.state);
+        state.running.remove(&stream);
+        state.ended.note(Instant::now(), stream);
     }
 
     /// Gives a channel to the stream that the relay names; gives it back with the answer if there is none.
@@ -133,7 +137,7 @@ impl Streams {
     }
 
     /// A stream's lane leads nowhere, of which the relay may not know: it has sent nothing there.
-    fn handle_lost(&self, stream: StreamId) {
+    pub(crate) fn handle_lost(&self, stream: StreamId) {
         lock(&self.state).lost.push(stream);
         self.lost.notify_one();
     }
@@ -152,178 +156,15 @@ impl Streams {
     /// The relay that knew them is gone: those that wait for it end.
     pub(crate) fn clear(&self) {
         let state = std::mem::take(&mut *lock(&self.state));
-        for offers in state.running.into_values() {
-            offers.close();
+        for mailbox in state.running.into_values() {
+            mailbox.close();
         }
     }
 }
 
-/// A stream's place, and how it comes to another.
-#[derive(Debug)]
-pub(crate) struct ClientResumption {
-    shared: Arc<Shared>,
-    stream: StreamId,
-    resumes: bool,
-    /// While it is on a lane.
-    on_lane: Option<Gauge>,
-    /// Changes when lanes from the former address are of no more use.
-    path: watch::Receiver<u64>,
-    offers: Arc<Offers<Box<Attach>>>,
-    /// The newest that has come and was not used yet.
-    next: Option<Box<Attach>>,
-    back: Option<oneshot::Sender<Channel>>,
-}
-
-impl ClientResumption {
-    /// A stream that the relay has just opened; `None` if it is too late for that.
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
-        link: &Link,
-        stream: StreamId,
-        on_lane: bool,
-    ) -> Option<Self> {
-        let offers = match link.resumes {
-            true => shared.streams.open(stream)?,
-            false => Arc::new(Offers::new(ATTACHES)),
-        };
-        Some(Self {
-            shared: shared.clone(),
-            stream,
-            resumes: link.resumes,
-            on_lane: on_lane.then(|| on_lanes(shared)),
-            path: link.path.subscribe(),
-            offers,
-            next: None,
-            back: None,
-        })
-    }
-
-    /// Gives a clean channel to whom it belongs: to the task of the lane that the stream moved to, or to the caller.
-    pub(crate) fn hand_back(&mut self, channel: Channel) -> Option<Channel> {
-        match self.back.take() {
-            // Its task has ended with its tunnel.
-            Some(back) => {
-                drop(back.send(channel));
-                None
-            }
-            None => Some(channel),
-        }
-    }
-
-    /// Agrees to a channel that stands beside the stream's own.
-    async fn agree(&mut self, attach: Attach, flowing: &Flowing) -> Option<Box<Onward>> {
-        let mut channel = attach.channel;
-        if flowing.is_turning() {
-            // The relay is there already, and stays.
-            channel.tx.abort(Some(ResetCode::Socket)).await;
-            return None;
-        }
-        let stream = self.stream;
-        let beside = Frame::Beside { stream };
-        flowing.set_named(true);
-        // Of a lane that broke the relay hears as we do.
-        channel.tx.write(Some(beside), None).await.ok()?;
-        self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
-        self.path = attach.link.path.subscribe();
-        let back = std::mem::replace(&mut self.back, attach.back);
-        Some(Box::new(Onward { channel, back }))
-    }
-}
-
-impl Resumption for ClientResumption {
-    async fn moved(&mut self, flowing: &Flowing) -> Moved {
-        if !self.resumes {
-            return std::future::pending().await;
-        }
-        while self.next.is_none() {
-            let is_on_lane = self.on_lane.is_some();
-            let next = tokio::select! {
-                next = self.offers.next() => next,
-                _ = self.path.changed(), if is_on_lane => None,
-            };
-            match next {
-                Some(attach) if attach.is_beside => {
-                    // A stream that stays where it is has no room for it.
-                    if let Some(onward) = Box::pin(self.agree(*attach, flowing)).await {
-                        return Moved::Onto(onward);
-                    }
-                }
-                Some(attach) => self.next = Some(attach),
-                None => break,
-            }
-        }
-        Moved::Away
-    }
-
-    async fn resume(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
-        if !self.resumes {
-            return Err(StreamEnd::Broken(ChannelError::Ended));
-        }
-        // The lane that it was on is gone.
-        self.back = None;
-        if self.on_lane.take().is_some() && self.next.is_none() {
-            self.shared.streams.handle_lost(self.stream);
-        }
-        let newest = newest(self.next.take(), &self.offers, |it| it.is_beside);
-        let attached = tokio::time::timeout(RESUME_PATIENCE, newest).await;
-        let Ok(Some(attach)) = attached else {
-            return Err(StreamEnd::Moved);
-        };
-        self.on_lane = attach.channel.is_lane().then(|| on_lanes(&self.shared));
-        self.path = attach.link.path.subscribe();
-        self.back = attach.back;
-        Ok(Resumed {
-            channel: attach.channel,
-            carrier: attach.link.carrier(),
-            received: attach.received,
-            greeting: Some(Frame::Attach {
-                stream: self.stream,
-                received,
-            }),
-        })
-    }
-}
-
-/// The newest channel that continues a stream; what stands beside one is of no use without it.
-async fn newest<T>(next: Option<T>, more: &Offers<T>, is_beside: impl Fn(&T) -> bool) -> Option<T> {
-    let mut newest = next.filter(|next| !is_beside(next));
-    loop {
-        match more.try_next() {
-            Some(newer) if is_beside(&newer) => {}
-            Some(newer) => newest = Some(newer),
-            None if newest.is_some() => return newest,
-            None => newest = Some(more.next().await?).filter(|next| !is_beside(next)),
-        }
-    }
-}
-
-impl Drop for ClientResumption {
-    fn drop(&mut self) {
-        // Once its own entry is gone, the number may be that of another relay's stream.
-        if self.resumes && !self.offers.is_closed() {
-            let mut state = lock(&self.shared.streams.state);
-            state.running.remove(&self.stream);
-            state.ended.note(Instant::now(), self.stream);
-        }
-        // Who has found it before may offer one still.
-        self.offers.close();
-        while self.offers.try_next().is_some() {}
-    }
-}
-
-impl Link {
-    /// What this tunnel bears of its streams.
-    pub(crate) fn carrier(&self) -> Carrier {
-        Carrier {
-            budget: self.budget.clone(),
-            meter: self.sender.meter(),
-            closed: self.closed.clone(),
-        }
-    }
-}
-
-fn on_lanes(shared: &Shared) -> Gauge {
-    Gauge::new(&shared.metrics, |m| &m.streams_on_lanes)
+/// An empty mailbox for one stream.
+pub(crate) fn mailbox() -> Arc<Attaches> {
+    Arc::new(Mailbox::new(ATTACHES))
 }
 
 /// Channels offered to one stream at a time: the relay tries one after another, and the last one counts.
@@ -337,29 +178,6 @@ const PART_MOST: usize = 1 << 18;
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn the_newest_channel_that_continues_a_stream_counts_and_none_that_stood_beside_another()
-    {
-        const BESIDE: u32 = 100;
-        for (next, queue, used) in [
-            (None, &[1][..], Some(1)),
-            (None, &[1, 2], Some(2)),
-            (None, &[1, BESIDE], Some(1)),
-            (Some(1), &[BESIDE], Some(1)),
-            (Some(BESIDE), &[BESIDE, 1, BESIDE], Some(1)),
-            (Some(BESIDE), &[], None),
-            (None, &[BESIDE], None),
-        ] {
-            let offers = Offers::new(ATTACHES);
-            for it in queue {
-                offers.offer(*it).unwrap();
-            }
-            offers.close();
-            let found = newest(next, &offers, |it| *it == BESIDE).await;
-            assert_eq!(found, used, "{next:?} {queue:?}");
-        }
-    }
 
     #[test]
     fn an_open_that_comes_behind_any_number_of_newer_ones_is_served() {

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +87,14 @@ impl Target {
             );
         }
         target
+    }
+
+    /// Whether a service of this instance leads its players here, whatever else has changed.
+    fn is_same(&self, instance: &InstanceId, service: &Service) -> bool {
+        self.instance == *instance
+            && self.service.public == service.public
+            && self.service.protocol == service.protocol
+            && self.service.target == service.target
     }
 
     /// Idle time after which a flow is forgotten.
@@ -171,9 +180,39 @@ pub(crate) fn leads_to(address: SocketAddr, known: &[IpAddr]) -> bool {
     known.contains(&address.ip())
 }
 
+/// The targets that a session knows now. What stays the same is not touched; what is gone is ended.
+pub(crate) fn update<'a>(
+    targets: &ArcSwap<Targets>,
+    services: impl Iterator<Item = (ServiceId, &'a InstanceId, &'a Service)>,
+    reporter: &Reporter,
+) {
+    let old = targets.load_full();
+    let mut new = Targets::new();
+    for (id, instance, service) in services {
+        let target = match old.get(&id) {
+            Some(target) => target.clone(),
+            None => old
+                .values()
+                .find(|target| target.is_same(instance, service))
+                .cloned()
+                .inspect(|target| target.follow(service))
+                .unwrap_or_else(|| Target::new(instance.clone(), service.clone(), reporter)),
+        };
+        new.insert(id, target);
+    }
+    keep_last_ids(&old, &mut new);
+    let new = Arc::new(new);
+    targets.store(new.clone());
+    for target in old.values() {
+        if !new.values().any(|kept| Arc::ptr_eq(kept, target)) {
+            target.cancelled.cancel();
+        }
+    }
+}
+
 /// Lets ids that a change has replaced go on leading to services that live on: the relay's word that it uses the new ones
 /// may overtake players' streams and datagrams that left with the old ones.
-pub(crate) fn keep_last_ids(old: &Targets, new: &mut Targets) {
+fn keep_last_ids(old: &Targets, new: &mut Targets) {
     let mut replaced: Vec<_> = old.iter().filter(|(id, _)| !new.contains_key(id)).collect();
     // Ids rise: the highest are those replaced last.
     replaced.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(**id));

@@ -5,7 +5,11 @@ mod parked;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp},
-    time::Instant,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -15,19 +19,23 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
-use crate::transport::admission::{Admission, AdmissionLimits};
 use crate::{
-    instance::{RawInstance, RawService},
+    client::{Client, ClientIdentity, ClientLimits},
+    instance::{Instance, RawInstance, RawService},
     join::TokenId,
+    key::{Psk, PublicKey, SecretKey},
     proto::{
         datagram::{DatagramHead, FlowId, FlowOpen, Kind},
-        handshake::{Capabilities, SUPPORTED},
+        handshake::{Capabilities, ProcessId, SUPPORTED},
         message::{Message, ServiceDeclaration, ServiceId},
         session::relay::{RelayEvent, RelaySession},
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    transport::{PskSource, quic},
+    transport::{
+        PskSource,
+        admission::{Admission, AdmissionLimits},
+        quic,
+    },
     tunnel::{
         control,
         stream::{ChannelRx, ChannelTx, Item},

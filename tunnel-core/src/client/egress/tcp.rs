@@ -1,4 +1,4 @@
-//! A stream's way to its target.
+//! A player's stream, to its target and back: the connection is made here, and `pump` carries the bytes.
 
 use std::{
     io,
@@ -12,69 +12,33 @@ use tokio::{net::TcpStream, task::JoinSet, time::Instant};
 
 use crate::{
     client::{
-        Shared,
-        egress::reason,
-        link::Link,
+        egress::reason::reason,
         ports::{LocalPorts, Purpose},
+        resume::ClientResumption,
         room::Held,
-        streams::{Attach, ClientResumption},
+        shared::Shared,
         targets::{Over, Target},
+        tunnel::ClientTunnel,
     },
     event::Limit,
     metrics::Gauge,
-    proto::stream::frame::{Frame, ResetCode, StreamHeader},
+    proto::stream::frame::{ResetCode, StreamHeader},
     socket,
     tunnel::{
         fault,
         futures::now_or_never,
-        stream::{Channel, Direction, Item, StreamKind, pump},
+        stream::{Channel, Direction, StreamKind, pump},
     },
 };
-
-/// Serves a stream that the relay opened, or continues, on a QUIC stream.
-pub(crate) async fn serve_quic(shared: Arc<Shared>, link: Arc<Link>, mut channel: Channel) {
-    // A relay that opens a stream and says nothing holds no more than this task.
-    let first = tokio::time::timeout(OPEN_PATIENCE, channel.rx.read()).await;
-    match first {
-        Ok(Ok(Item::Frame(Frame::Open(header)))) => {
-            serve(&shared, &link, header, channel).await;
-        }
-        Ok(Ok(Item::Frame(Frame::Attach { stream, received }))) => {
-            let attach = Attach {
-                link,
-                channel,
-                received,
-                is_beside: false,
-                back: None,
-            };
-            if let Err((mut refused, code)) = shared.streams.attach(stream, Box::new(attach)) {
-                refused.channel.tx.abort(Some(code)).await;
-            }
-        }
-        Ok(Ok(Item::Frame(Frame::Beside { stream }))) => {
-            let attach = Attach {
-                link,
-                channel,
-                received: 0,
-                is_beside: true,
-                back: None,
-            };
-            if let Err(mut refused) = shared.streams.stand_beside(stream, Box::new(attach)) {
-                refused.channel.tx.abort(Some(ResetCode::Socket)).await;
-            }
-        }
-        _ => shared.metrics.stream_misbehaved.one(),
-    }
-}
 
 /// Connects to the target and carries the stream to its end. Returns the channel if it is clean.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
-    link: &Arc<Link>,
+    tunnel: &Arc<ClientTunnel>,
     header: StreamHeader,
     mut channel: Channel,
 ) -> Option<Channel> {
-    let resumption = ClientResumption::new(shared, link, header.stream, channel.is_lane());
+    let resumption = ClientResumption::new(shared, tunnel, header.stream, channel.is_lane());
     let Some(mut resumption) = resumption else {
         channel.tx.abort(Some(ResetCode::Socket)).await;
         return None;
@@ -138,7 +102,7 @@ pub(crate) async fn serve(
         socket,
         None,
         channel,
-        link.carrier(),
+        tunnel.carrier(),
         &kind,
         &mut resumption,
     )
@@ -283,5 +247,3 @@ impl Drop for Seated {
 const STAGGER: Duration = Duration::from_millis(250);
 /// Between two looks for a local port: 20 ms, and one look a service, however many wait.
 const PORT_LOOK: Duration = Duration::from_millis(20);
-/// How long an opened QUIC stream may stay without its header.
-const OPEN_PATIENCE: Duration = Duration::from_secs(10);

@@ -4,6 +4,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::{
+    event::Event,
+    instance::InstanceId,
     proto::message::{Revision, Text},
     tunnel::stream::Channel,
 };

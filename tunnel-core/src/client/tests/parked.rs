@@ -1,6 +1,7 @@
 //! What a relay says of flows that it, or the process before it, has opened: compared, and believed as far as it holds.
 
 use super::*;
+use crate::metrics::Snapshot;
 
 /// Two games, a client that leads to them, and a relay that does as the test wishes.
 struct Scene {

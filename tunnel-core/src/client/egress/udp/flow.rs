@@ -1,10 +1,9 @@
-//! One player's conversation with a target: a connected socket, and the task that carries its answers.
+//! A flow: one player's UDP conversation with a target, over a connected socket of its own.
 
 use std::{
     collections::HashSet,
     io,
     net::{IpAddr, SocketAddr},
-    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,31 +12,24 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{BUFFERS, ends::Ends, search::Search, send_close};
 use crate::{
     client::{
-        Shared,
-        egress::reason,
+        egress::udp::{ends::Ends, search::Search},
         ports::LocalPorts,
         room::{Held, Room},
         targets::{Over, Target, leads_to},
     },
     metrics::{Gauge, Metrics},
-    proto::datagram::{DatagramHead, FlowId},
+    proto::datagram::FlowId,
     sync::lock,
-    tunnel::{
-        datagram::Whose,
-        fault,
-        futures::{poll_when_woken, sleep_until},
-    },
 };
 
 /// What a flow is, whatever its id: how a player is known again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Seat {
+pub(super) struct FlowKey {
     /// The target's place in memory: it stays for as long as the flow.
     target: usize,
     /// Which port of the service's range.
@@ -45,7 +37,7 @@ pub(super) struct Seat {
     player: SocketAddr,
 }
 
-impl Seat {
+impl FlowKey {
     pub(super) fn new(target: &Arc<Target>, port_index: u16, player: SocketAddr) -> Self {
         Self {
             target: Arc::as_ptr(target).addr(),
@@ -58,22 +50,22 @@ impl Seat {
 /// One player's conversation with a target.
 #[derive(Debug)]
 pub(super) struct Flow {
-    pub(super) seat: Seat,
+    pub(super) key: FlowKey,
     /// [`PARKED`] while no relay knows it.
     id: AtomicU64,
     pub(super) target: Arc<Target>,
     port: u16,
-    ends: ArcSwap<Ends>,
-    way: Mutex<Way>,
+    pub(super) ends: ArcSwap<Ends>,
+    destination: Mutex<Destination>,
     means: Means,
     /// Milliseconds from `started` to the last datagram in either direction.
     last: AtomicU64,
     started: Instant,
     /// Whether the target has answered since the flow leads to its present addresses.
     answered: AtomicBool,
-    closed: CancellationToken,
+    pub(super) closed: CancellationToken,
     /// Wakes the task: the flow has another socket, or waits for an answer.
-    moved: Notify,
+    pub(super) moved: Notify,
     _counted: Gauge,
     _room: [Held; 2],
 }
@@ -100,16 +92,16 @@ impl Means {
 
 /// Where a flow leads.
 #[derive(Debug)]
-struct Way {
+struct Destination {
     remote: SocketAddr,
     /// Until one of several addresses has answered.
     search: Option<Search<OwnedSemaphorePermit>>,
 }
 
 impl Flow {
-    /// A flow of this seat, which leads to the first of these addresses.
+    /// A flow of this key, which leads to the first of these addresses.
     pub(super) fn open(
-        seat: Seat,
+        key: FlowKey,
         target: Arc<Target>,
         (candidates, port): (&[IpAddr], u16),
         means: &Means,
@@ -129,12 +121,12 @@ impl Flow {
         }
         let (ends, remote) = opened?;
         Ok(Self {
-            seat,
+            key,
             id: AtomicU64::new(PARKED),
             target,
             port,
             ends: ArcSwap::from_pointee(ends),
-            way: Mutex::new(Way {
+            destination: Mutex::new(Destination {
                 remote,
                 search: search(&candidates),
             }),
@@ -194,9 +186,9 @@ impl Flow {
     /// Sends to the target. Says how many datagrams were lost at it, this one among them or not.
     pub(super) fn send(&self, payload: &[u8]) -> (io::Result<usize>, usize) {
         if !self.answered.load(Ordering::Relaxed) {
-            let mut way = lock(&self.way);
-            if way.search.is_some() {
-                return self.send_searching(&mut way, payload);
+            let mut destination = lock(&self.destination);
+            if destination.search.is_some() {
+                return self.send_searching(&mut destination, payload);
             }
         }
         let ends = self.ends.load();
@@ -210,16 +202,20 @@ impl Flow {
         }
     }
 
-    fn send_searching(&self, way: &mut Way, payload: &[u8]) -> (io::Result<usize>, usize) {
+    fn send_searching(
+        &self,
+        destination: &mut Destination,
+        payload: &[u8],
+    ) -> (io::Result<usize>, usize) {
         let now = Instant::now();
         let mut lost = 0;
         let mut sent = self.ends.load().send(payload);
         if (sent.as_ref()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            let is_lost = !self.go_on(way, |search| search.handle_refused(now));
+            let is_lost = !self.go_on(destination, |search| search.handle_refused(now));
             lost = usize::from(is_lost);
             sent = self.ends.load().send(payload);
         }
-        if let Some(search) = &mut way.search {
+        if let Some(search) = &mut destination.search {
             let is_first = search.poll_timeout().is_none();
             search.handle_sent(now, payload, |bytes| {
                 let memory = self.means.memory.clone();
@@ -236,55 +232,61 @@ impl Flow {
     /// address may be where the game listens. Returns whether what was sent is lost.
     pub(super) fn handle_refused(&self, at: &Arc<Ends>) -> bool {
         self.target.refresh();
-        let mut way = lock(&self.way);
+        let mut destination = lock(&self.destination);
         // Else it has gone on already.
         let is_here = Arc::ptr_eq(at, &self.ends.load());
-        is_here && !self.go_on(&mut way, |search| search.handle_refused(Instant::now()))
+        is_here
+            && !self.go_on(&mut destination, |search| {
+                search.handle_refused(Instant::now())
+            })
     }
 
-    fn handle_silence(&self) {
-        let mut way = lock(&self.way);
-        self.go_on(&mut way, |search| search.handle_timeout(Instant::now()));
+    pub(super) fn handle_silence(&self) {
+        let mut destination = lock(&self.destination);
+        self.go_on(&mut destination, |search| {
+            search.handle_timeout(Instant::now())
+        });
     }
 
-    fn handle_answer(&self) {
+    pub(super) fn handle_answer(&self) {
         if !self.answered.swap(true, Ordering::Relaxed) {
-            let mut way = lock(&self.way);
-            if way.search.take().is_some() {
-                self.target.handle_answer(Over::Udp, way.remote.ip());
+            let mut destination = lock(&self.destination);
+            if destination.search.take().is_some() {
+                self.target
+                    .handle_answer(Over::Udp, destination.remote.ip());
             }
         }
     }
 
     /// When to look for another address.
-    fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         if self.answered.load(Ordering::Relaxed) {
             return None;
         }
-        let way = lock(&self.way);
-        (way.search.as_ref()).and_then(Search::poll_timeout)
+        let destination = lock(&self.destination);
+        (destination.search.as_ref()).and_then(Search::poll_timeout)
     }
 
     /// Takes what was sent in vain to where the search goes on; whether that was anything.
     fn go_on(
         &self,
-        way: &mut Way,
+        destination: &mut Destination,
         next: impl FnOnce(&mut Search<OwnedSemaphorePermit>) -> Option<IpAddr>,
     ) -> bool {
-        let Some(search) = &mut way.search else {
+        let Some(search) = &mut destination.search else {
             return false;
         };
         let Some(mut ip) = next(search) else {
             return false;
         };
         let mut left = search.count();
-        while !self.lead_to(way, SocketAddr::new(ip, self.port)) && left > 1 {
+        while !self.lead_to(destination, SocketAddr::new(ip, self.port)) && left > 1 {
             let now = Instant::now();
-            let next = (way.search.as_mut()).and_then(|search| search.handle_refused(now));
+            let next = (destination.search.as_mut()).and_then(|search| search.handle_refused(now));
             ip = next.unwrap_or(ip);
             left -= 1;
         }
-        let again = way.search.as_mut().map(Search::poll_again);
+        let again = destination.search.as_mut().map(Search::poll_again);
         let again = again.unwrap_or_default();
         for datagram in &again {
             // What is refused here, too, comes back as an answer to one of the next.
@@ -295,15 +297,15 @@ impl Flow {
     }
 
     /// Returns whether the flow leads there now.
-    fn lead_to(&self, way: &mut Way, remote: SocketAddr) -> bool {
-        if way.remote == remote {
+    fn lead_to(&self, destination: &mut Destination, remote: SocketAddr) -> bool {
+        if destination.remote == remote {
             return true;
         }
         // Without a descriptor for the new socket, the flow stays where it is and tries again.
         let Ok(ends) = Ends::open(&self.means.ports, remote) else {
             return false;
         };
-        way.remote = remote;
+        destination.remote = remote;
         self.ends.store(Arc::new(ends));
         // The task waits on the old socket: it looks again.
         self.moved.notify_one();
@@ -312,10 +314,10 @@ impl Flow {
 
     /// A target has come that these ports belong to.
     pub(super) fn make_way(&self, ports: &HashSet<u16>) {
-        let way = lock(&self.way);
+        let destination = lock(&self.destination);
         let own = self.ends.load().port();
         if own.is_ok_and(|own| ports.contains(&own))
-            && let Ok(ends) = Ends::open(&self.means.ports, way.remote)
+            && let Ok(ends) = Ends::open(&self.means.ports, destination.remote)
         {
             self.ends.store(Arc::new(ends));
             self.moved.notify_one();
@@ -323,14 +325,14 @@ impl Flow {
     }
 
     /// A name that leads elsewhere takes its live flows along.
-    fn follow(&self, known: &[IpAddr]) {
-        let mut way = lock(&self.way);
-        if !leads_to(way.remote, known)
+    pub(super) fn follow(&self, known: &[IpAddr]) {
+        let mut destination = lock(&self.destination);
+        if !leads_to(destination.remote, known)
             && let Some(ip) = known.first()
         {
-            way.search = search(known);
+            destination.search = search(known);
             self.answered.store(false, Ordering::Relaxed);
-            self.lead_to(&mut way, SocketAddr::new(*ip, self.port));
+            self.lead_to(&mut destination, SocketAddr::new(*ip, self.port));
         }
     }
 }
@@ -347,126 +349,7 @@ impl Drop for Flow {
     }
 }
 
-/// A flow's task. It owns the flow's place in the table: whatever ends it, the place is given back.
-pub(super) struct Entered {
-    pub(super) shared: Arc<Shared>,
-    pub(super) flow: Arc<Flow>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        // First the way, then the id, as for answers.
-        let sender = self.shared.sender.load();
-        if let (Some(id), Some(sender)) = (self.shared.flows.leave(&self.flow), sender.as_ref()) {
-            send_close(sender, id);
-        }
-    }
-}
-
-/// What may happen to a flow beside its packets.
-enum News {
-    /// The target's name leads elsewhere.
-    Addresses,
-    /// The flow has another socket, or waits for an answer.
-    Moved,
-    /// No answer has come for long enough.
-    Silence,
-    /// The flow, its service or the client ends.
-    Ended,
-}
-
-impl Entered {
-    /// Carries the target's answers until the flow is closed or its service ends.
-    pub(super) async fn run(self) {
-        let flow = &self.flow;
-        fault!("a flow to {}", flow.target.service.public);
-        let mut addresses = flow.target.subscribe();
-        loop {
-            let ends = flow.ends.load_full();
-            let until = flow.poll_timeout();
-            let mut news = pin!(self.news(&mut addresses, until));
-            // Its parts have locks that flows share; an answer of the target is nothing to them.
-            let mut news = poll_when_woken(news.as_mut());
-            let news = loop {
-                tokio::select! {
-                    biased;
-                    news = &mut news => break news,
-                    ready = ends.ready() => match ready {
-                        Ok(()) => self.drain(&ends),
-                        Err(_) => return,
-                    },
-                }
-            };
-            match news {
-                News::Addresses => flow.follow(&flow.target.candidates(Over::Udp)),
-                News::Moved => {}
-                News::Silence => flow.handle_silence(),
-                News::Ended => return,
-            }
-        }
-    }
-
-    /// What happens to a flow beside its packets.
-    async fn news(
-        &self,
-        addresses: &mut watch::Receiver<Arc<[IpAddr]>>,
-        until: Option<Instant>,
-    ) -> News {
-        let flow = &self.flow;
-        tokio::select! {
-            changed = addresses.changed() => changed.map_or(News::Ended, |()| News::Addresses),
-            () = flow.moved.notified() => News::Moved,
-            () = sleep_until(until) => News::Silence,
-            () = flow.target.cancelled.cancelled() => News::Ended,
-            () = flow.closed.cancelled() => News::Ended,
-            () = self.shared.stopped.cancelled() => News::Ended,
-        }
-    }
-
-    /// Sends into the tunnel what the target has answered.
-    fn drain(&self, ends: &Arc<Ends>) {
-        let metrics = &self.shared.metrics;
-        BUFFERS.with_borrow_mut(|(buffer, scratch)| {
-            for _ in 0..BATCH {
-                match ends.try_recv(buffer) {
-                    Ok(length) => {
-                        self.flow.touch();
-                        self.flow.handle_answer();
-                        // First the way, then the id: the way to another process of the relay is opened after its
-                        // predecessor's ids have been taken away, so that none of them goes there.
-                        let sender = self.shared.sender.load();
-                        let Some(id) = self.flow.id() else {
-                            metrics.drop_parked.one();
-                            continue;
-                        };
-                        let Some(sender) = sender.as_ref() else {
-                            metrics.drop_no_tunnel.one();
-                            continue;
-                        };
-                        metrics.datagrams_out.one();
-                        metrics.datagram_bytes_out.add(length as u64);
-                        let answer = buffer.get(..length).unwrap_or_default();
-                        let whose = Whose::flow(self.flow.target.service.public.first(), id.0);
-                        let head = DatagramHead::data(id);
-                        let redundancy = self.flow.target.redundancy();
-                        sender.send_protected(whose, head, answer, redundancy, scratch);
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                    Err(error) => {
-                        if self.flow.handle_refused(ends) {
-                            self.shared.count_lost(&self.flow, 1, reason(&error));
-                        }
-                        return;
-                    }
-                }
-            }
-        });
-    }
-}
-
 /// 4 MiB: 256 players at once with all that a flow keeps, or thousands with a greeting each.
 const FIRST_DATAGRAMS: usize = 4 << 20;
 /// No id of a relay: they are below 2^62.
 const PARKED: u64 = u64::MAX;
-/// Answers of one flow between two looks at the others.
-const BATCH: usize = 32;

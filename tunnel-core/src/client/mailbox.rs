@@ -1,5 +1,5 @@
-//! What is offered to one task, which seldom gets anything. An mpsc channel of tokio's would do, and hold 800 bytes for each
-//! stream of a client.
+//! A small bounded queue for one task that seldom gets anything. A tokio mpsc channel would do the same, and hold 800 bytes
+//! for each stream of a client.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -9,7 +9,7 @@ use crate::sync::lock;
 
 /// A queue with one reader. It takes no memory for what may come.
 #[derive(Debug)]
-pub(crate) struct Offers<T> {
+pub(crate) struct Mailbox<T> {
     waiting: Mutex<Waiting<T>>,
     changed: Notify,
     most: usize,
@@ -21,8 +21,8 @@ struct Waiting<T> {
     is_closed: bool,
 }
 
-impl<T> Offers<T> {
-    /// At most so many wait.
+impl<T> Mailbox<T> {
+    /// A queue in which at most `most` wait.
     pub(crate) const fn new(most: usize) -> Self {
         Self {
             waiting: Mutex::new(Waiting {
@@ -34,7 +34,7 @@ impl<T> Offers<T> {
         }
     }
 
-    /// Offers something; gives it back if no more is taken.
+    /// Mailbox something; gives it back if no more is taken.
     pub(crate) fn offer(&self, offer: T) -> Result<(), T> {
         let mut waiting = lock(&self.waiting);
         if waiting.is_closed || waiting.queue.len() >= self.most {
@@ -85,41 +85,41 @@ mod tests {
 
     #[test]
     fn it_takes_no_more_than_it_may() {
-        let offers = Offers::new(2);
+        let mailbox = Mailbox::new(2);
         assert_eq!(
-            [1, 2, 3].map(|it| offers.offer(it)),
+            [1, 2, 3].map(|it| mailbox.offer(it)),
             [Ok(()), Ok(()), Err(3)]
         );
-        assert_eq!(offers.try_next(), Some(1));
-        assert_eq!(offers.offer(4), Ok(()));
+        assert_eq!(mailbox.try_next(), Some(1));
+        assert_eq!(mailbox.offer(4), Ok(()));
         assert_eq!(
-            [(); 3].map(|()| offers.try_next()),
+            [(); 3].map(|()| mailbox.try_next()),
             [Some(2), Some(4), None]
         );
     }
 
     #[tokio::test]
     async fn what_waits_when_it_closes_is_still_there() {
-        let offers = Offers::new(2);
-        offers.offer(1).unwrap();
-        offers.close();
-        assert_eq!(offers.offer(2), Err(2));
-        assert_eq!(offers.next().await, Some(1));
-        assert_eq!(offers.next().await, None);
+        let mailbox = Mailbox::new(2);
+        mailbox.offer(1).unwrap();
+        mailbox.close();
+        assert_eq!(mailbox.offer(2), Err(2));
+        assert_eq!(mailbox.next().await, Some(1));
+        assert_eq!(mailbox.next().await, None);
     }
 
     #[tokio::test]
     async fn its_reader_wakes_for_an_offer_and_for_the_end() {
-        let offers = Arc::new(Offers::new(2));
-        let theirs = offers.clone();
+        let mailbox = Arc::new(Mailbox::new(2));
+        let theirs = mailbox.clone();
         let reader = tokio::spawn(async move {
             let first = theirs.next().await;
             (first, theirs.next().await)
         });
         tokio::task::yield_now().await;
-        offers.offer(1).unwrap();
+        mailbox.offer(1).unwrap();
         tokio::task::yield_now().await;
-        offers.close();
+        mailbox.close();
         assert_eq!(reader.await.unwrap(), (Some(1), None));
     }
 }

@@ -1,61 +1,11 @@
-//! Decisions about the path to the relay: pure, so that tables of what is seen and what follows can test them.
+//! Whether what leaves over QUIC arrives, by its acknowledgements.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
-
-/// From which addresses of this machine a tunnel's connections have left.
-///
-/// A new address does not make the former one useless: where temporary IPv6 addresses rotate, what stands on the old one goes
-/// on for hours. Only what is gone is given up.
-#[derive(Debug, Default)]
-pub(super) struct Sources(Vec<IpAddr>);
-
-/// What a look at them has found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SourceChange {
-    /// New connections leave from another address. What stands on the former one may lead nowhere.
-    Another,
-    /// An address is not this machine's any more: what stands on it hangs for minutes.
-    Gone {
-        /// It was the first, from which the tunnel's first connection has left.
-        is_first: bool,
-    },
-}
-
-impl Sources {
-    /// Connections leave from `now`, as far as there is a network; `is_ours` says whether an address is this machine's.
-    pub(super) fn handle_look(
-        &mut self,
-        now: Option<IpAddr>,
-        is_ours: impl Fn(IpAddr) -> bool,
-    ) -> Option<SourceChange> {
-        // Without a network there is nothing to compare.
-        let now = now?;
-        let first = self.0.first().copied();
-        let before = self.0.len();
-        self.0.retain(|source| *source == now || is_ours(*source));
-        let is_gone = self.0.len() < before;
-        let is_another = !self.0.contains(&now);
-        if is_another {
-            if self.0.len() == SOURCES_MAX {
-                self.0.remove(1);
-            }
-            self.0.push(now);
-        }
-        if is_gone {
-            let is_first = first != self.0.first().copied();
-            return Some(SourceChange::Gone { is_first });
-        }
-        (is_another && before > 0).then_some(SourceChange::Another)
-    }
-}
+use std::time::{Duration, Instant};
 
 /// Whether what leaves on QUIC arrives, by its acknowledgements: where much is sent, its path is found to be gone long before a
 /// heartbeat is overdue. Where much has come and nothing does any more, something is sent to find out.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     seen: Seen,
     /// What had left when the last acknowledgement came.
     sent: Sent,
@@ -72,19 +22,19 @@ pub(super) struct Heard {
 
 /// What is known of a connection at one moment, counted from its beginning.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) sent: Sent,
-    pub(super) received: u64,
-    pub(super) acks: u64,
+pub(crate) struct Seen {
+    pub(crate) sent: Sent,
+    pub(crate) received: u64,
+    pub(crate) acks: u64,
 }
 
 /// What has left on a connection, of which some acknowledgement has to come.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     /// Acknowledgements of what came count here, and are never acknowledged themselves.
-    pub(super) packets: u64,
+    pub(crate) packets: u64,
     /// Frames that are; several may share a packet.
-    pub(super) frames: u64,
+    pub(crate) frames: u64,
 }
 
 /// What a look at a connection leads to.
@@ -98,7 +48,7 @@ pub(crate) enum Hearing {
 
 impl Heard {
     /// To be called every [`HEARD_LOOK`].
-    pub(super) fn handle_look(
+    pub(crate) fn handle_look(
         &mut self,
         now: Instant,
         seen: Seen,
@@ -147,50 +97,8 @@ impl Heard {
     }
 }
 
-/// How long a client stays on lanes once QUIC has failed it. QUIC that has come back and fails soon again is left alone for
-/// longer and longer.
-#[derive(Debug, Default)]
-pub(super) struct Damper {
-    /// Since when the tunnel has been on QUIC, and whether it came back there.
-    on_quic: Option<(Instant, bool)>,
-    is_on_lanes: bool,
-    hold: Duration,
-    until: Option<Instant>,
-}
-
-impl Damper {
-    /// A tunnel stands, on QUIC or on lanes.
-    pub(super) fn handle_up(&mut self, now: Instant, is_lane: bool) {
-        let was_on_lanes = std::mem::replace(&mut self.is_on_lanes, is_lane);
-        if !is_lane {
-            self.on_quic.get_or_insert((now, was_on_lanes));
-            return;
-        }
-        let Some((since, has_come_back)) = self.on_quic.take() else {
-            return;
-        };
-        let stood = now.saturating_duration_since(since);
-        self.hold = if has_come_back && stood < self.hold.max(SOUND_AFTER) {
-            (self.hold * 2).clamp(HOLD_LEAST, HOLD_MOST)
-        } else {
-            Duration::ZERO
-        };
-        self.until = Some(now + self.hold);
-    }
-
-    /// The relay's process is another: what ended with the last one was no fault of the path.
-    pub(super) const fn handle_other_relay(&mut self) {
-        self.on_quic = None;
-    }
-
-    /// Until when QUIC is left alone.
-    pub(super) const fn until(&self) -> Option<Instant> {
-        self.until
-    }
-}
-
 /// How often a connection is looked at: twenty times a second, a lock and a copy of its counters.
-pub(super) const HEARD_LOOK: Duration = Duration::from_millis(50);
+pub(crate) const HEARD_LOOK: Duration = Duration::from_millis(50);
 /// In so many of the last 16 looks something has come where a game was played until just now. On a busy machine what has come is
 /// seen in every other look or fewer, and all the more of it.
 const BUSY: u32 = 6;
@@ -212,79 +120,10 @@ const UNHEARD_PACKETS: u64 = 10;
 const UNHEARD_LEAST: Duration = Duration::from_millis(400);
 /// And so many round trips: QUIC itself asks again after some two.
 const UNHEARD_ROUND_TRIPS: u32 = 4;
-/// A path that has stood for so long is sound.
-const SOUND_AFTER: Duration = Duration::from_secs(60);
-/// First time for which QUIC is left alone after it has failed again.
-const HOLD_LEAST: Duration = Duration::from_secs(30);
-/// Longest such time. Lanes carry everything meanwhile.
-const HOLD_MOST: Duration = Duration::from_secs(600);
-/// Eight: a day of addresses that rotate every few hours.
-const SOURCES_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_an_address_that_is_gone_is_given_up() {
-        use SourceChange::{Another, Gone};
-        let (a, b, c): (IpAddr, IpAddr, IpAddr) = (
-            "2001:db8::a".parse().unwrap(),
-            "2001:db8::b".parse().unwrap(),
-            "192.0.2.1".parse().unwrap(),
-        );
-        let first = Some(Gone { is_first: true });
-        let later = Some(Gone { is_first: false });
-        // From where connections leave, which addresses this machine has, and what that means.
-        type Look<'a> = (Option<IpAddr>, &'a [IpAddr], Option<SourceChange>);
-        let cases: [(&str, &[Look<'_>]); 5] = [
-            (
-                "nothing happens",
-                &[(Some(a), &[a], None), (Some(a), &[a], None)],
-            ),
-            (
-                "the network goes and comes back",
-                &[
-                    (Some(a), &[a], None),
-                    (None, &[], None),
-                    (Some(a), &[a], None),
-                ],
-            ),
-            (
-                "another address takes its place",
-                &[
-                    (Some(a), &[a], None),
-                    (Some(c), &[c], first),
-                    (Some(c), &[c], None),
-                ],
-            ),
-            (
-                "a temporary address rotates, and the old one ends hours later",
-                &[
-                    (Some(a), &[a], None),
-                    (Some(b), &[a, b], Some(Another)),
-                    (Some(b), &[a, b], None),
-                    (Some(b), &[b], first),
-                    (Some(b), &[b], None),
-                ],
-            ),
-            (
-                "a second line comes and goes",
-                &[
-                    (Some(a), &[a], None),
-                    (Some(c), &[a, c], Some(Another)),
-                    (Some(a), &[a], later),
-                ],
-            ),
-        ];
-        for (name, looks) in cases {
-            let mut sources = Sources::default();
-            for (at, (now, ours, expected)) in looks.iter().enumerate() {
-                let change = sources.handle_look(*now, |source| ours.contains(&source));
-                assert_eq!(change, *expected, "{name}, look {at}");
-            }
-        }
-    }
 
     #[test]
     fn quic_is_suspect_when_much_has_left_and_nothing_was_acknowledged_for_long() {
@@ -459,99 +298,5 @@ mod tests {
             }
             assert_eq!(told, expected, "{name}");
         }
-    }
-
-    #[test]
-    fn quic_that_fails_again_and_again_is_left_alone_for_longer_and_longer() {
-        enum Event {
-            Quic,
-            Lane,
-            OtherRelay,
-        }
-        use Event::{Lane, OtherRelay, Quic};
-        // What stands after so many seconds more; and for how long QUIC is left alone then, where it is.
-        type Case<'a> = (&'a str, &'a [(u64, Event, u64)]);
-        let cases: [Case<'_>; 6] = [
-            ("lanes from the start", &[(0, Lane, 0), (9, Lane, 0)]),
-            (
-                "the first failure may be a black-out",
-                &[(0, Quic, 0), (8, Lane, 0)],
-            ),
-            (
-                "relapses",
-                &[
-                    (0, Quic, 0),
-                    (8, Lane, 0),
-                    (20, Quic, 0),
-                    (8, Lane, 30),
-                    (50, Quic, 0),
-                    (8, Lane, 60),
-                    (80, Quic, 0),
-                    // Longer than it had to stay away.
-                    (61, Lane, 0),
-                    (20, Quic, 0),
-                    (8, Lane, 30),
-                ],
-            ),
-            (
-                "from one port to the next it is the same stay",
-                &[
-                    (0, Lane, 0),
-                    (9, Quic, 0),
-                    (40, Quic, 0),
-                    (40, Lane, 0),
-                    (9, Quic, 0),
-                    (5, Lane, 30),
-                ],
-            ),
-            (
-                "a relay that starts again",
-                &[(0, Lane, 0), (9, Quic, 0), (5, OtherRelay, 0), (0, Lane, 0)],
-            ),
-            (
-                "the longest",
-                &[
-                    (0, Lane, 0),
-                    (9, Quic, 0),
-                    (9, Lane, 30),
-                    (9, Quic, 0),
-                    (9, Lane, 60),
-                    (9, Quic, 0),
-                    (9, Lane, 120),
-                    (9, Quic, 0),
-                    (9, Lane, 240),
-                    (9, Quic, 0),
-                    (9, Lane, 480),
-                    (9, Quic, 0),
-                    (9, Lane, 600),
-                ],
-            ),
-        ];
-        for (name, seen) in cases {
-            let (mut damper, mut now) = (Damper::default(), Instant::now());
-            for (at, (later, seen, hold)) in seen.iter().enumerate() {
-                now += Duration::from_secs(*later);
-                match seen {
-                    Quic => damper.handle_up(now, false),
-                    Lane => damper.handle_up(now, true),
-                    OtherRelay => damper.handle_other_relay(),
-                }
-                if matches!(seen, Lane) {
-                    let left = damper.until().map_or(0, |until| (until - now).as_secs());
-                    assert_eq!(left, *hold, "{name}, {at}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn addresses_without_end_take_no_room_without_end() {
-        let mut sources = Sources::default();
-        for n in 0..100_u16 {
-            let now = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]);
-            sources.handle_look(Some(now), |_| true);
-        }
-        assert_eq!(sources.0.len(), SOURCES_MAX);
-        assert_eq!(sources.0[0], "2001:db8::".parse::<IpAddr>().unwrap());
     }
 }

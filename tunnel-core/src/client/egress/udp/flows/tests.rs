@@ -57,26 +57,26 @@ impl World {
         world
     }
 
-    fn seat(&self, target: usize, player: u16) -> Seat {
+    fn key(&self, target: usize, player: u16) -> FlowKey {
         let player = SocketAddr::from(([192, 0, 2, 1], player));
-        Seat::new(&self.targets[target], 0, player)
+        FlowKey::new(&self.targets[target], 0, player)
     }
 
     /// A flow of a player to the first target.
     fn flow(&self, player: u16) -> Arc<Flow> {
-        let (seat, target) = (self.seat(0, player), self.targets[0].clone());
+        let (key, target) = (self.key(0, player), self.targets[0].clone());
         let candidates = [IpAddr::from([127, 0, 0, 1])];
         let room = [(); 2].map(|()| Room::new(1).take(0).unwrap());
         let (means, metrics) = (&self.means, &self.metrics);
-        let flow = Flow::open(seat, target, (&candidates, 9), means, room, metrics);
+        let flow = Flow::open(key, target, (&candidates, 9), means, room, metrics);
         Arc::new(flow.unwrap())
     }
 
     /// The same, with an id of the first process.
     fn open(&self, id: u64, player: u16) -> Option<Arc<Flow>> {
-        let place = self.flows.reserve()?;
+        let slot = self.flows.reserve()?;
         let flow = self.flow(player);
-        let found = (self.flows).insert(process(1), FlowId(id), flow.clone(), place);
+        let found = (self.flows).insert(process(1), FlowId(id), flow.clone(), slot);
         assert!(matches!(found, Found::Unknown), "{found:?}");
         assert_eq!(flow.id(), Some(FlowId(id)));
         Some(flow)
@@ -109,7 +109,7 @@ async fn ids_are_those_of_one_process_and_a_player_is_known_by_what_is_not_an_id
     let flow = world.open(5, 1_000).unwrap();
     assert_eq!(world.found(5), ["flow", "stale"]);
     // Before the client is led to it, a process has no flows, and what it says is not heard.
-    let (own, next) = (world.seat(0, 1_000), FlowId(5));
+    let (own, next) = (world.key(0, 1_000), FlowId(5));
     assert!(world.flows.resume(process(2), next, &own).is_none());
     world.flows.close(process(2), FlowId(5));
     assert_eq!(world.found(5), ["flow", "stale"]);
@@ -122,8 +122,8 @@ async fn ids_are_those_of_one_process_and_a_player_is_known_by_what_is_not_an_id
     assert_eq!(world.found(5), ["stale", "unknown"]);
     world.flows.close(process(1), FlowId(5));
     // Not another service's, another player's, nor for the old process.
-    for seat in [world.seat(1, 1_000), world.seat(0, 1_001)] {
-        assert!(world.flows.resume(process(2), next, &seat).is_none());
+    for key in [world.key(1, 1_000), world.key(0, 1_001)] {
+        assert!(world.flows.resume(process(2), next, &key).is_none());
     }
     assert!(world.flows.resume(process(1), next, &own).is_none());
     let resumed = world.flows.resume(process(2), FlowId(9), &own).unwrap();
@@ -162,8 +162,8 @@ async fn the_relay_is_told_of_the_end_of_what_it_knows_and_of_nothing_else() {
     flow.end();
     world.flows.lead_to(process(2), world.start);
     assert_eq!(world.held(), (0, 0));
-    let seat = world.seat(0, 1_000);
-    assert!(world.flows.resume(process(2), FlowId(1), &seat).is_none());
+    let key = world.key(0, 1_000);
+    assert!(world.flows.resume(process(2), FlowId(1), &key).is_none());
 }
 
 #[tokio::test]
@@ -208,12 +208,12 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
 async fn of_two_readers_that_open_one_flow_the_first_does() {
     let world = World::new();
     let flow = world.open(5, 1_000).unwrap();
-    let place = world.flows.reserve().unwrap();
+    let slot = world.flows.reserve().unwrap();
     let late = world.flow(1_000);
-    let found = (world.flows).insert(process(1), FlowId(5), late, place);
+    let found = (world.flows).insert(process(1), FlowId(5), late, slot);
     let Found::Flow(found) = found else {
         panic!("{found:?}");
     };
     assert!(Arc::ptr_eq(&found, &flow));
-    assert_eq!(world.held(), (1, 0), "its place is free again");
+    assert_eq!(world.held(), (1, 0), "its slot is free again");
 }

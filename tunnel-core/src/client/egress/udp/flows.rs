@@ -11,9 +11,11 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::flow::{Flow, Seat};
 use crate::{
-    client::ClientLimits,
+    client::{
+        egress::udp::flow::{Flow, FlowKey},
+        limits::ClientLimits,
+    },
     metrics::{Level, Metrics},
     proto::{
         datagram::FlowId,
@@ -32,7 +34,7 @@ pub(crate) struct Flows {
     parts: [Mutex<Part>; PARTS],
     /// Locked after a part, never before one.
     parked: Mutex<Waiting>,
-    /// How many have a place, the parked ones among them.
+    /// How many have a slot, the parked ones among them.
     held: AtomicUsize,
     most: usize,
     /// How long a player is waited for.
@@ -59,7 +61,7 @@ struct Held {
 
 #[derive(Debug)]
 struct Waiting {
-    flows: Parked<Seat, Arc<Flow>>,
+    flows: Parked<FlowKey, Arc<Flow>>,
     counted: Level,
 }
 
@@ -73,11 +75,11 @@ pub(super) enum Found {
     Stale,
 }
 
-/// A place among the flows, free again unless it is used.
+/// A slot among the flows, free again unless it is used.
 #[derive(Debug)]
-pub(super) struct Place<'a>(Option<&'a Flows>);
+pub(super) struct FlowSlot<'a>(Option<&'a Flows>);
 
-impl Drop for Place<'_> {
+impl Drop for FlowSlot<'_> {
     fn drop(&mut self) {
         if let Some(flows) = self.0 {
             flows.give_back();
@@ -135,7 +137,7 @@ impl Flows {
             let given_up = if self.patience.is_zero() || flow.has_ended() {
                 Some(flow)
             } else {
-                parked.flows.park(until, flow.seat, flow)
+                parked.flows.park(until, flow.key, flow)
             };
             given_up.into_iter().for_each(|flow| self.end(&flow));
         }
@@ -154,13 +156,13 @@ impl Flows {
     }
 
     /// The parked flow of a player who is back: it has this id from now on.
-    pub(super) fn resume(&self, relay: ProcessId, id: FlowId, seat: &Seat) -> Option<Arc<Flow>> {
+    pub(super) fn resume(&self, relay: ProcessId, id: FlowId, key: &FlowKey) -> Option<Arc<Flow>> {
         let mut part = lock(self.part(id));
         if part.relay != Some(relay) || part.by_id.contains_key(&id) {
             return None;
         }
         let mut parked = lock(&self.parked);
-        let flow = parked.flows.take(seat)?;
+        let flow = parked.flows.take(key)?;
         parked.count();
         if flow.has_ended() {
             self.end(&flow);
@@ -175,13 +177,13 @@ impl Flows {
         Some(flow)
     }
 
-    /// A place for one more flow. A parked one makes room where there is none.
-    pub(super) fn reserve(&self) -> Option<Place<'_>> {
+    /// A slot for one more flow. A parked one makes room where there is none.
+    pub(super) fn reserve(&self) -> Option<FlowSlot<'_>> {
         let more = |held: usize| (held < self.most).then(|| held + 1);
         loop {
             let taken = (self.held).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
             if taken.is_ok() {
-                return Some(Place(Some(self)));
+                return Some(FlowSlot(Some(self)));
             }
             if !self.give_one_up() {
                 return None;
@@ -197,13 +199,13 @@ impl Flows {
         given_up.inspect(|flow| self.end(flow)).is_some()
     }
 
-    /// Gives a new flow its place. Another reader may have opened it meanwhile: then that one is the flow.
+    /// Gives a new flow its slot. Another reader may have opened it meanwhile: then that one is the flow.
     pub(super) fn insert(
         &self,
         relay: ProcessId,
         id: FlowId,
         flow: Arc<Flow>,
-        mut place: Place<'_>,
+        mut slot: FlowSlot<'_>,
     ) -> Found {
         let mut part = lock(self.part(id));
         if part.relay != Some(relay) {
@@ -214,7 +216,7 @@ impl Flows {
         }
         flow.set_id(Some(id));
         part.insert(id, flow);
-        place.0 = None;
+        slot.0 = None;
         drop(part);
         self.added.notify_one();
         Found::Unknown
@@ -245,7 +247,7 @@ impl Flows {
                 return Some(id);
             }
             let mut parked = lock(&self.parked);
-            if parked.flows.take_if(&flow.seat, is_own).is_some() {
+            if parked.flows.take_if(&flow.key, is_own).is_some() {
                 parked.count();
                 self.give_back();
                 return None;

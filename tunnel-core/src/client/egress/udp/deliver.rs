@@ -1,0 +1,249 @@
+//! The relay's datagrams, each to the socket of its flow, which the first one opens.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    client::{
+        egress::{
+            reason::reason,
+            udp::{
+                answers::{Answers, send_close},
+                flow::{Flow, FlowKey},
+                flows::Found,
+            },
+        },
+        room::{Held, NoRoom, Room},
+        shared::Shared,
+        targets::{Over, Target},
+    },
+    event::Limit,
+    proto::{
+        datagram::{DatagramHead, FlowId, FlowOpen, Kind},
+        handshake::ProcessId,
+        stream::frame::ResetCode,
+    },
+    socket,
+    tunnel::{
+        datagram::{DatagramHandler, DatagramSender, Inbound, Reassembled},
+        fault, supervise,
+    },
+};
+
+/// Takes datagrams out of one transport and hands them to their flows.
+pub(crate) struct Egress {
+    shared: Arc<Shared>,
+    inbound: Inbound,
+    /// Which process of the relay says so.
+    relay: ProcessId,
+}
+
+impl Egress {
+    pub(crate) fn new(shared: Arc<Shared>, relay: ProcessId) -> Self {
+        let inbound = Inbound::new(shared.metrics.clone());
+        Self {
+            shared,
+            inbound,
+            relay,
+        }
+    }
+
+    /// The same for datagrams of QUIC, whose answers leave by `sender`.
+    pub(crate) fn over_quic(
+        shared: Arc<Shared>,
+        relay: ProcessId,
+        sender: &DatagramSender,
+    ) -> Self {
+        let inbound = Inbound::over_quic(shared.metrics.clone(), sender.protection());
+        Self {
+            inbound,
+            ..Self::new(shared, relay)
+        }
+    }
+}
+
+impl DatagramHandler for Egress {
+    fn handle(&mut self, datagram: Bytes) {
+        // Or one datagram would end those of every other service.
+        if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
+            self.shared.reporter().panicked("a datagram of a flow");
+        }
+    }
+
+    fn flush(&mut self) {
+        self.inbound.handle_timeout();
+    }
+}
+
+impl Egress {
+    fn handle_one(&mut self, datagram: Bytes) {
+        if let Some(whole) = self.inbound.handle(datagram) {
+            self.hand_on(whole);
+        }
+        while let Some(repaired) = self.inbound.next_repaired() {
+            self.hand_on(repaired);
+        }
+    }
+
+    fn hand_on(&self, Reassembled { head, payload }: Reassembled) {
+        match head.kind {
+            Kind::Data => self.shared.deliver(self.relay, &head, &payload),
+            Kind::Close => self.shared.flows.close(self.relay, head.flow),
+            _ => {}
+        }
+    }
+}
+
+impl Shared {
+    fn deliver(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
+        let Some(flow) = self.flow_of(relay, head) else {
+            return;
+        };
+        fault!("a datagram to {}", flow.target.service.public);
+        flow.touch();
+        let (sent, lost) = flow.send(payload);
+        if sent.is_ok() {
+            self.metrics.datagrams_in.one();
+            self.metrics.datagram_bytes_in.add(payload.len() as u64);
+        }
+        self.count_lost(&flow, lost, ResetCode::Refused);
+        if let Err(error) = sent {
+            self.count_lost(&flow, 1, reason(&error));
+        }
+    }
+
+    /// The flow that a datagram is for, opened or taken up again if it says so; else counts why there is none.
+    fn flow_of(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead) -> Option<Arc<Flow>> {
+        let found = self.flows.find(relay, head.flow);
+        match (found, &head.open) {
+            (Found::Flow(flow), None) => Some(flow),
+            (Found::Flow(flow), Some(open)) => {
+                let (.., key) = self.named(open)?;
+                self.matching(flow, &key)
+            }
+            (Found::Unknown, Some(open)) => self.open_flow(relay, head.flow, open),
+            (Found::Unknown, None) => {
+                self.metrics.drop_unknown_flow.one();
+                self.say_unknown(relay, head.flow);
+                None
+            }
+            (Found::Stale, _) => {
+                self.metrics.drop_unknown_flow.one();
+                None
+            }
+        }
+    }
+
+    /// Makes the flow that a datagram opens, or takes up the one that the player had, if the client has that service.
+    fn open_flow(
+        self: &Arc<Self>,
+        relay: ProcessId,
+        id: FlowId,
+        open: &FlowOpen,
+    ) -> Option<Arc<Flow>> {
+        let (target, port, key) = self.named(open)?;
+        if let Some(flow) = self.flows.resume(relay, id, &key) {
+            self.metrics.flows_resumed.one();
+            return Some(flow);
+        }
+        let candidates = target.candidates(Over::Udp);
+        if candidates.is_empty() {
+            self.metrics.drop_unresolved.one();
+            self.tell_unserved(&target, ResetCode::Unresolved);
+            target.refresh();
+            return None;
+        }
+        let Some(slot) = self.flows.reserve() else {
+            self.metrics.drop_limit.one();
+            self.tell_crowded(&target, Limit::ClientFlows, self.limits.flows);
+            return None;
+        };
+        let room = self.room(&target)?;
+        let leads_to = (&*candidates, port);
+        let (means, metrics) = (&self.means, &self.metrics);
+        let opened = Flow::open(key, target.clone(), leads_to, means, room, metrics);
+        let opened = opened.inspect_err(|error| {
+            // There will be a descriptor for the player's next datagram.
+            if socket::is_exhausted(error) {
+                self.flows.give_one_up();
+            }
+        });
+        let Ok(flow) = opened.map(Arc::new) else {
+            self.metrics.drop_no_socket.one();
+            self.tell_unserved(&target, ResetCode::Limit);
+            return None;
+        };
+        match self.flows.insert(relay, id, flow.clone(), slot) {
+            Found::Unknown => {}
+            Found::Flow(faster) => return self.matching(faster, &key),
+            Found::Stale => {
+                self.metrics.drop_unknown_flow.one();
+                return None;
+            }
+        }
+        self.metrics.flows_opened.one();
+        let answers = Answers {
+            shared: self.clone(),
+            flow: flow.clone(),
+        };
+        supervise::spawn(self.reporter(), "a player's flow", answers.run());
+        Some(flow)
+    }
+
+    /// Room for one more flow of a service: a local port and a descriptor.
+    fn room(&self, target: &Target) -> Option<[Held; 2]> {
+        let take = |room: &Arc<Room>, own: usize, limit: Limit| {
+            let mut taken = room.take(own);
+            if taken.as_ref().err() == Some(&NoRoom::Full) && self.flows.give_one_up() {
+                taken = room.take(own);
+            }
+            if taken.is_err() {
+                self.metrics.drop_limit.one();
+                self.tell_crowded(target, limit, own);
+            }
+            taken.ok()
+        };
+        let flows = target.flows.load(Ordering::Relaxed);
+        Some([
+            take(&self.means.room, flows, Limit::LocalPorts)?,
+            take(&self.descriptors, target.sockets(), Limit::Descriptors)?,
+        ])
+    }
+
+    /// The flow, if it is what the relay says of it: another player's datagrams never reach its socket.
+    fn matching(&self, flow: Arc<Flow>, key: &FlowKey) -> Option<Arc<Flow>> {
+        let is_it = flow.key == *key;
+        if !is_it {
+            self.metrics.drop_mismatch.one();
+        }
+        is_it.then_some(flow)
+    }
+
+    /// What an opening names, if the client has that service.
+    fn named(&self, open: &FlowOpen) -> Option<(Arc<Target>, u16, FlowKey)> {
+        let target = self.targets.load().get(&open.service).cloned();
+        let port = target
+            .as_ref()
+            .filter(|target| target.service.protocol.udp())
+            .and_then(|target| target.port(open.port_index));
+        let (Some(target), Some(port)) = (target, port) else {
+            self.metrics.drop_unknown_service.one();
+            return None;
+        };
+        let key = FlowKey::new(&target, open.port_index, open.player);
+        Some((target, port, key))
+    }
+
+    /// The relay takes a flow for known that is not there, and would say nothing more of it.
+    fn say_unknown(&self, relay: ProcessId, flow: FlowId) {
+        // The way first, as for answers: to another process the id means another flow.
+        let sender = self.sender.load();
+        if let (Some(sender), Found::Unknown) = (sender.as_ref(), self.flows.find(relay, flow)) {
+            send_close(sender, flow);
+        }
+    }
+}
