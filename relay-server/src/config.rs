@@ -1,6 +1,9 @@
 //! `relay.toml`: one row per key.
 
+mod client;
 pub(crate) mod limits;
+
+pub(crate) use client::{ClientName, FileClient};
 
 use std::{
     collections::HashMap,
@@ -15,8 +18,6 @@ use tunnel_core::{
     key::{Psk, PublicKey, SecretKey},
     relay::RelayLimits,
 };
-
-use crate::state::ClientName;
 
 /// A relay's configuration that holds.
 #[derive(Clone, Debug)]
@@ -41,18 +42,6 @@ pub(crate) struct Config {
     pub(crate) clients: Vec<FileClient>,
     /// The engine's bounds.
     pub(crate) limits: RelayLimits,
-}
-
-/// A client of the configuration file.
-#[derive(Clone, Debug)]
-pub(crate) struct FileClient {
-    pub(crate) name: ClientName,
-    pub(crate) public_key: PublicKey,
-    pub(crate) psk: Psk,
-    /// `None`: all of the relay's.
-    pub(crate) ports: Option<PortSet>,
-    /// Where it stands in the file.
-    pub(crate) line: usize,
 }
 
 impl Config {

@@ -9,7 +9,6 @@ mod engine;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod state;
-mod time;
 
 use std::process::ExitCode;
 

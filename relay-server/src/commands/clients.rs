@@ -8,9 +8,8 @@ use serde::Serialize;
 
 use super::ConfigFile;
 use crate::{
-    config::Config,
-    state::{ClientName, Revoked, Store},
-    time::UnixTime,
+    config::{ClientName, Config},
+    state::{Revoked, Store, time::UnixTime},
 };
 
 /// List clients, or revoke one.

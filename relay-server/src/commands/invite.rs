@@ -11,9 +11,8 @@ use tunnel_core::{
 
 use super::ConfigFile;
 use crate::{
-    config::Config,
-    state::{ClientName, Invitation, InviteError, Store},
-    time::UnixTime,
+    config::{ClientName, Config},
+    state::{Invitation, InviteError, Store, time::UnixTime},
 };
 
 /// Invite a client: print a join string for `relay-client join`.

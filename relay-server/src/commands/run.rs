@@ -2,11 +2,9 @@
 
 use std::{
     convert::Infallible,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
     thread,
-    time::Duration,
 };
 
 use adit_daemon::{
@@ -22,7 +20,7 @@ use clap::Args;
 use tokio::{sync::Notify, task::spawn_blocking};
 
 use super::ConfigFile;
-use crate::{config::Config, engine::Engine, state::StateAuthority};
+use crate::{config::Config, engine::Engine, state::{StateAuthority, watch}};
 
 /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 ///
@@ -81,34 +79,13 @@ async fn start(config: Config) -> Result<Running, Stop> {
     let watched = authority.clone();
     let thread = thread::Builder::new().name("state file".into());
     thread
-        .spawn(move || watch(&watched))
+        .spawn(move || watch::watch(&watched))
         .context("no thread for the state file is to be had")?;
     Ok(Running {
         config,
         authority,
         engine,
     })
-}
-
-/// Looks at the state file again and again, in a thread of its own: a disk may be slow, another process may hold a lock.
-fn watch(authority: &StateAuthority) -> ! {
-    // What went wrong last, so that it is said once and not four times a second.
-    let mut failure = None;
-    loop {
-        thread::sleep(POLL);
-        let now = match catch_unwind(AssertUnwindSafe(|| authority.poll())) {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("the look at the state file panicked".into()),
-        };
-        if failure != now {
-            match &now {
-                Some(error) => tracing::error!("{error}; who could connect before still can"),
-                None => tracing::info!("the state file can be read again"),
-            }
-            failure = now;
-        }
-    }
 }
 
 /// A relay that runs, and what it runs with.
@@ -209,6 +186,3 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let changed = changed.into_iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| key).collect()
 }
-
-/// A change by another process takes effect within a second; a look is one read of 100 bytes.
-const POLL: Duration = Duration::from_millis(250);

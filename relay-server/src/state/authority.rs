@@ -1,7 +1,6 @@
 //! The engine's view of who may connect: a snapshot in memory for handshakes, the state file behind it.
 
 use std::{
-    collections::HashMap,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,21 +9,18 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tunnel_core::{
-    instance::PortSet,
     join::TokenId,
     key::{Psk, PublicKey},
     relay::{Admission, Authority, Denial},
 };
 
 use super::{
-    ClientName, Store, StoreError,
-    enrolment::{Claim, Verdict},
-    store::{ClientRow, FileId, TokenRow, unavailable},
-};
-use crate::{
-    config::{Config, FileClient},
+    enrolment::Verdict,
+    snapshot::{Snapshot, Stored, Written},
+    store::{FileId, Store, StoreError, unavailable},
     time::UnixTime,
 };
+use crate::config::Config;
 
 /// Answers for the clients of the configuration file and of the state file. On an equal name or key the file wins.
 ///
@@ -47,39 +43,6 @@ struct Reader {
     store: Store,
     file: Option<FileId>,
     version: i64,
-}
-
-/// Everything that a handshake asks for.
-#[derive(Debug, Default)]
-struct Snapshot {
-    written: Arc<Written>,
-    stored: Arc<Stored>,
-    clients: HashMap<PublicKey, Known>,
-    /// Clients that both files have.
-    clashes: Vec<String>,
-}
-
-/// What the configuration file says.
-#[derive(Debug, Default)]
-struct Written {
-    clients: Vec<FileClient>,
-    ports: PortSet,
-}
-
-/// What the state file says.
-#[derive(Debug, Default)]
-struct Stored {
-    clients: Vec<ClientRow>,
-    tokens: HashMap<TokenId, TokenRow>,
-}
-
-#[derive(Debug)]
-struct Known {
-    name: ClientName,
-    psk: Psk,
-    ports: PortSet,
-    /// A client of the state file that has not been seen with its lasting PSK yet.
-    unseen: bool,
 }
 
 impl StateAuthority {
@@ -250,16 +213,6 @@ impl Authority for StateAuthority {
     }
 }
 
-impl Known {
-    fn admission(&self) -> Admission {
-        Admission {
-            name: self.name.to_string(),
-            ports: self.ports.clone(),
-            psk: None,
-        }
-    }
-}
-
 impl fmt::Debug for StateAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StateAuthority")
@@ -275,109 +228,10 @@ enum Writer {
     Another,
 }
 
-impl From<&Config> for Written {
-    fn from(config: &Config) -> Self {
-        Self {
-            clients: config.clients.clone(),
-            ports: config.ports.clone(),
-        }
-    }
-}
-
-impl Written {
-    fn clash(&self, name: &ClientName, key: &PublicKey) -> Option<&FileClient> {
-        let mut clients = self.clients.iter();
-        clients.find(|written| written.name == *name || written.public_key == *key)
-    }
-}
-
-impl Stored {
-    fn read(store: &Store) -> Result<Self, StoreError> {
-        let tokens = store.tokens()?.into_iter();
-        Ok(Self {
-            clients: store.clients()?,
-            tokens: tokens.map(|row| (row.token.id, row)).collect(),
-        })
-    }
-}
-
-impl Snapshot {
-    fn merge(written: Arc<Written>, stored: Arc<Stored>) -> Self {
-        let mut clients = HashMap::new();
-        let mut clashes = Vec::new();
-        for client in &stored.clients {
-            if client.revoked.is_some() {
-                continue;
-            }
-            if let Some(wins) = written.clash(&client.name, &client.public_key) {
-                clashes.push(format!(
-                    "client {} of the configuration file (line {}) takes the place of {} of the state file: revoke that one, or remove the lines",
-                    wins.name, wins.line, client.name
-                ));
-                continue;
-            }
-            let known = Known {
-                name: client.name.clone(),
-                psk: client.psk.clone(),
-                ports: permitted(client.ports.as_ref(), &written.ports),
-                unseen: !client.seen,
-            };
-            clients.insert(client.public_key, known);
-        }
-        for client in &written.clients {
-            let known = Known {
-                name: client.name.clone(),
-                psk: client.psk.clone(),
-                ports: permitted(client.ports.as_ref(), &written.ports),
-                unseen: false,
-            };
-            clients.insert(client.public_key, known);
-        }
-        Self {
-            written,
-            stored,
-            clients,
-            clashes,
-        }
-    }
-
-    /// What a claim comes to, as far as is known here: a denial that is no more true a moment later is a temporary one.
-    fn judge<'s>(
-        &'s self,
-        token: &'s TokenRow,
-        key: &'s PublicKey,
-        now: UnixTime,
-    ) -> Result<Verdict<'s>, Denial> {
-        let find = |is: &dyn Fn(&ClientRow) -> bool| self.stored.clients.iter().find(|c| is(c));
-        let claim = Claim {
-            token,
-            named: find(&|client| client.name == token.client),
-            keyed: find(&|client| client.public_key == *key),
-            key,
-            now,
-        };
-        claim.judge(|name, key| self.written.clash(name, key).is_some())
-    }
-
-    /// What a client gets that has enrolled.
-    fn enrolled(&self, client: &ClientRow) -> Admission {
-        Admission {
-            name: client.name.to_string(),
-            ports: permitted(client.ports.as_ref(), &self.written.ports),
-            psk: Some(client.psk.clone()),
-        }
-    }
-}
-
 /// A version that no state file has: the next look reads it again.
 const STALE: i64 = -1;
 /// How many may wait for the state file's lock at a time: 16, each for some milliseconds. The others try again.
 const WRITERS: usize = 16;
-
-/// A client's ports, never more than the relay gives at all.
-fn permitted(own: Option<&PortSet>, relay: &PortSet) -> PortSet {
-    own.map_or_else(|| relay.clone(), |own| own.intersection(relay))
-}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What it guards holds at every step: a panic leaves an older snapshot at worst.

@@ -1,12 +1,78 @@
 //! Whether a token enrols a key: a pure decision, made from memory first and again where it is written down.
 
-use tunnel_core::{key::PublicKey, relay::Denial};
-
-use super::{
-    ClientName,
-    store::{ClientRow, TokenRow},
+use tunnel_core::{
+    instance::PortSet,
+    join::Token,
+    key::{Psk, PublicKey},
+    relay::Denial,
 };
-use crate::time::UnixTime;
+
+use super::time::UnixTime;
+use crate::config::ClientName;
+
+/// A client as the state file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientRow {
+    pub(crate) name: ClientName,
+    pub(crate) public_key: PublicKey,
+    pub(crate) psk: Psk,
+    /// `None`: all of the relay's.
+    pub(crate) ports: Option<PortSet>,
+    pub(crate) created: UnixTime,
+    pub(crate) revoked: Option<UnixTime>,
+    /// Whether it has connected with its lasting PSK, so that its token is used up for good.
+    pub(crate) seen: bool,
+}
+
+/// A token as the state file has it.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenRow {
+    pub(crate) token: Token,
+    pub(crate) client: ClientName,
+    pub(crate) ports: Option<PortSet>,
+    pub(crate) created: UnixTime,
+    /// `None`: never.
+    pub(crate) expires: Option<UnixTime>,
+    pub(crate) reusable: bool,
+    pub(crate) redeemed_by: Option<PublicKey>,
+}
+
+impl TokenRow {
+    /// Whether a new key may still enrol with it.
+    pub(crate) fn is_open(&self, now: UnixTime) -> bool {
+        !self.is_expired(now) && (self.reusable || self.redeemed_by.is_none())
+    }
+
+    /// Whether its time is over.
+    pub(super) fn is_expired(&self, now: UnixTime) -> bool {
+        // One that was ended holds at no time, wherever the clock jumps.
+        self.expires
+            .is_some_and(|expires| expires <= now || expires <= self.created)
+    }
+}
+
+/// A new token to be written down.
+#[derive(Clone, Debug)]
+pub(crate) struct Invitation {
+    pub(crate) name: ClientName,
+    pub(crate) token: Token,
+    pub(crate) ports: Option<PortSet>,
+    pub(crate) expires: Option<UnixTime>,
+    pub(crate) reusable: bool,
+}
+
+/// What revoking a name met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Revoked {
+    /// A client, now revoked, and its open invitations with it.
+    Client,
+    /// A client that had been revoked before.
+    Already,
+    /// Only an invitation that nobody had used yet.
+    Invitation,
+    /// Nothing of that name.
+    Unknown,
+}
 
 /// Somebody has proved a token, and wants to enrol a key.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use tunnel_core::{join::Token, key::SecretKey};
 
 use super::*;
-use crate::state::{Invitation, Store};
+use crate::{config::{ClientName, FileClient}, state::enrolment::Invitation};
 
 fn name(text: &str) -> ClientName {
     text.parse().unwrap()

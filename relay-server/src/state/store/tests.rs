@@ -1,6 +1,7 @@
 use std::fs;
 
 use tempfile::TempDir;
+use tunnel_core::join::Token;
 
 use super::*;
 

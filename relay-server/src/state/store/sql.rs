@@ -1,0 +1,177 @@
+//! The state file's tables, and the statements on them.
+
+use std::time::Duration;
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use tunnel_core::{
+    instance::PortSet,
+    join::{Token, TokenId},
+    key::PublicKey,
+};
+
+use super::super::{
+    enrolment::{ClientRow, TokenRow},
+    time::UnixTime,
+};
+use crate::config::ClientName;
+
+pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA: &str = "
+CREATE TABLE clients (
+    name          TEXT PRIMARY KEY,
+    public_key    BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),
+    psk           BLOB NOT NULL CHECK (length(psk) = 32),
+    ports         TEXT,              -- NULL: all of the relay's
+    created       INTEGER NOT NULL,  -- times are seconds since 1970
+    revoked       INTEGER,
+    seen_with_psk INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE tokens (
+    id          BLOB PRIMARY KEY CHECK (length(id) = 16),
+    secret      BLOB NOT NULL CHECK (length(secret) = 32),
+    client      TEXT NOT NULL,
+    ports       TEXT,
+    created     INTEGER NOT NULL,
+    expires     INTEGER,             -- NULL: never
+    reusable    INTEGER NOT NULL,
+    redeemed_by BLOB CHECK (length(redeemed_by) = 32),
+    redeemed    INTEGER
+) STRICT;
+CREATE INDEX tokens_by_client ON tokens (client);
+";
+
+pub(super) const CLIENT_COLUMNS: &str = "name, public_key, psk, ports, created, revoked, seen_with_psk";
+pub(super) const TOKEN_COLUMNS: &str = "id, secret, client, ports, created, expires, reusable, redeemed_by";
+
+pub(super) fn enrol(
+    tx: &Transaction<'_>,
+    client: &ClientRow,
+    token: &TokenRow,
+    now: UnixTime,
+) -> rusqlite::Result<()> {
+    // Replaces the name's old key, and takes the key away from a revoked name.
+    tx.execute(
+        "INSERT OR REPLACE INTO clients (name, public_key, psk, ports, created) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![
+            client.name.as_str(),
+            client.public_key.as_bytes(),
+            client.psk.as_bytes(),
+            client.ports.as_ref().map(PortSet::to_string),
+            client.created.0,
+        ],
+    )?;
+    tx.execute(
+        "UPDATE tokens SET redeemed_by = ?2, redeemed = ?3 WHERE id = ?1",
+        params![
+            token.token.id.as_bytes(),
+            client.public_key.as_bytes(),
+            now.0
+        ],
+    )?;
+    Ok(())
+}
+
+pub(super) fn end_open_tokens(
+    tx: &Transaction<'_>,
+    name: &ClientName,
+    now: UnixTime,
+) -> rusqlite::Result<usize> {
+    // What has expired ends, too: a clock that is ahead says so of what holds again once it is right.
+    let unended =
+        "client = ?1 AND (reusable OR redeemed IS NULL) AND (expires IS NULL OR expires > created)";
+    let count = format!(
+        "SELECT count(*) FROM tokens WHERE {unended} AND (expires IS NULL OR expires > ?2)"
+    );
+    let open = tx.query_row(&count, params![name.as_str(), now.0], |row| {
+        row.get::<_, i64>(0)
+    })?;
+    // Each ends at its own beginning, so that no clock that jumps back revives it.
+    let end = format!("UPDATE tokens SET expires = ?2, created = ?2 WHERE {unended}");
+    tx.execute(&end, params![name.as_str(), now.0])?;
+    Ok(usize::try_from(open).unwrap_or_default())
+}
+
+pub(super) fn purge(tx: &Transaction<'_>, now: UnixTime) -> rusqlite::Result<()> {
+    const ENDED: &str =
+        "CASE WHEN redeemed IS NOT NULL AND NOT reusable THEN redeemed ELSE expires END";
+    tx.execute(
+        &format!("DELETE FROM tokens WHERE {ENDED} <= ?1"),
+        [now.before(REMEMBERED_FOR).0],
+    )?;
+    tx.execute(
+        &format!(
+            "DELETE FROM tokens WHERE id IN
+             (SELECT id FROM tokens WHERE {ENDED} <= ?1 ORDER BY {ENDED} DESC LIMIT -1 OFFSET ?2)"
+        ),
+        [now.0, REMEMBERED],
+    )?;
+    Ok(())
+}
+
+pub(super) fn client_by_name(tx: &Transaction<'_>, name: &ClientName) -> rusqlite::Result<Option<ClientRow>> {
+    let sql = format!("SELECT {CLIENT_COLUMNS} FROM clients WHERE name = ?1");
+    tx.query_row(&sql, [name.as_str()], read_client).optional()
+}
+
+pub(super) fn client_by_key(tx: &Transaction<'_>, key: &PublicKey) -> rusqlite::Result<Option<ClientRow>> {
+    let sql = format!("SELECT {CLIENT_COLUMNS} FROM clients WHERE public_key = ?1");
+    tx.query_row(&sql, [key.as_bytes()], read_client).optional()
+}
+
+pub(super) fn token_by_id(tx: &Transaction<'_>, id: TokenId) -> rusqlite::Result<Option<TokenRow>> {
+    let sql = format!("SELECT {TOKEN_COLUMNS} FROM tokens WHERE id = ?1");
+    tx.query_row(&sql, [id.as_bytes()], read_token).optional()
+}
+
+pub(super) fn read_client(row: &Row<'_>) -> rusqlite::Result<ClientRow> {
+    Ok(ClientRow {
+        name: text(row, 0)?,
+        public_key: row.get::<_, [u8; 32]>(1)?.into(),
+        psk: row.get::<_, [u8; 32]>(2)?.into(),
+        ports: ports(row, 3)?,
+        created: UnixTime(row.get(4)?),
+        revoked: row.get::<_, Option<i64>>(5)?.map(UnixTime),
+        seen: row.get(6)?,
+    })
+}
+
+pub(super) fn read_token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        token: Token {
+            id: row.get::<_, [u8; 16]>(0)?.into(),
+            secret: row.get::<_, [u8; 32]>(1)?.into(),
+        },
+        client: text(row, 2)?,
+        ports: ports(row, 3)?,
+        created: UnixTime(row.get(4)?),
+        expires: row.get::<_, Option<i64>>(5)?.map(UnixTime),
+        reusable: row.get(6)?,
+        redeemed_by: row.get::<_, Option<[u8; 32]>>(7)?.map(PublicKey::from),
+    })
+}
+
+fn ports(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<PortSet>> {
+    match row.get_ref(column)?.as_str_or_null()? {
+        None => Ok(None),
+        Some(_) => text(row, column).map(Some),
+    }
+}
+
+fn text<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(
+            column,
+            rusqlite::types::Type::Text,
+            Box::new(error),
+        )
+    })
+}
+
+/// How long a used or expired token is remembered, so that its holder can be told so.
+const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// 10,000 ended tokens are about 2 MB; past that the oldest are forgotten.
+const REMEMBERED: i64 = 10_000;
