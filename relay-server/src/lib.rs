@@ -8,6 +8,7 @@ mod config;
 mod engine;
 #[doc(hidden)]
 pub mod fuzz_support;
+mod operate;
 mod state;
 
 use std::process::ExitCode;

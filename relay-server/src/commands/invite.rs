@@ -1,18 +1,14 @@
 //! `relay-server invite`: a join string for a new client.
 
-use std::{str::FromStr, time::Duration};
-
 use adit_daemon::{exit::Stop, print};
 use clap::Args;
-use tunnel_core::{
-    instance::{HostPort, PortSet},
-    join::{JoinString, Token},
-};
+use tunnel_core::instance::{HostPort, PortSet};
 
 use super::ConfigFile;
 use crate::{
     config::{ClientName, Config},
-    state::{Invitation, InviteError, Store, time::UnixTime},
+    operate::invite::{self as operate, InviteError, Lifetime, Request},
+    state::time::UnixTime,
 };
 
 /// Invite a client: print a join string for `relay-client join`.
@@ -34,7 +30,7 @@ pub(crate) struct Arguments {
     ports: Option<PortSet>,
     /// How long the join string holds, such as 30m, 1h, 7d, or never (only with --reusable, and its default).
     #[arg(long, value_name = "TIME")]
-    ttl: Option<Ttl>,
+    ttl: Option<Lifetime>,
     /// The host and port that the join string names, instead of the configuration's.
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<HostPort>,
@@ -43,129 +39,52 @@ pub(crate) struct Arguments {
     reusable: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ttl {
-    Never,
-    For(Duration),
-}
-
-impl FromStr for Ttl {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "never" {
-            return Ok(Self::Never);
-        }
-        let duration = humantime::parse_duration(text)
-            .map_err(|error| format!("{error}; expected 30m, 1h, 7d or never"))?;
-        if duration < Duration::from_secs(1) || duration > LONGEST {
-            return Err("expected between 1s and 10 years".into());
-        }
-        Ok(Self::For(duration))
-    }
-}
-
 pub(super) fn run(arguments: Arguments) -> Result<(), Stop> {
     let config = arguments.config.load()?;
-    let relay = advertised(&arguments, &config)?;
-    let now = UnixTime::now();
-    let expires = match (arguments.ttl, arguments.reusable) {
-        (Some(Ttl::For(duration)), _) => Some(now.after(duration)),
-        (Some(Ttl::Never), false) => {
-            return Err(Stop::misuse(
-                "--ttl never is for --reusable: a join string that is used once needs no longer than until then",
-            ));
-        }
-        (Some(Ttl::Never) | None, true) => None,
-        (None, false) => Some(now.after(DEFAULT)),
-    };
-    if let Some(ports) = &arguments.ports
-        && ports.intersection(&config.ports) != *ports
-    {
-        return Err(Stop::misuse(format!(
-            "--ports {ports} are not all within the relay's {} (ports in {})",
-            config.ports,
-            config.path.display()
-        )));
-    }
-    if let Some(written) = config.client(&arguments.name) {
-        return Err(Stop::misuse(format!(
-            "{} stands in {} (line {}): it needs no invitation, choose another name",
-            arguments.name,
-            config.path.display(),
-            written.line
-        )));
-    }
-    let invitation = Invitation {
+    let name = arguments.name.clone();
+    let request = Request {
         name: arguments.name,
-        token: Token::generate()?,
         ports: arguments.ports,
-        expires,
+        lifetime: arguments.ttl,
+        advertise: arguments.advertise,
         reusable: arguments.reusable,
     };
-    let ended = match Store::open(&config.state_file)?.invite(&invitation, now) {
-        Err(InviteError::Enrolled(name)) => {
-            let config = config.path.display();
-            return Err(Stop::failure(format!(
-                "{name} is enrolled already: revoke it first (relay-server clients revoke --config {config} {name}), \
-                 or invite it with --reusable, so that a new key replaces the old one"
-            )));
-        }
-        other => other?,
-    };
-    let join = JoinString {
-        relay,
-        relay_public_key: config.key.public_key(),
-        token: invitation.token,
-    };
-    print::line(join)?;
-    if ended > 0 {
+    let invited = operate::invite(&config, request, UnixTime::now())
+        .map_err(|error| refused(error, &config, &name))?;
+    print::line(invited.join)?;
+    if invited.ended > 0 {
         print::note(format_args!(
-            "The earlier join string of {} does not hold any more.",
-            invitation.name
+            "The earlier join string of {name} does not hold any more."
         ));
     }
     Ok(())
 }
 
-/// `--ttl` unless said otherwise: long enough to walk over to the other machine.
-const DEFAULT: Duration = Duration::from_secs(3600);
-/// 10 years: what is meant for longer is meant for ever.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-
-fn advertised(arguments: &Arguments, config: &Config) -> Result<HostPort, Stop> {
-    let stored = || config.advertise.clone();
-    arguments.advertise.clone().or_else(stored).ok_or_else(|| {
-        Stop::misuse(format!(
-            "nobody knows yet where clients find this relay: add --advertise HOST:{}, or advertise = \"HOST:{}\" under [relay] in {}",
-            config.listen.port(),
-            config.listen.port(),
-            config.path.display()
-        ))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ttls_are_bounded() {
-        let hour = Ttl::For(Duration::from_secs(3600));
-        assert_eq!("1h".parse(), Ok(hour));
-        assert_eq!("60m".parse(), Ok(hour));
-        assert_eq!("never".parse(), Ok(Ttl::Never));
-        for bad in [
-            "",
-            "1",
-            "0s",
-            "500ms",
-            "99999999999999999999y",
-            "11y",
-            "-1h",
-            "soon",
-        ] {
-            assert!(bad.parse::<Ttl>().is_err(), "{bad}");
+/// What to do about a refusal, in the words of the command line.
+fn refused(error: InviteError, config: &Config, name: &ClientName) -> Stop {
+    let path = config.path.display();
+    match error {
+        InviteError::NotAdvertised => {
+            let port = config.listen.port();
+            Stop::misuse(format!(
+                "nobody knows yet where clients find this relay: add --advertise HOST:{port}, or advertise = \"HOST:{port}\" under [relay] in {path}",
+            ))
         }
+        InviteError::EndlessSingleUse => Stop::misuse(
+            "--ttl never is for --reusable: a join string that is used once needs no longer than until then",
+        ),
+        InviteError::PortsOutside(ports) => Stop::misuse(format!(
+            "--ports {ports} are not all within the relay's {} (ports in {path})",
+            config.ports,
+        )),
+        InviteError::Written { line } => Stop::misuse(format!(
+            "{name} stands in {path} (line {line}): it needs no invitation, choose another name",
+        )),
+        InviteError::Enrolled(name) => Stop::failure(format!(
+            "{name} is enrolled already: revoke it first (relay-server clients revoke --config {path} {name}), \
+             or invite it with --reusable, so that a new key replaces the old one"
+        )),
+        InviteError::Store(error) => error.into(),
+        InviteError::Randomness(error) => error.into(),
     }
 }

@@ -17,7 +17,7 @@ use tunnel_core::{
 use super::{
     enrolment::Verdict,
     snapshot::{Snapshot, Stored, Written},
-    store::{FileId, Store, StoreError, unavailable},
+    store::{FileId, RedeemError, Store, StoreError},
     time::UnixTime,
 };
 use crate::config::Config;
@@ -151,9 +151,16 @@ impl StateAuthority {
         let Some(mut store) = self.store().map_err(|error| unavailable(&error))? else {
             return Err(Denial::Unavailable("the relay's state file is gone".into()));
         };
-        let stands_in_file =
+        let psk = Psk::generate().map_err(|error| Denial::Unavailable(error.to_string()))?;
+        let is_written =
             |name: &_, key: &_| self.snapshot.load().written.clash(name, key).is_some();
-        let client = store.redeem(token, key, now, stands_in_file)?;
+        let client =
+            store
+                .redeem(token, key, psk, now, is_written)
+                .map_err(|error| match error {
+                    RedeemError::Denied(denial) => denial,
+                    RedeemError::Store(error) => unavailable(&error),
+                })?;
         tracing::info!(client = %client.name, key = %client.public_key, "enrolled");
         // The name's old key, if it had one, ends with this.
         if let Err(error) = self.refresh(Writer::Own) {
@@ -232,6 +239,13 @@ enum Writer {
 const STALE: i64 = -1;
 /// How many may wait for the state file's lock at a time: 16, each for some milliseconds. The others try again.
 const WRITERS: usize = 16;
+
+/// What a client is told that cannot enrol for the state file's sake; the operator is told why.
+fn unavailable(error: &StoreError) -> Denial {
+    tracing::error!(%error, "nobody can enrol");
+    // The reason is the operator's, not the client's.
+    Denial::Unavailable("the relay cannot use its state file, its log says why".into())
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What it guards holds at every step: a panic leaves an older snapshot at worst.

@@ -134,13 +134,14 @@ impl Snapshot {
     ) -> Result<Verdict<'s>, Denial> {
         let find = |is: &dyn Fn(&ClientRow) -> bool| self.stored.clients.iter().find(|c| is(c));
         let claim = Claim {
-            token,
+            token: Some(token),
             named: find(&|client| client.name == token.client),
             keyed: find(&|client| client.public_key == *key),
             key,
+            is_written: self.written.clash(&token.client, key).is_some(),
             now,
         };
-        claim.judge(|name, key| self.written.clash(name, key).is_some())
+        claim.judge()
     }
 
     /// What a client gets that has enrolled.

@@ -12,20 +12,16 @@ use std::{
 };
 
 use adit_daemon::file;
-use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior};
 use tunnel_core::{
-    instance::PortSet,
     join::TokenId,
     key::{Psk, PublicKey},
     relay::Denial,
 };
 
-use self::sql::{
-    CLIENT_COLUMNS, SCHEMA, SCHEMA_VERSION, TOKEN_COLUMNS, client_by_key, client_by_name,
-    end_open_tokens, enrol, purge, read_client, read_token, token_by_id,
-};
+use self::sql::{CLIENT_COLUMNS, SCHEMA, SCHEMA_VERSION, TOKEN_COLUMNS};
 use super::{
-    enrolment::{Claim, ClientRow, Invitation, Revoked, TokenRow, Verdict},
+    enrolment::{self, AlreadyEnrolled, Claim, ClientRow, Decision, Invitation, Revoked, TokenRow},
     time::UnixTime,
 };
 use crate::config::ClientName;
@@ -76,7 +72,7 @@ impl Store {
     pub(crate) fn clients(&self) -> Result<Vec<ClientRow>, StoreError> {
         self.rows(
             &format!("SELECT {CLIENT_COLUMNS} FROM clients ORDER BY name"),
-            read_client,
+            sql::read_client,
         )
     }
 
@@ -84,7 +80,7 @@ impl Store {
     pub(crate) fn tokens(&self) -> Result<Vec<TokenRow>, StoreError> {
         self.rows(
             &format!("SELECT {TOKEN_COLUMNS} FROM tokens ORDER BY created, id"),
-            read_token,
+            sql::read_token,
         )
     }
 
@@ -94,73 +90,41 @@ impl Store {
         invitation: &Invitation,
         now: UnixTime,
     ) -> Result<usize, InviteError> {
-        let path = self.path.clone();
-        let failed = |source| InviteError::Store(StoreError::sqlite(&path, source));
-        let tx = self.begin().map_err(failed)?;
-        let client = client_by_name(&tx, &invitation.name).map_err(failed)?;
-        if client.is_some_and(|client| client.revoked.is_none()) && !invitation.reusable {
-            return Err(InviteError::Enrolled(invitation.name.clone()));
-        }
-        let ended = end_open_tokens(&tx, &invitation.name, now).map_err(failed)?;
-        tx.execute(
-            "INSERT INTO tokens (id, secret, client, ports, created, expires, reusable) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            params![
-                invitation.token.id.as_bytes(),
-                invitation.token.secret.as_bytes(),
-                invitation.name.as_str(),
-                invitation.ports.as_ref().map(PortSet::to_string),
-                now.0,
-                invitation.expires.map(|time| time.0),
-                invitation.reusable,
-            ],
-        )
-        .map_err(failed)?;
-        purge(&tx, now).map_err(failed)?;
-        tx.commit().map_err(failed)?;
-        Ok(ended)
+        self.change(|tx| {
+            let named = sql::client_by_name(tx, &invitation.name)?;
+            let tokens = sql::tokens_of(tx, &invitation.name)?;
+            Ok(enrolment::invite(invitation, named.as_ref(), &tokens, now))
+        })
     }
 
-    /// Enrols the holder of `key` by a token that it has proved. `stands_in_file` says which names and keys the
-    /// configuration file has taken.
+    /// Enrols the holder of `key` by a token that it has proved, with `psk` as its lasting secret if it is new.
+    /// `is_written` says which names and keys the configuration file has taken.
     pub(crate) fn redeem(
         &mut self,
         token: TokenId,
         key: &PublicKey,
+        psk: Psk,
         now: UnixTime,
-        stands_in_file: impl Fn(&ClientName, &PublicKey) -> bool,
-    ) -> Result<ClientRow, Denial> {
-        let path = self.path.clone();
-        let failed = |source| unavailable(&StoreError::sqlite(&path, source));
-        let tx = self.begin().map_err(failed)?;
-        // A token that is not remembered any more has ended more than 30 days ago.
-        let token = token_by_id(&tx, token)
-            .map_err(failed)?
-            .ok_or(Denial::TokenExpired)?;
-        let named = client_by_name(&tx, &token.client).map_err(failed)?;
-        let keyed = client_by_key(&tx, key).map_err(failed)?;
-        let claim = Claim {
-            token: &token,
-            named: named.as_ref(),
-            keyed: keyed.as_ref(),
-            key,
-            now,
-        };
-        let token = match claim.judge(stands_in_file)? {
-            Verdict::Again(client) => return Ok(client.clone()),
-            Verdict::New(token) => token,
-        };
-        let client = ClientRow {
-            name: token.client.clone(),
-            public_key: *key,
-            psk: Psk::generate().map_err(|e| Denial::Unavailable(e.to_string()))?,
-            ports: token.ports.clone(),
-            created: now,
-            revoked: None,
-            seen: false,
-        };
-        enrol(&tx, &client, token, now).map_err(failed)?;
-        tx.commit().map_err(failed)?;
-        Ok(client)
+        is_written: impl FnOnce(&ClientName, &PublicKey) -> bool,
+    ) -> Result<ClientRow, RedeemError> {
+        self.change(|tx| {
+            let token = sql::token_by_id(tx, token)?;
+            let name = token.as_ref().map(|token| &token.client);
+            let named = match name {
+                Some(name) => sql::client_by_name(tx, name)?,
+                None => None,
+            };
+            let keyed = sql::client_by_key(tx, key)?;
+            let claim = Claim {
+                token: token.as_ref(),
+                named: named.as_ref(),
+                keyed: keyed.as_ref(),
+                key,
+                is_written: name.is_some_and(|name| is_written(name, key)),
+                now,
+            };
+            Ok(claim.redeem(psk))
+        })
     }
 
     /// The client has connected with its lasting PSK: its token is used up for good.
@@ -180,26 +144,12 @@ impl Store {
         name: &ClientName,
         now: UnixTime,
     ) -> Result<Revoked, StoreError> {
-        let path = self.path.clone();
-        let failed = |source| StoreError::sqlite(&path, source);
-        let tx = self.begin().map_err(failed)?;
-        let client = client_by_name(&tx, name).map_err(failed)?;
-        let invitations = end_open_tokens(&tx, name, now).map_err(failed)?;
-        let met = match client {
-            Some(ClientRow { revoked: None, .. }) => {
-                tx.execute(
-                    "UPDATE clients SET revoked = ?2 WHERE name = ?1",
-                    params![name.as_str(), now.0],
-                )
-                .map_err(failed)?;
-                Revoked::Client
-            }
-            _ if invitations > 0 => Revoked::Invitation,
-            Some(_) => Revoked::Already,
-            None => Revoked::Unknown,
-        };
-        tx.commit().map_err(failed)?;
-        Ok(met)
+        self.change(|tx| {
+            let named = sql::client_by_name(tx, name)?;
+            let tokens = sql::tokens_of(tx, name)?;
+            let decision = enrolment::revoke(name, named.as_ref(), &tokens, now);
+            Ok(Ok::<_, StoreError>(decision))
+        })
     }
 
     /// Forgets tokens that ended long ago.
@@ -207,7 +157,7 @@ impl Store {
         let path = self.path.clone();
         let failed = |source| StoreError::sqlite(&path, source);
         let tx = self.begin().map_err(failed)?;
-        purge(&tx, now).map_err(failed)?;
+        sql::purge(&tx, now).map_err(failed)?;
         tx.commit().map_err(failed)
     }
 
@@ -231,6 +181,22 @@ impl Store {
             drop(metadata);
             Some(FileId(0, 0))
         }
+    }
+
+    /// Reads rows, decides by them, and writes what was decided, all in one transaction.
+    fn change<T, D, E: From<D> + From<StoreError>>(
+        &mut self,
+        decide: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<Result<Decision<T>, D>>,
+    ) -> Result<T, E> {
+        let path = self.path.clone();
+        let failed = |source| StoreError::sqlite(&path, source);
+        let tx = self.begin().map_err(failed)?;
+        let Decision { outcome, writes } = decide(&tx).map_err(failed)??;
+        for write in &writes {
+            sql::write(&tx, write).map_err(failed)?;
+        }
+        tx.commit().map_err(failed)?;
+        Ok(outcome)
     }
 
     fn begin(&mut self) -> rusqlite::Result<Transaction<'_>> {
@@ -329,13 +295,23 @@ impl StoreError {
 #[non_exhaustive]
 pub(crate) enum InviteError {
     /// The name belongs to a client.
-    #[error(
-        "{0} is enrolled already: revoke it first (relay-server clients revoke {0}), or invite with --reusable so that a new key replaces the old"
-    )]
-    Enrolled(ClientName),
+    #[error(transparent)]
+    Enrolled(#[from] AlreadyEnrolled),
     /// The state file failed.
     #[error(transparent)]
-    Store(StoreError),
+    Store(#[from] StoreError),
+}
+
+/// Why nobody was enrolled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum RedeemError {
+    /// The rules of enrolment deny it.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// The state file failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Whoever holds the state file's lock is done within milliseconds; after 5 s something is wrong.
@@ -352,13 +328,6 @@ fn create(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// What a client is told that cannot enrol for the state file's sake; the operator is told why.
-pub(super) fn unavailable(error: &StoreError) -> Denial {
-    tracing::error!(%error, "nobody can enrol");
-    // The reason is the operator's, not the client's.
-    Denial::Unavailable("the relay cannot use its state file, its log says why".into())
 }
 
 fn what_to_do(error: &rusqlite::Error) -> &'static str {

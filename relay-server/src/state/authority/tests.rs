@@ -4,7 +4,10 @@ use tempfile::TempDir;
 use tunnel_core::{join::Token, key::SecretKey};
 
 use super::*;
-use crate::{config::{ClientName, FileClient}, state::enrolment::Invitation};
+use crate::{
+    config::{ClientName, FileClient},
+    state::enrolment::Invitation,
+};
 
 fn name(text: &str) -> ClientName {
     text.parse().unwrap()

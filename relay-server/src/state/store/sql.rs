@@ -10,7 +10,7 @@ use tunnel_core::{
 };
 
 use super::super::{
-    enrolment::{ClientRow, TokenRow},
+    enrolment::{ClientRow, TokenRow, Write},
     time::UnixTime,
 };
 use crate::config::ClientName;
@@ -40,16 +40,45 @@ CREATE TABLE tokens (
 CREATE INDEX tokens_by_client ON tokens (client);
 ";
 
-pub(super) const CLIENT_COLUMNS: &str = "name, public_key, psk, ports, created, revoked, seen_with_psk";
-pub(super) const TOKEN_COLUMNS: &str = "id, secret, client, ports, created, expires, reusable, redeemed_by";
+pub(super) const CLIENT_COLUMNS: &str =
+    "name, public_key, psk, ports, created, revoked, seen_with_psk";
+pub(super) const TOKEN_COLUMNS: &str =
+    "id, secret, client, ports, created, expires, reusable, redeemed_by";
 
-pub(super) fn enrol(
-    tx: &Transaction<'_>,
-    client: &ClientRow,
-    token: &TokenRow,
-    now: UnixTime,
-) -> rusqlite::Result<()> {
-    // Replaces the name's old key, and takes the key away from a revoked name.
+/// Does what was decided.
+pub(super) fn write(tx: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
+    match write {
+        Write::Add(row) => add(tx, row),
+        Write::End { token, at } => {
+            let end = "UPDATE tokens SET expires = ?2, created = ?2 WHERE id = ?1";
+            tx.execute(end, params![token.as_bytes(), at.0]).map(drop)
+        }
+        Write::Enrol { client, token } => enrol(tx, client, *token),
+        Write::Revoke { name, at } => {
+            let revoke = "UPDATE clients SET revoked = ?2 WHERE name = ?1";
+            tx.execute(revoke, params![name.as_str(), at.0]).map(drop)
+        }
+    }
+}
+
+/// Adds a token, and forgets those that ended long ago.
+fn add(tx: &Transaction<'_>, row: &TokenRow) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO tokens (id, secret, client, ports, created, expires, reusable) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        params![
+            row.token.id.as_bytes(),
+            row.token.secret.as_bytes(),
+            row.client.as_str(),
+            row.ports.as_ref().map(PortSet::to_string),
+            row.created.0,
+            row.expires.map(|time| time.0),
+            row.reusable,
+        ],
+    )?;
+    purge(tx, row.created)
+}
+
+fn enrol(tx: &Transaction<'_>, client: &ClientRow, token: TokenId) -> rusqlite::Result<()> {
     tx.execute(
         "INSERT OR REPLACE INTO clients (name, public_key, psk, ports, created) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
@@ -63,34 +92,15 @@ pub(super) fn enrol(
     tx.execute(
         "UPDATE tokens SET redeemed_by = ?2, redeemed = ?3 WHERE id = ?1",
         params![
-            token.token.id.as_bytes(),
+            token.as_bytes(),
             client.public_key.as_bytes(),
-            now.0
+            client.created.0
         ],
     )?;
     Ok(())
 }
 
-pub(super) fn end_open_tokens(
-    tx: &Transaction<'_>,
-    name: &ClientName,
-    now: UnixTime,
-) -> rusqlite::Result<usize> {
-    // What has expired ends, too: a clock that is ahead says so of what holds again once it is right.
-    let unended =
-        "client = ?1 AND (reusable OR redeemed IS NULL) AND (expires IS NULL OR expires > created)";
-    let count = format!(
-        "SELECT count(*) FROM tokens WHERE {unended} AND (expires IS NULL OR expires > ?2)"
-    );
-    let open = tx.query_row(&count, params![name.as_str(), now.0], |row| {
-        row.get::<_, i64>(0)
-    })?;
-    // Each ends at its own beginning, so that no clock that jumps back revives it.
-    let end = format!("UPDATE tokens SET expires = ?2, created = ?2 WHERE {unended}");
-    tx.execute(&end, params![name.as_str(), now.0])?;
-    Ok(usize::try_from(open).unwrap_or_default())
-}
-
+/// Forgets tokens that ended long ago, and of too many the oldest.
 pub(super) fn purge(tx: &Transaction<'_>, now: UnixTime) -> rusqlite::Result<()> {
     const ENDED: &str =
         "CASE WHEN redeemed IS NOT NULL AND NOT reusable THEN redeemed ELSE expires END";
@@ -108,14 +118,30 @@ pub(super) fn purge(tx: &Transaction<'_>, now: UnixTime) -> rusqlite::Result<()>
     Ok(())
 }
 
-pub(super) fn client_by_name(tx: &Transaction<'_>, name: &ClientName) -> rusqlite::Result<Option<ClientRow>> {
+pub(super) fn client_by_name(
+    tx: &Transaction<'_>,
+    name: &ClientName,
+) -> rusqlite::Result<Option<ClientRow>> {
     let sql = format!("SELECT {CLIENT_COLUMNS} FROM clients WHERE name = ?1");
     tx.query_row(&sql, [name.as_str()], read_client).optional()
 }
 
-pub(super) fn client_by_key(tx: &Transaction<'_>, key: &PublicKey) -> rusqlite::Result<Option<ClientRow>> {
+pub(super) fn client_by_key(
+    tx: &Transaction<'_>,
+    key: &PublicKey,
+) -> rusqlite::Result<Option<ClientRow>> {
     let sql = format!("SELECT {CLIENT_COLUMNS} FROM clients WHERE public_key = ?1");
     tx.query_row(&sql, [key.as_bytes()], read_client).optional()
+}
+
+pub(super) fn tokens_of(
+    tx: &Transaction<'_>,
+    name: &ClientName,
+) -> rusqlite::Result<Vec<TokenRow>> {
+    let sql = format!("SELECT {TOKEN_COLUMNS} FROM tokens WHERE client = ?1 ORDER BY created, id");
+    let mut statement = tx.prepare(&sql)?;
+    let rows = statement.query_map([name.as_str()], read_token)?;
+    rows.collect()
 }
 
 pub(super) fn token_by_id(tx: &Transaction<'_>, id: TokenId) -> rusqlite::Result<Option<TokenRow>> {

@@ -1,5 +1,6 @@
 use std::fs;
 
+use rusqlite::params;
 use tempfile::TempDir;
 use tunnel_core::join::Token;
 
@@ -38,7 +39,32 @@ fn invite(store: &mut Store, invitation: Invitation) -> TokenId {
 }
 
 fn redeem(store: &mut Store, token: TokenId, byte: u8) -> Result<ClientRow, Denial> {
-    store.redeem(token, &key(byte), NOW, |_, _| false)
+    redeem_at(store, token, byte, NOW)
+}
+
+fn redeem_at(
+    store: &mut Store,
+    token: TokenId,
+    byte: u8,
+    now: UnixTime,
+) -> Result<ClientRow, Denial> {
+    redeem_beside(store, token, byte, now, |_, _| false)
+}
+
+/// Beside a configuration file that has taken names and keys.
+fn redeem_beside(
+    store: &mut Store,
+    token: TokenId,
+    byte: u8,
+    now: UnixTime,
+    is_written: impl FnOnce(&ClientName, &PublicKey) -> bool,
+) -> Result<ClientRow, Denial> {
+    let psk = Psk::generate().unwrap();
+    match store.redeem(token, &key(byte), psk, now, is_written) {
+        Ok(client) => Ok(client),
+        Err(RedeemError::Denied(denial)) => Err(denial),
+        Err(RedeemError::Store(error)) => panic!("{error}"),
+    }
 }
 
 #[test]
@@ -61,7 +87,7 @@ fn the_same_key_redeems_again_until_its_first_connection() {
     let token = invite(&mut store, invitation("node-1"));
     let first = redeem(&mut store, token, 1).unwrap();
     let late = NOW.after(HOUR * 48);
-    let again = store.redeem(token, &key(1), late, |_, _| false).unwrap();
+    let again = redeem_at(&mut store, token, 1, late).unwrap();
     assert_eq!(first.psk, again.psk);
     store.mark_seen(&key(1)).unwrap();
     assert_eq!(redeem(&mut store, token, 1).unwrap_err(), Denial::TokenUsed);
@@ -73,7 +99,7 @@ fn expired_and_forgotten_tokens_are_told_apart_from_used_ones() {
     let invited = invitation("node-1");
     let token = invite(&mut store, invited.clone());
     let expires = invited.expires.unwrap();
-    let denied = store.redeem(token, &key(1), expires, |_, _| false);
+    let denied = redeem_at(&mut store, token, 1, expires);
     assert_eq!(denied.unwrap_err(), Denial::TokenExpired);
     let forgotten = TokenId::from([9; 16]);
     assert_eq!(
@@ -81,11 +107,7 @@ fn expired_and_forgotten_tokens_are_told_apart_from_used_ones() {
         Denial::TokenExpired
     );
     // A clock that jumped back gives more time, and does no harm.
-    assert!(
-        store
-            .redeem(token, &key(1), UnixTime(0), |_, _| false)
-            .is_ok()
-    );
+    assert!(redeem_at(&mut store, token, 1, UnixTime(0)).is_ok());
 }
 
 #[test]
@@ -202,7 +224,9 @@ fn a_key_has_one_name_at_a_time() {
 fn what_stands_in_the_file_cannot_be_enrolled() {
     let (_dir, mut store) = store();
     let token = invite(&mut store, invitation("node-1"));
-    let denied = store.redeem(token, &key(1), NOW, |client, _| *client == name("node-1"));
+    let denied = redeem_beside(&mut store, token, 1, NOW, |client, _| {
+        *client == name("node-1")
+    });
     assert!(matches!(denied.unwrap_err(), Denial::Unavailable(_)));
     assert!(redeem(&mut store, token, 1).is_ok());
 }
@@ -333,7 +357,7 @@ fn a_clock_that_jumps_revives_no_invitation_that_was_ended() {
     store.revoke(&name("node-2"), NOW).unwrap();
     for earlier in [UnixTime(0), NOW.before(HOUR * 24), NOW.before(HOUR)] {
         for token in [superseded, revoked] {
-            let denied = store.redeem(token, &key(1), earlier, |_, _| false);
+            let denied = redeem_at(&mut store, token, 1, earlier);
             assert_eq!(denied.unwrap_err(), Denial::TokenExpired, "{earlier:?}");
         }
     }
@@ -355,10 +379,10 @@ fn a_clock_that_jumps_revives_no_invitation_that_was_ended() {
         );
     }
     // One that stands does at an earlier time, too; a clock that is ahead only ends it early.
-    let denied = store.redeem(open, &key(1), ahead, |_, _| false);
+    let denied = redeem_at(&mut store, open, 1, ahead);
     assert_eq!(denied.unwrap_err(), Denial::TokenExpired);
     let earlier = NOW.before(HOUR * 24);
-    assert!(store.redeem(open, &key(1), earlier, |_, _| false).is_ok());
+    assert!(redeem_at(&mut store, open, 1, earlier).is_ok());
     // Who is enrolled stays so, at any time.
     store.purge(ahead).unwrap();
     store.purge(UnixTime(0)).unwrap();
