@@ -6,7 +6,6 @@
 mod claims;
 mod commands;
 mod config;
-mod engine;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod identity;

@@ -5,7 +5,6 @@
 
 mod commands;
 mod config;
-mod engine;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod operate;

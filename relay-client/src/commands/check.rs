@@ -1,8 +1,7 @@
 //! `relay-client check`: whether a configuration holds, and what it would expose.
 
 use adit_daemon::{
-    config::{Invalid, Remark},
-    exit::Stop,
+    exit::{self, Stop},
     limits, print,
 };
 use clap::Args;
@@ -29,42 +28,29 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
     let (setup, join) = Setup::new(&arguments.options, Environment::read()?)?;
     let (heads, instances) = match join {
         Some((_, join)) => {
-            let loaded = setup.load_exposed().map_err(told)?;
-            warn(&loaded.warnings);
+            let instances = exit::checked(setup.load_exposed())?;
             let heads = vec![
                 ("would join", join.relay.to_string()),
                 ("relay's key", join.relay_public_key.to_string()),
             ];
-            (heads, loaded.value)
+            (heads, instances)
         }
         None => {
-            let loaded = setup.load().map_err(told)?;
-            warn(&loaded.warnings);
-            let limits = limits::summary(&loaded.value.limits, config::limits::ROWS);
-            let identity = loaded.value.identity;
+            let config = exit::checked(setup.load())?;
+            let limits = limits::summary(&config.limits, config::limits::ROWS);
+            let identity = config.identity;
             let heads = vec![
                 ("relay", identity.relay.to_string()),
                 ("relay's key", identity.relay_public_key.to_string()),
                 ("public key", identity.secret_key.public_key().to_string()),
                 ("limits", limits),
             ];
-            (heads, loaded.value.instances)
+            (heads, config.instances)
         }
     };
     let said = summary(&heads, &instances);
     print::bytes(said.as_bytes())?;
     Ok(())
-}
-
-fn told(invalid: Invalid) -> Stop {
-    warn(&invalid.warnings);
-    Stop::invalid(invalid)
-}
-
-fn warn(warnings: &[Remark]) {
-    for warning in warnings {
-        print::note(format_args!("warning: {warning}"));
-    }
 }
 
 fn summary(heads: &[(&str, String)], instances: &[Instance]) -> String {

@@ -10,13 +10,14 @@ use adit_daemon::{exit::Stop, file, print, runtime};
 use anyhow::Context;
 use clap::Args;
 use tokio::time;
-use tunnel_core::{client::Enrolled, join::JoinString, key::SecretKey};
+use tunnel_core::{
+    client::{self, EnrolError, Enrolled},
+    join::JoinString,
+    key::SecretKey,
+};
 use zeroize::Zeroizing;
 
-use crate::{
-    engine::{self, EnrolFailure},
-    identity::Place,
-};
+use crate::identity::Place;
 
 /// Join a relay: make a key, enrol it, write client.toml.
 ///
@@ -47,9 +48,9 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Stop> {
         .map_err(|error| Stop::Misuse(anyhow::Error::new(error)))?;
     let place = Place::new(arguments.dir);
     let key = place.key()?;
-    let enrolled = runtime::block_on(enrol(&join, &key))?.map_err(|failure| {
+    let enrolled = runtime::block_on(enrol(&join, &key))?.map_err(|error| {
         let what = format!("the relay {} cannot be joined", join.relay);
-        Stop::Failure(failure.into_error().context(what))
+        Stop::Failure(anyhow::Error::new(error).context(what))
     })?;
     place.keep(&join, &enrolled.name, &enrolled.psk)?;
     let config = place.config();
@@ -66,11 +67,11 @@ Joined {relay} as {name}. Next:
 
 /// Tries again for a moment: a running relay knows of an invitation within a second, and whoever pipes it here is
 /// faster.
-async fn enrol(join: &JoinString, key: &SecretKey) -> Result<Enrolled, EnrolFailure> {
+async fn enrol(join: &JoinString, key: &SecretKey) -> Result<Enrolled, EnrolError> {
     let end = Instant::now() + FRESH;
     loop {
-        match engine::enrol(join, key).await {
-            Err(EnrolFailure::Retry(_)) if Instant::now() < end => time::sleep(AGAIN).await,
+        match client::enrol(join, key).await {
+            Err(error) if error.is_temporary() && Instant::now() < end => time::sleep(AGAIN).await,
             done => return done,
         }
     }

@@ -3,26 +3,26 @@
 use std::{
     convert::Infallible,
     hash::{BuildHasher, RandomState},
-    pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use adit_daemon::{
-    config::{Loaded, Remark},
     exit::Stop,
-    notify,
-    observe::{self, SUMMARY, Summary},
-    print, runtime,
-    signal::{Signal, Signals},
+    notify, observe, print, runtime,
+    service::{self, warned},
+    signal::Signals,
 };
 use clap::Args;
-use tokio::{sync::Notify, task::spawn_blocking, time};
-use tunnel_core::{client::ClientEnd, join::JoinString, proto::backoff::Backoff};
+use tokio::{sync::Notify, time};
+use tunnel_core::{
+    client::{self, Client, ClientEnd, ClientStartError},
+    join::JoinString,
+    proto::{backoff::Backoff, session::client::InstanceState},
+};
 
 use crate::{
     config::Config,
-    engine::{self, Engine, EnrolFailure},
     identity::Place,
     setup::{ENVIRONMENT_HELP, Environment, Options, Setup},
 };
@@ -61,56 +61,77 @@ async fn serve(setup: Arc<Setup>, join: Option<(Place, JoinString)>) -> Result<(
         }
     }
     let mut running = warned(setup.load().map_err(Stop::invalid)?);
-    let (engine, mut events) = Engine::start(&running)?;
-    notify::ready(engine.status().await);
-    let asked = Notify::new();
+    let client = start(&running)?;
+    // Taken at once, so that nothing that happens is missed.
+    let events = client.events();
+    notify::ready(status(&client).await);
+    let reload = Notify::new();
     let serving = async {
         let reloads = async {
             loop {
-                asked.notified().await;
-                reload(&setup, &mut running, &engine).await;
+                reload.notified().await;
+                read_again(&setup, &mut running, &client).await;
             }
         };
-        let news = async {
-            let mut summary = Summary::since(engine.metrics());
-            let mut minute = runtime::every(SUMMARY);
-            loop {
-                tokio::select! {
-                    _ = minute.tick() => summary.log(engine.metrics()),
-                    () = observe::log_next(&mut events) => notify::status(engine.status().await),
-                }
-            }
-        };
+        let report = observe::report(events, || client.metrics(), async || status(&client).await);
         let ready = async {
-            engine.bound().await;
+            client.bound().await;
             print::announce("ready");
         };
-        let (never, ..): (Infallible, Infallible, ()) = tokio::join!(reloads, news, ready);
-        never
-    };
-    {
-        // Beside the signals: what waits for a slow disk or a busy tunnel does not keep the client from ending.
-        let mut serving = pin!(serving);
-        loop {
-            tokio::select! {
-                signal = signals.next() => match signal {
-                    Signal::Reload => asked.notify_one(),
-                    Signal::Stop => break,
-                },
-                end = engine.finished() => return Err(match end {
-                    ClientEnd::Superseded => Stop::Superseded(end.into()),
-                    end => Stop::failure(end.to_string()),
-                }),
-                never = &mut serving => match never {},
+        let serve = async { tokio::join!(reloads, report, ready) };
+        tokio::select! {
+            end = client.finished() => end,
+            never = serve => {
+                let (never, ..): (Infallible, Infallible, ()) = never;
+                match never {}
             }
         }
+    };
+    if let Some(end) = service::until_stopped(&mut signals, &reload, serving).await {
+        return Err(match end {
+            ClientEnd::Superseded => Stop::Superseded(end.into()),
+            end => Stop::failure(end.to_string()),
+        });
     }
-    tracing::info!("stopping; a second signal ends at once");
-    notify::stopping();
-    tokio::select! {
-        () = engine.shutdown(running.grace) => Ok(()),
-        () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
+    service::shut_down(&mut signals, client.shutdown(running.grace)).await
+}
+
+fn start(config: &Config) -> Result<Client, ClientStartError> {
+    let client = Client::builder(config.identity.clone())
+        .instances(config.instances.clone())
+        .limits(config.limits.clone())
+        .start()?;
+    tracing::info!(
+        relay = %config.identity.relay,
+        public_key = %config.identity.secret_key.public_key(),
+        instances = config.instances.len(),
+        "the client runs"
+    );
+    Ok(client)
+}
+
+/// One line for `systemctl status`.
+async fn status(client: &Client) -> String {
+    let status = client.status().await;
+    let instances = &status.instances;
+    let bound = instances
+        .iter()
+        .filter(|(_, state)| *state == InstanceState::Bound);
+    let tunnel = match status.transport {
+        Some(transport) => format!("connected over {transport}"),
+        None => "not connected".into(),
+    };
+    let mut line = format!(
+        "{tunnel}, {} of {} instances bound",
+        bound.count(),
+        instances.len()
+    );
+    for (instance, state) in instances {
+        if let InstanceState::Refused { text, .. } = state {
+            line.push_str(&format!("; {} refused: {text}", instance.id()));
+        }
     }
+    line
 }
 
 /// Joins the relay, however long it takes until it answers.
@@ -118,18 +139,20 @@ async fn enrol(place: &Place, join: &JoinString) -> Result<(), Stop> {
     let key = place.key()?;
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
-        match engine::enrol(join, &key).await {
+        match client::enrol(join, &key).await {
             Ok(enrolled) => {
                 place.keep(join, &enrolled.name, &enrolled.psk)?;
                 tracing::info!(name = enrolled.name, relay = %join.relay, "joined");
                 return Ok(());
             }
-            Err(EnrolFailure::Final(error)) => {
+            Err(error) if !error.is_temporary() => {
+                let error = anyhow::Error::new(error);
                 return Err(Stop::Failure(error.context(
                     "ADIT_JOIN does not hold any more (a new one: relay-server invite)",
                 )));
             }
-            Err(EnrolFailure::Retry(error)) => {
+            Err(error) => {
+                let error = anyhow::Error::new(error);
                 let wait = backoff.next(random());
                 tracing::warn!(
                     "the relay {} cannot be joined: {error:#}; next try in {:.1} s",
@@ -142,23 +165,11 @@ async fn enrol(place: &Place, join: &JoinString) -> Result<(), Stop> {
     }
 }
 
-/// Takes over what the file says now; if it does not hold, what was before stays.
-async fn reload(setup: &Arc<Setup>, running: &mut Config, engine: &Engine) {
+/// Takes over what the file says now; if it is invalid, what was before stays.
+async fn read_again(setup: &Arc<Setup>, running: &mut Config, client: &Client) {
     let setup = setup.clone();
-    let config = match spawn_blocking(move || setup.load()).await {
-        Ok(Ok(loaded)) => warned(loaded),
-        Err(panic) => {
-            tracing::error!("{panic}: everything stays as it was");
-            return;
-        }
-        Ok(Err(invalid)) => {
-            warn(&invalid.warnings);
-            for problem in &invalid.problems {
-                tracing::error!("{problem}");
-            }
-            tracing::error!("the configuration does not hold: everything stays as it was");
-            return;
-        }
+    let Some(config) = service::reload(move || setup.load()).await else {
+        return;
     };
     if !same_identity(running, &config) {
         tracing::warn!("[client] has changed: it takes effect at the next start");
@@ -166,7 +177,7 @@ async fn reload(setup: &Arc<Setup>, running: &mut Config, engine: &Engine) {
     if running.limits != config.limits {
         tracing::warn!("[limits] has changed: it takes effect at the next start");
     }
-    engine.set_instances(&config.instances).await;
+    client.set_instances(config.instances.clone()).await;
     tracing::info!(
         instances = config.instances.len(),
         "configuration read again"
@@ -192,15 +203,4 @@ fn same_identity(a: &Config, b: &Config) -> bool {
         && a.relay_public_key == b.relay_public_key
         && a.secret_key.public_key() == b.secret_key.public_key()
         && a.psk == b.psk
-}
-
-fn warned(loaded: Loaded<Config>) -> Config {
-    warn(&loaded.warnings);
-    loaded.value
-}
-
-fn warn(warnings: &[Remark]) {
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
 }

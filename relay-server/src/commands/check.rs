@@ -1,6 +1,9 @@
 //! `relay-server check`: whether a configuration holds, and what it would do.
 
-use adit_daemon::{exit::Stop, limits, print};
+use adit_daemon::{
+    exit::{self, Stop},
+    limits, print,
+};
 use clap::Args;
 
 use super::ConfigFile;
@@ -20,15 +23,7 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
-    let loaded = Config::load(&arguments.config.path);
-    let warnings = match &loaded {
-        Ok(loaded) => &loaded.warnings,
-        Err(invalid) => &invalid.warnings,
-    };
-    for warning in warnings {
-        print::note(format_args!("warning: {warning}"));
-    }
-    let config = loaded.map_err(Stop::invalid)?.value;
+    let config = exit::checked(Config::load(&arguments.config.path))?;
     let enrolled = enrolled(&config).map_err(|error| Stop::Misuse(error.into()))?;
     print::line(summary(&config, enrolled))?;
     Ok(())

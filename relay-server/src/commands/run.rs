@@ -1,26 +1,23 @@
 //! `relay-server run`: the relay itself.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::Arc,
-    thread,
-};
+use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
 use adit_daemon::{
-    config::Loaded,
     exit::Stop,
-    notify,
-    observe::{self, SUMMARY, Summary},
-    print, runtime,
-    signal::{Signal, Signals},
+    notify, observe, print, runtime,
+    service::{self, warned},
+    signal::Signals,
 };
 use anyhow::Context;
 use clap::Args;
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{sync::Notify, task::spawn_blocking, time};
+use tunnel_core::relay::{Relay, RelayStartError};
 
 use super::ConfigFile;
-use crate::{config::Config, engine::Engine, state::{StateAuthority, watch}};
+use crate::{
+    config::Config,
+    state::{StateAuthority, watch},
+};
 
 /// Run the relay until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 ///
@@ -42,117 +39,141 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
 
 async fn serve(config: Config) -> Result<(), Stop> {
     let mut signals = Signals::new()?;
-    let mut relay = tokio::select! {
-        started = start(config) => started?,
+    let mut running = tokio::select! {
+        started = Running::start(config) => started?,
         () = signals.stop() => return Ok(()),
     };
     print::announce("ready");
-    notify::ready(relay.engine.status().await);
-    let asked = Notify::new();
-    {
-        // Beside the signals: what waits for a slow disk or a busy relay does not keep it from ending.
-        let mut serving = pin!(relay.serve(&asked));
-        loop {
-            tokio::select! {
-                signal = signals.next() => match signal {
-                    Signal::Reload => asked.notify_one(),
-                    Signal::Stop => break,
-                },
-                never = &mut serving => match never {},
-            }
-        }
-    }
-    tracing::info!("stopping; a second signal ends at once");
-    notify::stopping();
-    tokio::select! {
-        () = relay.engine.shutdown(relay.config.grace) => Ok(()),
-        () = signals.stop() => Err(Stop::failure("ended at once, at the second signal")),
-    }
-}
-
-/// Opens the state file and the sockets, however long an address takes to come up.
-async fn start(config: Config) -> Result<Running, Stop> {
-    let own = config.clone();
-    let authority = spawn_blocking(move || StateAuthority::open(&own)).await??;
-    let authority = Arc::new(authority);
-    let engine = Engine::start(&config, authority.clone()).await?;
-    let watched = authority.clone();
-    let thread = thread::Builder::new().name("state file".into());
-    thread
-        .spawn(move || watch::watch(&watched))
-        .context("no thread for the state file is to be had")?;
-    Ok(Running {
-        config,
-        authority,
-        engine,
-    })
+    notify::ready(status(&running.relay).await);
+    let reload = Notify::new();
+    service::until_stopped(&mut signals, &reload, running.serve(&reload)).await;
+    let Running { config, relay, .. } = running;
+    service::shut_down(&mut signals, relay.shutdown(config.grace)).await
 }
 
 /// A relay that runs, and what it runs with.
 struct Running {
     config: Config,
     authority: Arc<StateAuthority>,
-    engine: Engine,
+    relay: Relay,
 }
 
 impl Running {
-    /// Does what comes up, each beside the others. `asked` asks for a reload.
-    async fn serve(&mut self, asked: &Notify) -> Infallible {
+    /// Opens the state file and the sockets, however long an address takes to come up.
+    async fn start(config: Config) -> Result<Self, Stop> {
+        let own = config.clone();
+        let authority = spawn_blocking(move || StateAuthority::open(&own)).await??;
+        let authority = Arc::new(authority);
+        let relay = start(&config, authority.clone()).await?;
+        watch::start(authority.clone()).context("no thread for the state file is to be had")?;
+        Ok(Self {
+            config,
+            authority,
+            relay,
+        })
+    }
+
+    /// Does what comes up, each beside the others. `reload` asks for a reload.
+    async fn serve(&mut self, reload: &Notify) -> Infallible {
         let Self {
             config,
             authority,
-            engine,
+            relay,
         } = self;
         let rights = async {
             loop {
                 authority.changed().await;
-                engine.recheck().await;
+                relay.recheck().await;
             }
         };
         let reloads = async {
             loop {
-                asked.notified().await;
-                reload(config, authority, engine).await;
+                reload.notified().await;
+                read_again(config, authority, relay).await;
             }
         };
-        let news = async {
-            let mut events = engine.events();
-            let mut summary = Summary::since(engine.metrics());
-            let mut minute = runtime::every(SUMMARY);
-            loop {
-                tokio::select! {
-                    _ = minute.tick() => summary.log(engine.metrics()),
-                    () = observe::log_next(&mut events) => notify::status(engine.status().await),
-                }
-            }
-        };
-        tokio::join!(rights, reloads, news).0
+        let report = observe::report(
+            relay.events(),
+            || relay.metrics(),
+            async || status(relay).await,
+        );
+        tokio::join!(rights, reloads, report).0
     }
 }
 
-/// Takes over what the file says now, as a whole; if it does not hold, what was before stays, as a whole.
-async fn reload(running: &mut Config, authority: &StateAuthority, engine: &Engine) {
-    let path = running.path.clone();
-    let config = match spawn_blocking(move || Config::load(&path)).await {
-        Ok(Ok(loaded)) => warned(loaded),
-        Ok(Err(invalid)) => {
-            for problem in &invalid.problems {
-                tracing::error!("{problem}");
+/// Starts the relay, once this machine has the addresses that it is told: at boot they may still be coming up.
+async fn start(config: &Config, authority: Arc<StateAuthority>) -> Result<Relay, Stop> {
+    let mut tries: u32 = 0;
+    let relay = loop {
+        let builder = Relay::builder(config.key.clone(), authority.clone())
+            .listen(config.listen)
+            .public_bind(config.public_bind)
+            .ports(config.ports.clone())
+            .limits(config.limits.clone());
+        match builder.start().await {
+            Ok(relay) => break relay,
+            Err(error) if error.is_not_there_yet() => {
+                let error = named(error, &config.path);
+                if tries.is_multiple_of(REMARK_EACH) {
+                    tracing::warn!("{error}: waiting until this machine has that address");
+                }
+                notify::status(format_args!("waiting for an address: {error}"));
+                tries = tries.wrapping_add(1);
+                time::sleep(ADDRESS_LOOK).await;
             }
-            tracing::error!("the configuration does not hold: everything stays as it was");
-            return;
+            Err(error) => return Err(Stop::failure(named(error, &config.path))),
         }
-        Err(panic) => {
-            tracing::error!("{panic}: everything stays as it was");
-            return;
-        }
+    };
+    tracing::info!(
+        listen = %relay.local_addr().unwrap_or(config.listen),
+        public_key = %relay.public_key(),
+        "the relay listens"
+    );
+    Ok(relay)
+}
+
+/// An error with the key that it is about.
+fn named(error: RelayStartError, config: &Path) -> String {
+    let key = match &error {
+        RelayStartError::Listen { .. } => "listen",
+        RelayStartError::PublicBind { .. } => "public_bind",
+        _ => return error.to_string(),
+    };
+    format!("{key} in {}: {error}", config.display())
+}
+
+/// How often it is looked whether an address has come up.
+const ADDRESS_LOOK: Duration = Duration::from_secs(1);
+/// Once a minute it is said that it has not.
+const REMARK_EACH: u32 = 60;
+
+/// One line for `systemctl status`.
+async fn status(relay: &Relay) -> String {
+    let status = relay.status().await;
+    let connected = status
+        .clients
+        .iter()
+        .filter(|client| client.transport.is_some());
+    let instances = status.clients.iter().map(|client| client.instances.len());
+    format!(
+        "{} clients connected, {} instances bound",
+        connected.count(),
+        instances.sum::<usize>()
+    )
+}
+
+/// Takes over what the file says now, as a whole; if it is invalid, what was before stays, as a whole.
+async fn read_again(running: &mut Config, authority: &StateAuthority, relay: &Relay) {
+    let path = running.path.clone();
+    let Some(config) = service::reload(move || Config::load(&path)).await else {
+        return;
     };
     for key in needs_restart(running, &config) {
         tracing::warn!("{key} has changed: it takes effect at the next start");
     }
     authority.configure(&config);
-    engine.set_ports(&config).await;
-    engine.recheck().await;
+    relay.set_ports(config.ports.clone()).await;
+    relay.recheck().await;
     tracing::info!(clients = authority.clients(), "configuration read again");
     *running = Config {
         // These stay what they are, so that the next reload remarks them too.
@@ -163,13 +184,6 @@ async fn reload(running: &mut Config, authority: &StateAuthority, engine: &Engin
         limits: running.limits.clone(),
         ..config
     };
-}
-
-fn warned(loaded: Loaded<Config>) -> Config {
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    loaded.value
 }
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {

@@ -1,15 +1,23 @@
 //! The thread that looks whether another process has changed the state file.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use super::authority::StateAuthority;
 
-/// Looks at the state file again and again, in a thread of its own: a disk may be slow, another process may hold a lock.
-pub(crate) fn watch(authority: &StateAuthority) -> ! {
+/// Starts to look at the state file again and again, in a thread of its own: a disk may be slow, another process may
+/// hold a lock.
+pub(crate) fn start(authority: Arc<StateAuthority>) -> io::Result<()> {
+    let thread = thread::Builder::new().name("state file".into());
+    thread.spawn(move || watch(&authority)).map(drop)
+}
+
+fn watch(authority: &StateAuthority) -> ! {
     // What went wrong last, so that it is said once and not four times a second.
     let mut failure = None;
     loop {

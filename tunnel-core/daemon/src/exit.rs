@@ -7,7 +7,10 @@ use std::{
     process::ExitCode,
 };
 
-use crate::{config::Invalid, log, notify, print};
+use crate::{
+    config::{Invalid, Loaded},
+    log, notify, print,
+};
 
 /// Why a command ended without success.
 #[derive(Debug)]
@@ -41,6 +44,19 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failure(error.into())
     }
+}
+
+/// A configuration that is looked at by a person: its warnings are written to stderr, and if it is invalid, it ends the
+/// command.
+pub fn checked<T>(loaded: Result<Loaded<T>, Invalid>) -> Result<T, Stop> {
+    let warnings = match &loaded {
+        Ok(loaded) => &loaded.warnings,
+        Err(invalid) => &invalid.warnings,
+    };
+    for warning in warnings {
+        print::note(format_args!("warning: {warning}"));
+    }
+    loaded.map(|loaded| loaded.value).map_err(Stop::invalid)
 }
 
 /// Runs a command: its exit status, after its error has been written to stderr.

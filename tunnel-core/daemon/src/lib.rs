@@ -13,5 +13,6 @@ pub mod notify;
 pub mod observe;
 pub mod print;
 pub mod runtime;
+pub mod service;
 pub mod signal;
 mod terminal;

@@ -1,16 +1,32 @@
 //! What the engine tells, as log lines.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tunnel_core::{
     event::{Crowded, Event, Events},
     metrics::{Kind, Snapshot},
 };
 
-use crate::log;
+use crate::{log, notify, runtime};
+
+/// Logs events as they come and what the counters have done each minute, and tells systemd the status after each event.
+pub async fn report(
+    mut events: Events,
+    counters: impl Fn() -> Snapshot,
+    status: impl AsyncFn() -> String,
+) -> Infallible {
+    let mut summary = Summary(counters());
+    let mut minute = runtime::every(SUMMARY);
+    loop {
+        tokio::select! {
+            _ = minute.tick() => summary.log(counters()),
+            () = log_next(&mut events) => notify::status(status().await),
+        }
+    }
+}
 
 /// Logs the next event; waits for ever once the engine has ended. Cancel safe.
-pub async fn log_next(events: &mut Events) {
+async fn log_next(events: &mut Events) {
     match events.next().await {
         Some(Ok(event)) if is_bad(&event) => tracing::warn!("{event}"),
         Some(Ok(event)) => tracing::info!("{event}"),
@@ -20,20 +36,14 @@ pub async fn log_next(events: &mut Events) {
 }
 
 /// How often counters are summed up in the log, when something moved.
-pub const SUMMARY: Duration = Duration::from_secs(60);
+const SUMMARY: Duration = Duration::from_secs(60);
 
 /// Sums up what moved since the last time.
-#[derive(Debug)]
-pub struct Summary(Snapshot);
+struct Summary(Snapshot);
 
 impl Summary {
-    /// Starts with these counters.
-    pub const fn since(counters: Snapshot) -> Self {
-        Self(counters)
-    }
-
     /// Logs one line if any counter has moved, the log's own among them.
-    pub fn log(&mut self, mut now: Snapshot) {
+    fn log(&mut self, mut now: Snapshot) {
         now.log_lines_lost = log::lost();
         if let Some(line) = summary(&self.0, &now) {
             tracing::info!("last minute: {line}");
