@@ -11,7 +11,10 @@ use std::{
 use tempfile::TempDir;
 use tunnel_core::key::{PublicKey, SecretKey};
 
-use crate::support::{Ran, Running, command, join_string, joined, relay_client, with_stdin};
+use crate::{
+    program::{Ran, Running},
+    support::{command, join_string, joined, relay_client, with_stdin},
+};
 
 const INSTANCE: &str = r#"
 [[instance]]

@@ -21,7 +21,10 @@ use tunnel_core::{
     relay::{Admission, Authority, Denial, Relay},
 };
 
-use crate::support::{PATIENCE, Running, closes, command, free_port, relay_client, with_stdin};
+use crate::{
+    program::{PATIENCE, Running, closes, free_port},
+    support::{command, relay_client, with_stdin},
+};
 
 /// Lets every client in that has enrolled by one of its tokens.
 #[derive(Debug, Default)]

@@ -1,13 +1,10 @@
-//! Clients, and programs that run.
+//! Clients.
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::{TcpStream, UdpSocket},
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc::{Receiver, sync_channel},
-    thread,
-    time::{Duration, Instant},
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
@@ -16,40 +13,7 @@ use tunnel_core::{
     key::{Psk, PublicKey, SecretKey},
 };
 
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) status: i32,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-}
-
-impl Ran {
-    pub(crate) fn succeeds(self) -> Self {
-        assert_eq!(self.status, 0, "{self:?}");
-        self
-    }
-
-    /// What was said on stderr, of a program that ended with `status` and said nothing on stdout.
-    pub(crate) fn fails(self, status: i32) -> String {
-        assert_eq!(
-            (self.status, self.stdout.as_str()),
-            (status, ""),
-            "{self:?}"
-        );
-        self.stderr
-    }
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self {
-            status: output.status.code().unwrap(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
-    }
-}
+use crate::program::Ran;
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay-client"));
@@ -83,11 +47,7 @@ pub(crate) fn joined(text: &str) -> (TempDir, String) {
     let secret = |name: &str, text: String| {
         let path = dir.path().join(name);
         fs::write(&path, text).unwrap();
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     };
     secret("client.key", SecretKey::from([1; 32]).to_text().to_string());
     secret("client.psk", Psk::from([2; 32]).to_text().to_string());
@@ -108,131 +68,4 @@ pub(crate) fn join_string() -> String {
         token: Token::generate().unwrap(),
     };
     join.to_string()
-}
-
-/// A port of this machine that is free on UDP and TCP, at the moment.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let port = udp.local_addr().unwrap().port();
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// Waits until nobody listens on a public port any more.
-pub(crate) fn closes(address: &str, port: u16) {
-    let end = Instant::now() + PATIENCE;
-    while TcpStream::connect((address, port)).is_ok() {
-        assert!(Instant::now() < end, "{address}:{port} is open");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A program that runs; dropped, it is killed.
-pub(crate) struct Running {
-    child: Child,
-    stdout: Receiver<String>,
-    stderr: Receiver<String>,
-    /// What was read of stderr so far, to be shown when a test fails.
-    said: String,
-}
-
-impl Running {
-    pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self {
-            stdout: lines(child.stdout.take().unwrap()),
-            stderr: lines(child.stderr.take().unwrap()),
-            child,
-            said: String::new(),
-        }
-    }
-
-    /// Waits for the line "ready".
-    pub(crate) fn ready(mut self) -> Self {
-        match self.stdout.recv_timeout(PATIENCE) {
-            Ok(line) => assert_eq!(line, "ready"),
-            Err(error) => panic!("{error}: {}", self.rest()),
-        }
-        self
-    }
-
-    /// Waits for a line on stderr that contains `part`.
-    pub(crate) fn says(&mut self, part: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match self.stderr.recv_timeout(left) {
-                Ok(line) => {
-                    self.said.push_str(&line);
-                    self.said.push('\n');
-                    if line.contains(part) {
-                        return line;
-                    }
-                }
-                Err(error) => panic!("{error}, no {part:?} in: {}", self.said),
-            }
-        }
-    }
-
-    pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([name, &pid]).status().unwrap();
-        assert!(status.success());
-    }
-
-    /// Waits for the end: status and what was left on stdout and stderr.
-    pub(crate) fn ends(mut self) -> Ran {
-        let end = Instant::now() + PATIENCE;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status.code().unwrap(),
-                None if Instant::now() > end => panic!("runs on: {}", self.rest()),
-                None => thread::sleep(Duration::from_millis(20)),
-            }
-        };
-        let stdout: Vec<_> = self.stdout.iter().collect();
-        Ran {
-            status,
-            stdout: stdout.join("\n"),
-            stderr: self.rest(),
-        }
-    }
-
-    fn rest(&mut self) -> String {
-        while let Ok(line) = self.stderr.recv_timeout(Duration::from_millis(200)) {
-            self.said.push_str(&line);
-            self.said.push('\n');
-        }
-        self.said.clone()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// How long anything may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
-    let (to, lines) = sync_channel(10_000);
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            if to.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    lines
 }

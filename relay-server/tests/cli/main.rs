@@ -7,5 +7,7 @@
 )]
 
 mod commands;
+#[path = "../../../tunnel-core/daemon/tests/support/program.rs"]
+mod program;
 mod running;
 mod support;

@@ -24,7 +24,10 @@ use tunnel_core::{
     proto::message::Code,
 };
 
-use crate::support::{PATIENCE, Relay, Running, closes, free_port, secret};
+use crate::{
+    program::{PATIENCE, Running, closes, free_port},
+    support::{Relay, secret},
+};
 
 /// What a relay says once it knows what another process has written.
 const STATE_TAKEN_OVER: &str = "another process has changed the state file";
