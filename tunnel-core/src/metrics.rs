@@ -316,24 +316,6 @@ mod tests {
     }
 
     #[test]
-    fn all_stand_in_the_documentation() {
-        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-        let page = std::fs::read_to_string(page).unwrap();
-        let mut rows = page.lines().filter(|line| line.starts_with("| `adit_"));
-        for row in Snapshot::default().rows() {
-            let label = row.label.map(|label| format!("{{{label}}}"));
-            let (name, label) = (row.name, label.unwrap_or_default());
-            let kind = match row.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-            };
-            let expected = format!("| `{name}{label}` | {kind} | {} |", row.help.trim());
-            assert_eq!(rows.next(), Some(&*expected));
-        }
-        assert_eq!(rows.next(), None);
-    }
-
-    #[test]
     fn a_gauge_falls_when_its_guard_is_dropped() {
         let metrics = Arc::new(Metrics::default());
         let guard = Gauge::new(&metrics, |m| &m.streams);
