@@ -1,9 +1,12 @@
 //! The bounds of a relay.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
 
 use crate::{
     proto::stream::{TUNNEL_BUDGET, handover::LANE_RATE},
+    relay::limit::pending::Pending,
     transport::admission::AdmissionLimits,
     tunnel::{datagram::QueueLimits, stream::MEMORY},
 };
@@ -143,6 +146,11 @@ impl RelayLimits {
         }
     }
 
+    /// A table of places for handshakes under way.
+    pub(super) fn pending(&self) -> Arc<Pending> {
+        Pending::new(self.handshakes, self.handshakes_per_source)
+    }
+
     pub(super) const fn queues(&self) -> QueueLimits {
         QueueLimits {
             age: self.datagram_age,
@@ -150,6 +158,11 @@ impl RelayLimits {
             lane: self.lane_datagram_queue,
         }
     }
+}
+
+/// Permits for at most so many.
+pub(super) fn permits(most: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
 }
 
 #[cfg(test)]

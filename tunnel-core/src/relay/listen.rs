@@ -8,8 +8,7 @@ use std::{
 
 use tokio::net::{TcpListener, TcpStream};
 
-use super::Shared;
-use crate::{event::Event, socket};
+use crate::{event::Event, relay::shared::Shared, socket};
 
 impl Shared {
     /// The next connection. An error that stays costs ten tries a second, is counted, and is told once a minute.

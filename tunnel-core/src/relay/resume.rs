@@ -1,13 +1,9 @@
 //! How a player's stream comes to another channel: on its tunnel, or on the one that took over from it.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{oneshot, watch},
     time::Instant,
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -15,7 +11,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     instance::Optimize,
     key::PublicKey,
-    metrics::Gauge,
     proto::{
         backoff::Backoff,
         stream::{
@@ -24,10 +19,10 @@ use crate::{
         },
     },
     relay::{
-        Shared,
+        lane_streams::OnLane,
+        shared::Shared,
         tunnel::{AttachError, Player, RelayTunnel},
     },
-    sync::lock,
     tunnel::stream::{
         Carrier, Channel, ChannelError, Flowing, Item, Moved, Onward, RESUME_PATIENCE, Resumed,
         Resumption, StreamEnd,
@@ -72,7 +67,7 @@ impl RelayResumption {
             successor: tunnel.successor.subscribe(),
             path: tunnel.path.subscribe(),
             shared: shared.clone(),
-            on_lane: on_lane.then(|| OnLane::new(shared, tunnel.client, stream)),
+            on_lane: on_lane.then(|| on_lane_of(shared, tunnel.client, stream)),
             since: now,
             lane_from: now,
             lane_pause: Backoff::new(LANE_PAUSE_LEAST, LANE_PAUSE_MOST),
@@ -137,7 +132,7 @@ impl RelayResumption {
                     self.stream = stream;
                     self.on_lane = channel
                         .is_lane()
-                        .then(|| OnLane::new(&self.shared, self.tunnel.client, stream));
+                        .then(|| on_lane_of(&self.shared, self.tunnel.client, stream));
                     self.since = Instant::now();
                     return Ok(Resumed {
                         channel,
@@ -267,7 +262,7 @@ impl RelayResumption {
         match agreed {
             Ok(()) => {
                 tracing::debug!(stream = self.stream.0, "stream moves to a lane");
-                self.on_lane = Some(OnLane::new(&self.shared, self.tunnel.client, self.stream));
+                self.on_lane = Some(on_lane_of(&self.shared, self.tunnel.client, self.stream));
                 self.since = Instant::now();
                 let back = None;
                 Some(Moved::Onto(Box::new(Onward { channel, back })))
@@ -361,58 +356,14 @@ async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachErro
     }
 }
 
-/// Streams that are on lanes, by whose they are and their names, for what the client has to say of them.
-#[derive(Debug, Default)]
-pub(crate) struct LaneStreams(Mutex<HashMap<(PublicKey, StreamId), Arc<Notify>>>);
-
-impl LaneStreams {
-    /// Their lanes lead nowhere, as far as the client can see: they go on elsewhere.
-    pub(crate) fn handle_lost(&self, client: PublicKey, streams: &[StreamId]) {
-        let on_lanes = lock(&self.0);
-        for stream in streams {
-            if let Some(lost) = on_lanes.get(&(client, *stream)) {
-                lost.notify_one();
-            }
-        }
-    }
-}
-
-/// A stream's place on a lane.
-#[derive(Debug)]
-struct OnLane {
-    lost: Arc<Notify>,
-    name: (PublicKey, StreamId),
-    streams: Arc<LaneStreams>,
-    _counted: Gauge,
-}
-
-impl OnLane {
-    fn new(shared: &Shared, client: PublicKey, stream: StreamId) -> Self {
-        let (lost, name) = (Arc::<Notify>::default(), (client, stream));
-        lock(&shared.lane_streams.0).insert(name, lost.clone());
-        Self {
-            lost,
-            name,
-            streams: shared.lane_streams.clone(),
-            _counted: Gauge::new(&shared.metrics, |m| &m.streams_on_lanes),
-        }
-    }
-}
-
-impl Drop for OnLane {
-    fn drop(&mut self) {
-        let mut on_lanes = lock(&self.streams.0);
-        // A stream that has gone from one lane to another is there already.
-        if (on_lanes.get(&self.name)).is_some_and(|lost| Arc::ptr_eq(lost, &self.lost)) {
-            on_lanes.remove(&self.name);
-        }
-    }
+fn on_lane_of(shared: &Shared, client: PublicKey, stream: StreamId) -> OnLane {
+    OnLane::new(&shared.lane_streams, &shared.metrics, client, stream)
 }
 
 /// Comes when the client has said that the lane leads nowhere.
 async fn lost(on_lane: Option<&OnLane>) {
     match on_lane {
-        Some(on_lane) => on_lane.lost.notified().await,
+        Some(on_lane) => on_lane.lost().await,
         None => std::future::pending().await,
     }
 }

@@ -17,9 +17,9 @@ use crate::{
         },
     },
     relay::{
-        Shared,
         client_address::{AddressChange, ClientAddress, QuicPath},
-        supervisor::{Command, Newcomer},
+        command::{Command, Newcomer},
+        shared::Shared,
         tunnel::RelayTunnel,
     },
     tunnel::{control::Control, futures::sleep_until, supervise::caught},

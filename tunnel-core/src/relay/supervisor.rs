@@ -18,62 +18,22 @@ use crate::{
         session::relay::RelayEvent,
     },
     relay::{
-        Admission, ClientStatus, InstanceStatus, RelayStatus, Shared,
-        authority::Forbidden,
-        ingress::{OpenError, OpenPorts, PublicService, Route, Sharding},
-        pace::Pace,
+        authority::{Admission, Denial, Forbidden},
+        command::{Command, Newcomer},
+        ingress::{
+            open::{OpenError, OpenPorts, Sharding},
+            service::{PublicService, Route},
+        },
+        limit::bucket::Pace,
         registry::{Action, Binding, Change, OwnerLimits, Refusal, Registry},
+        shared::Shared,
+        status::{ClientStatus, InstanceStatus, RelayStatus},
         tunnel::RelayTunnel,
     },
     tunnel::{fault, supervise::caught},
 };
 
 mod reconcile;
-
-/// What the supervisor is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A client has proved itself, was admitted, and was there after this moment.
-    Up {
-        tunnel: Arc<RelayTunnel>,
-        newcomer: Newcomer,
-        lived_at: Instant,
-        /// Whether it is let in. If not, another has come since, and the one that lives on may stay. Dropped without a word
-        /// where it is told to go.
-        is_in: oneshot::Sender<bool>,
-    },
-    /// A client said something.
-    Said {
-        tunnel: Arc<RelayTunnel>,
-        event: RelayEvent,
-        /// Dropped when that is dealt with.
-        done: oneshot::Sender<()>,
-    },
-    /// A tunnel is gone.
-    Down {
-        tunnel: Arc<RelayTunnel>,
-        reason: String,
-    },
-    /// Ask the authority again about everybody.
-    Recheck(oneshot::Sender<()>),
-    /// What the relay gives out has changed.
-    SetPorts(PortSet),
-    /// What is there?
-    Status(oneshot::Sender<RelayStatus>),
-    /// No new players; after the grace, goodbye.
-    Shutdown {
-        grace: Duration,
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// A client at the door.
-#[derive(Debug, Clone)]
-pub(crate) struct Newcomer {
-    pub(crate) admission: Admission,
-    /// The lasting key that it has proved, unless it was a token's secret.
-    pub(crate) psk: Option<Psk>,
-}
 
 /// State of the supervisor's task.
 pub(crate) struct Supervisor {
@@ -265,7 +225,7 @@ impl Supervisor {
         // Between its admission and now the client may have been revoked, or its rights changed.
         let admission = match self.shared.authority.readmit(&key, psk.as_ref()) {
             Ok(now) => now,
-            Err(super::Denial::Unavailable(_)) => admission,
+            Err(Denial::Unavailable(_)) => admission,
             _ => return end(tunnel, Code::Revoked, REVOKED),
         };
         // It is greeted before it is told anything else.
@@ -592,7 +552,7 @@ impl Supervisor {
             match self.shared.authority.readmit(key, client.psk.as_ref()) {
                 Ok(admission) => client.admission = admission,
                 // It could not be found out now: what was granted stays.
-                Err(super::Denial::Unavailable(_)) => {}
+                Err(Denial::Unavailable(_)) => {}
                 Err(_) => gone.push(*key),
             }
         }

@@ -7,29 +7,36 @@ mod processes;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{Ipv4Addr, UdpSocket as StdUdp},
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket as StdUdp},
     sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU16},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
+    sync::oneshot,
     time::timeout,
 };
 
-use super::*;
+use super::{shared::Config, *};
 use crate::{
     client::{Client, ClientIdentity},
-    instance::{FlowLimits, Instance, Optimize, Protocol, RawInstance, RawService},
+    event::{Event, Events},
+    instance::{
+        FlowLimits, Instance, InstanceId, Optimize, PortSet, Protocol, RawInstance, RawService,
+    },
     join::TokenId,
-    key::Psk,
+    key::{self, Psk, PublicKey, SecretKey},
+    metrics::Snapshot,
     proto::{
-        handshake::{Capabilities, SUPPORTED, Suite},
-        message::{Code, Decoder, Message, Revision, ServiceId},
+        handshake::{Capabilities, ProcessId, SUPPORTED, Suite},
+        message::{Code, Decoder, Message, Revision, ServiceDeclaration, ServiceId},
     },
     sync::lock,
     transport::quic,

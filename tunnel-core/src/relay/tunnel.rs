@@ -24,11 +24,11 @@ use crate::{
         record::RecordType,
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
-    relay::{RelayLimits, ingress::udp::directory::Directory, permits},
-    transport::{
-        Transport,
-        lane::{LaneError, PeerMisbehaved},
+    relay::{
+        directory::Directory,
+        limits::{RelayLimits, permits},
     },
+    transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
         datagram::{DatagramSender, LaneQueues},
         lane::{IdleLanes, Lane, LaneWatch},
@@ -45,7 +45,7 @@ pub(crate) struct RelayTunnel {
     pub(crate) process: ProcessId,
     pub(crate) name: Arc<str>,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) transport: Transport,
+    pub(crate) transport: crate::transport::Transport,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) lanes: IdleLanes,
     /// Lanes that it may have, whatever they are used for.
@@ -110,7 +110,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) process: ProcessId,
     pub(crate) name: Arc<str>,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) transport: Transport,
+    pub(crate) transport: crate::transport::Transport,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) datagrams: DatagramSender,
     pub(crate) queues: Arc<LaneQueues>,

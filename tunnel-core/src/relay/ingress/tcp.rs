@@ -16,10 +16,10 @@ use crate::{
     metrics::{Counter, Gauge},
     proto::flow::by_prefix,
     relay::{
-        Shared,
-        ingress::{Listener, PublicService, Route},
+        ingress::service::{OpenSockets, PublicService, Route},
+        limit::shares::Share,
         resume::RelayResumption,
-        shares::Share,
+        shared::Shared,
         tunnel::Player,
     },
     socket::{self, canonical},
@@ -30,6 +30,13 @@ use crate::{
         supervise,
     },
 };
+
+/// A listener of a service, and word of its closing.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) io: tokio::net::TcpListener,
+    pub(super) _open: Arc<OpenSockets>,
+}
 
 /// Accepts players on one port. Nothing here waits for a player or for the tunnel.
 pub(crate) async fn serve(

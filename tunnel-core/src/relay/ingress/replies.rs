@@ -1,40 +1,24 @@
 //! Answers out of a client's tunnel, runs to one player in one call.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
-use quinn_udp::Transmit;
-use tokio::io::Interest;
 
-use super::{Directory, UdpService};
 use crate::{
-    proto::{
-        datagram::{FlowId, Kind},
-        handshake::ProcessId,
+    proto::{datagram::Kind, handshake::ProcessId},
+    relay::{
+        directory::{Destination, Directory, FlowShard},
+        tunnel::RelayTunnel,
     },
-    relay::tunnel::RelayTunnel,
-    socket::family,
-    sync::lock,
     tunnel::{
         datagram::{DatagramHandler, Inbound, Reassembled},
-        fault,
         supervise::Reporter,
     },
 };
-
-/// Where an answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Destination {
-    player: SocketAddr,
-    local: IpAddr,
-    port: usize,
-}
 
 /// Takes answers out of one client's transport and hands them to their players, runs to one player in one call.
 pub(crate) struct Replies {
@@ -50,7 +34,7 @@ pub(crate) struct Replies {
 
 /// Answers to one player, all of one size but perhaps the last.
 struct Run {
-    service: Arc<UdpService>,
+    shard: Arc<dyn FlowShard>,
     to: Destination,
     segment: usize,
     count: usize,
@@ -81,21 +65,21 @@ impl Replies {
         }
     }
 
-    fn gather(&mut self, service: Arc<UdpService>, to: Destination, payload: &[u8]) {
+    fn gather(&mut self, shard: Arc<dyn FlowShard>, to: Destination, payload: &[u8]) {
         let joins = self.run.as_ref().is_some_and(|run| {
             !run.is_closed
                 && run.to == to
-                && Arc::ptr_eq(&run.service, &service)
+                && Arc::ptr_eq(&run.shard, &shard)
                 && payload.len() <= run.segment
                 && run.segment <= SEGMENT_MAX
                 && !payload.is_empty()
-                && run.count < run.service.max_segments(to.port)
+                && run.count < shard.max_segments(to.port)
                 && self.gathered.len() + payload.len() <= RUN_MAX
         });
         if !joins {
             self.send_run();
             self.run = Some(Run {
-                service,
+                shard,
                 to,
                 segment: payload.len(),
                 count: 0,
@@ -112,7 +96,8 @@ impl Replies {
     fn send_run(&mut self) {
         let Some(run) = self.run.take() else { return };
         let contents = self.gathered.split();
-        let sent = run.service.send_run(&run, &contents);
+        let segment = (run.count > 1).then_some(run.segment);
+        let sent = (run.shard).send(&run.to, &contents, segment);
         if sent.is_err() {
             // A full socket buffer or an unreachable player: never waited for, others are behind.
             self.reporter.metrics.drop_socket.add(run.count as u64);
@@ -150,73 +135,20 @@ impl Replies {
     }
 
     fn hand_on(&mut self, Reassembled { head, payload }: Reassembled) {
-        let service = self.directory.get(head.flow);
-        match (head.kind, &service) {
+        let shard = self.directory.get(head.flow);
+        match (head.kind, &shard) {
             (Kind::Data, _) => {}
-            (Kind::Close, Some(service)) => return service.forget(self.process, head.flow),
+            (Kind::Close, Some(shard)) => return shard.forget(self.process, head.flow),
             _ => return,
         }
-        let found = service.and_then(|service| {
-            let to = service.route_of_reply(Instant::now(), self.process, head.flow)?;
-            Some((service, to))
+        let found = shard.and_then(|shard| {
+            let to = shard.destination(Instant::now(), self.process, head.flow)?;
+            Some((shard, to))
         });
         match found {
-            Some((service, to)) => {
-                fault!("an answer to {}", service.service.binding.public);
-                self.gather(service, to, &payload);
-            }
+            Some((shard, to)) => self.gather(shard, to, &payload),
             None => self.reporter.metrics.drop_unknown_flow.one(),
         }
-    }
-}
-
-impl UdpService {
-    /// Where an answer of this process goes; nowhere if the flow is another process' by now.
-    fn route_of_reply(&self, now: Instant, process: ProcessId, id: FlowId) -> Option<Destination> {
-        let mut flows = lock(&self.flows);
-        if flows.process != Some(process) {
-            return None;
-        }
-        let flow = flows.table.handle_reply(now, id)?;
-        Some(Destination {
-            player: flow.key.player(),
-            local: flow.key.local(),
-            port: usize::from(flow.key.port_index()),
-        })
-    }
-
-    /// This process of the client has forgotten a flow.
-    fn forget(&self, process: ProcessId, id: FlowId) {
-        let mut flows = lock(&self.flows);
-        if flows.process == Some(process) {
-            flows.table.remove(id);
-            self.forgotten(&mut flows, id);
-        }
-    }
-
-    fn max_segments(&self, port: usize) -> usize {
-        self.sockets
-            .get(port)
-            .map_or(1, |socket| socket.state.max_gso_segments())
-    }
-
-    fn send_run(&self, run: &Run, contents: &[u8]) -> io::Result<()> {
-        let socket = self
-            .sockets
-            .get(run.to.port)
-            .ok_or(io::ErrorKind::NotFound)?;
-        let is_v6 = self.shared.config.public_bind.is_ipv6();
-        let transmit = Transmit {
-            destination: family(run.to.player, is_v6),
-            ecn: None,
-            contents,
-            segment_size: (run.count > 1).then_some(run.segment),
-            src_ip: (!run.to.local.is_unspecified())
-                .then(|| family(SocketAddr::new(run.to.local, 0), is_v6).ip()),
-        };
-        socket.io.try_io(Interest::WRITABLE, || {
-            socket.state.try_send((&socket.io).into(), &transmit)
-        })
     }
 }
 

@@ -2,69 +2,122 @@
 
 use std::{
     collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, Weak},
+    time::Instant,
 };
 
-use super::UdpService;
+use bytes::BytesMut;
+
 use crate::{
     key::PublicKey,
     proto::{
         datagram::FlowId,
-        flow::{FlowCap, FlowCounts, spare_map},
+        flow::{FlowCap, FlowCounts, FlowDrop, FlowKey, Rank, spare_map},
+        handshake::ProcessId,
     },
-    relay::{RelayLimits, ingress::PublicService},
+    relay::limits::RelayLimits,
     sync::lock,
 };
+
+/// One shard of a service's UDP ports, as its flows' answers and those who make room see it.
+pub(crate) trait FlowShard: Send + Sync + fmt::Debug {
+    /// Where an answer of this process of the client goes; nowhere if the flow is another process' by now.
+    fn destination(&self, now: Instant, process: ProcessId, flow: FlowId) -> Option<Destination>;
+
+    /// This process of the client has forgotten a flow.
+    fn forget(&self, process: ProcessId, flow: FlowId);
+
+    /// How many datagrams of one size a port sends in one call.
+    fn max_segments(&self, port: usize) -> usize;
+
+    /// Sends datagrams to a player, each of `segment` bytes but perhaps the last, or a single one.
+    fn send(&self, to: &Destination, contents: &[u8], segment: Option<usize>) -> io::Result<()>;
+
+    /// Whether a datagram of some player has passed since then.
+    fn is_alive_since(&self, then: Instant) -> bool;
+
+    /// Which flow would make room for one of this key; the least of several shards' goes first.
+    fn victim(&self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<Rank>;
+
+    /// Ends that flow; whether there was one.
+    fn give_way(&self, now: Instant, full: FlowDrop, key: &FlowKey, scratch: &mut BytesMut)
+    -> bool;
+}
+
+/// A service that has flows.
+pub(crate) trait FlowService: Send + Sync + fmt::Debug {
+    /// How many of its flows could make room.
+    fn loose(&self) -> u32;
+
+    /// Ends the flow of this service that is to go first for one of this key; whether there was one that could go.
+    fn make_room(
+        &self,
+        now: Instant,
+        full: FlowDrop,
+        key: &FlowKey,
+        scratch: &mut BytesMut,
+    ) -> bool;
+}
+
+/// Where an answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) player: SocketAddr,
+    pub(crate) local: IpAddr,
+    pub(crate) port: usize,
+}
 
 /// One client's flows.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     /// By the flow's number, so that a flow that comes or goes seldom meets a look-up.
-    services: [Mutex<HashMap<FlowId, Arc<UdpService>>>; PARTS],
+    services: [Mutex<HashMap<FlowId, Arc<dyn FlowShard>>>; PARTS],
     /// How many there may be.
     cap: Arc<FlowCap>,
     /// The services that have them.
-    public: Mutex<Vec<Weak<PublicService>>>,
+    public: Mutex<Vec<Weak<dyn FlowService>>>,
 }
 
 impl Directory {
-    pub(super) fn get(&self, flow: FlowId) -> Option<Arc<UdpService>> {
+    pub(crate) fn get(&self, flow: FlowId) -> Option<Arc<dyn FlowShard>> {
         lock(self.part(flow)).get(&flow).cloned()
     }
 
-    pub(super) fn insert(&self, flow: FlowId, service: Arc<UdpService>) {
+    pub(crate) fn insert(&self, flow: FlowId, service: Arc<dyn FlowShard>) {
         lock(self.part(flow)).insert(flow, service);
     }
 
-    pub(super) fn remove(&self, flow: FlowId) {
+    pub(crate) fn remove(&self, flow: FlowId) {
         let mut part = lock(self.part(flow));
         part.remove(&flow);
         spare_map(&mut part);
     }
 
     /// A service of the client has opened its ports.
-    pub(crate) fn note(&self, service: &Arc<PublicService>) {
+    pub(crate) fn note(&self, service: Weak<dyn FlowService>) {
         let mut public = lock(&self.public);
         public.retain(|known| known.strong_count() > 0);
-        public.push(Arc::downgrade(service));
+        public.push(service);
     }
 
     /// Who makes room where the client has too many flows and a new one comes to `own`: the service that has most of those
     /// that can.
-    pub(super) fn fattest(&self, own: &Arc<PublicService>) -> Arc<PublicService> {
+    pub(crate) fn fattest(&self, own: &Arc<dyn FlowService>) -> Arc<dyn FlowService> {
         let public = lock(&self.public);
         // A flood meets its own service here, and no other is looked at.
-        if own.flows.loose() > self.cap.loose() / public.len().max(1) as u32 {
+        if own.loose() > self.cap.loose() / public.len().max(1) as u32 {
             return own.clone();
         }
         let services = public.iter().filter_map(Weak::upgrade);
-        let fattest = services.max_by_key(|service| service.flows.loose());
+        let fattest = services.max_by_key(|service| service.loose());
         fattest
-            .filter(|it| it.flows.loose() > 0)
+            .filter(|it| it.loose() > 0)
             .unwrap_or_else(|| own.clone())
     }
 
-    fn part(&self, flow: FlowId) -> &Mutex<HashMap<FlowId, Arc<UdpService>>> {
+    fn part(&self, flow: FlowId) -> &Mutex<HashMap<FlowId, Arc<dyn FlowShard>>> {
         &self.services[flow.0 as usize % PARTS]
     }
 }
@@ -113,11 +166,11 @@ impl Directories {
 
     /// Who makes room where there are too many flows and a new one comes to `own`: the client that has most of those that
     /// can, and of its services the one that has.
-    pub(super) fn fattest(
+    pub(crate) fn fattest(
         &self,
         directory: &Arc<Directory>,
-        own: &Arc<PublicService>,
-    ) -> Arc<PublicService> {
+        own: &Arc<dyn FlowService>,
+    ) -> Arc<dyn FlowService> {
         let fattest = {
             let clients = lock(&self.clients);
             if directory.cap.loose() > self.all.loose() / clients.len().max(1) as u32 {

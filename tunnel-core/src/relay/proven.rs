@@ -1,56 +1,40 @@
-//! Who has proved itself and gets no tunnel: it is told why, or enrols. A key that is of no more use proves itself as often as one
-//! likes, so each holds a place to its end and as little memory as it can.
+//! A client that has proved its key and has no tunnel yet: what it came by, and how it is told one thing and closed.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Instant};
+use std::{convert::Infallible, future::pending, net::SocketAddr, time::Duration};
 
 use bytes::BytesMut;
 use zeroize::Zeroize;
 
 use crate::{
+    key::{Psk, PublicKey},
     proto::{
-        message::{Code, Decoder, Message, Text},
+        handshake::{Hello, Secret, Suite},
+        message::{Decoder, Message},
         record::RecordType,
-        session::relay::RelaySession,
     },
-    relay::{
-        Admission, Shared,
-        accept::{CONTROL_PATIENCE, Transport},
-        pending::Place,
-    },
+    relay::limit::pending::Place,
     tunnel::lane::Lane,
 };
 
-/// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
-pub(super) async fn give_key(
-    shared: &Arc<Shared>,
-    transport: Transport,
-    version: u32,
-    admission: &Admission,
-    place: Option<Place>,
-) {
-    let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
-    let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
-    if let Some(welcome) = greeting.poll_message() {
-        say(transport, &welcome, place).await;
-    }
+/// A client that has proved itself, and how it came.
+pub(super) struct Proven {
+    pub(super) peer: PublicKey,
+    pub(super) psk: Psk,
+    pub(super) hello: Hello,
+    pub(super) suite: Suite,
+    pub(super) exporter: Secret,
+    pub(super) address: Option<SocketAddr>,
+    pub(super) transport: Transport,
 }
 
-/// Tells a client that has proved itself why it is not let in.
-pub(super) async fn reject(
-    shared: &Arc<Shared>,
-    transport: Transport,
-    code: Code,
-    text: &str,
-    place: Option<Place>,
-) {
-    shared.metrics.handshakes_failed.one();
-    let text = Text::new(text);
-    say(transport, &Message::Reject { code, text }, place).await;
+pub(super) enum Transport {
+    Quic(quinn::Connection),
+    Lane(Lane, crate::transport::Transport),
 }
 
 /// Says one thing to a client that gets no tunnel, and waits until it has read it: then it says goodbye, or closes. Or another
 /// needs its place.
-async fn say(transport: Transport, message: &Message, place: Option<Place>) {
+pub(super) async fn say(transport: Transport, message: &Message, place: Option<Place>) {
     let mut encoded = BytesMut::new();
     message.encode(&mut encoded);
     let told = async {
@@ -134,3 +118,5 @@ fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
 
 /// Most that is read at once of a client that gets no tunnel.
 const READ_CHUNK: usize = 4096;
+/// How long a proven client may take to open its control stream, and to read why it is rejected.
+pub(super) const CONTROL_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,260 @@
+//! Opens the public ports of a service, all or none, and starts what serves them.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, OnceLock, Weak},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    proto::message::Code,
+    relay::{
+        directory::{FlowService, FlowShard},
+        ingress::{
+            service::{OpenSockets, PublicService, Route, pause},
+            shard::UdpShard,
+            tcp::{self, Listener},
+        },
+        registry::Binding,
+        shared::Shared,
+    },
+    socket,
+    tunnel::supervise::supervise,
+};
+
+/// The sockets of a service, open but not served yet: an instance is bound all or nothing.
+#[derive(Debug)]
+pub(crate) struct OpenPorts {
+    tcp: Vec<std::net::TcpListener>,
+    /// Of each shard, a socket for each port.
+    udp: Vec<Vec<std::net::UdpSocket>>,
+    /// What the shards but the first take.
+    shards: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{protocol} port {port}: {error}")]
+pub(crate) struct OpenError {
+    pub(crate) port: u16,
+    protocol: &'static str,
+    #[source]
+    error: io::Error,
+}
+
+impl OpenError {
+    /// The code that the client is told.
+    pub(crate) fn code(&self) -> Code {
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => Code::PortInUse,
+            io::ErrorKind::PermissionDenied => Code::PrivilegedPort,
+            _ if socket::is_exhausted(&self.error) => Code::Limit,
+            _ => Code::Internal,
+        }
+    }
+}
+
+impl OpenPorts {
+    /// Opens every port of a binding, or none, its UDP ports with as many sockets as `sharding` grants. Players' packets
+    /// go on between the ports of a large one.
+    pub(crate) async fn open(
+        bind: IpAddr,
+        binding: &Binding,
+        sharding: &Sharding,
+    ) -> Result<Self, OpenError> {
+        let (shards, permit) = sharding.shards_of(binding);
+        let mut open = Self {
+            tcp: Vec::new(),
+            udp: (0..shards).map(|_| Vec::new()).collect(),
+            shards: permit,
+        };
+        for (at, port) in binding.public.ports().enumerate() {
+            pause(at).await;
+            let address = SocketAddr::new(bind, port);
+            if binding.tcp {
+                let listener = socket::listen_players(address).map_err(|error| OpenError {
+                    port,
+                    protocol: "TCP",
+                    error,
+                })?;
+                open.tcp.push(listener);
+            }
+            if binding.udp {
+                let shards = open.udp.len();
+                let sockets = socket::bind_udp_shards(address, shards);
+                let sockets = sockets.map_err(|error| OpenError {
+                    port,
+                    protocol: "UDP",
+                    error,
+                })?;
+                if sockets.len() < shards {
+                    // The system has no more: all ports make do with one.
+                    open.udp.truncate(1);
+                    open.udp.iter().flatten().for_each(socket::share_no_more);
+                }
+                for (shard, udp) in open.udp.iter_mut().zip(sockets) {
+                    socket::grow_buffers(&udp, socket::PUBLIC_BUFFER);
+                    shard.push(udp);
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    /// Serves the ports until the service is cancelled.
+    pub(crate) async fn serve(
+        self,
+        shared: &Arc<Shared>,
+        binding: Binding,
+        route: Arc<Route>,
+    ) -> io::Result<Arc<PublicService>> {
+        let name = format!("instance {} port {}", binding.instance, binding.public);
+        let limits = route.service.flows;
+        let cancelled = CancellationToken::new();
+        let (owner, directory) = (route.tunnel.client, route.tunnel.flows.clone());
+        let service = Arc::new(PublicService {
+            binding,
+            owner,
+            route: watch::Sender::new(Some(route)),
+            listening: cancelled.child_token(),
+            cancelled,
+            closed: CancellationToken::new(),
+            flows: Arc::new(shared.directories.counts(&directory)),
+            udp: OnceLock::new(),
+        });
+        // What is served already ends if the rest fails, and its ports are free again.
+        let undo = service.cancelled.clone().drop_guard();
+        let open = Arc::new(OpenSockets {
+            _closed: service.closed.clone().drop_guard(),
+            _shards: self.shards,
+        });
+        for (index, listener) in self.tcp.into_iter().enumerate() {
+            pause(index).await;
+            let listener = Arc::new(Listener {
+                io: tokio::net::TcpListener::from_std(listener)?,
+                _open: open.clone(),
+            });
+            let (shared, service) = (shared.clone(), service.clone());
+            supervise(
+                shared.reporter(),
+                service.listening.clone(),
+                format!("TCP of {name}"),
+                move || {
+                    tcp::serve(
+                        shared.clone(),
+                        service.clone(),
+                        listener.clone(),
+                        index as u16,
+                    )
+                },
+            );
+        }
+        if service.binding.udp {
+            let own: Weak<dyn FlowService> = Arc::<PublicService>::downgrade(&service);
+            directory.note(own);
+            let shards = self.udp.into_iter().map(|sockets| {
+                let (shared, service) = (shared.clone(), service.clone());
+                UdpShard::new(shared, service, sockets, limits, open.clone()).map(Arc::new)
+            });
+            let shards = shards.collect::<io::Result<Vec<_>>>()?;
+            // It was set nowhere before.
+            let weak = shards.iter().map(|shard| {
+                let shard: Weak<dyn FlowShard> = Arc::<UdpShard>::downgrade(shard);
+                shard
+            });
+            drop(service.udp.set(weak.collect()));
+            drop(open);
+            for shard in &shards {
+                shard.start(&name).await;
+            }
+            let cancelled = service.cancelled.clone();
+            tokio::spawn(async move {
+                cancelled.cancelled().await;
+                shards.iter().for_each(|shard| shard.end());
+            });
+        }
+        undo.disarm();
+        Ok(service)
+    }
+}
+
+/// How many sockets a UDP port has: one for each of the runtime's threads, so that they receive side by side.
+#[derive(Debug)]
+pub(crate) struct Sharding {
+    threads: usize,
+    /// Sockets beyond the first of their ports that may still be opened.
+    more: Arc<Semaphore>,
+}
+
+impl Sharding {
+    /// As many shards as the runtime has threads.
+    pub(crate) fn new() -> Self {
+        let threads = Handle::current().metrics().num_workers();
+        Self {
+            threads: threads.min(SHARDS_MAX),
+            more: Arc::new(Semaphore::new(SOCKETS_MORE)),
+        }
+    }
+
+    /// How many shards a binding gets, and what holds them.
+    fn shards_of(&self, binding: &Binding) -> (usize, Option<OwnedSemaphorePermit>) {
+        // A range has a socket for each of its ports anyway.
+        let shards = self.threads / usize::from(binding.public.count());
+        if !binding.udp || shards <= 1 {
+            return (1, None);
+        }
+        let more = (shards - 1) * usize::from(binding.public.count());
+        match self.more.clone().try_acquire_many_owned(more as u32) {
+            Ok(permit) => (shards, Some(permit)),
+            Err(_) => (1, None),
+        }
+    }
+}
+
+/// Shards of one port at most: 8 receive more than any one game's players send.
+const SHARDS_MAX: usize = 8;
+/// Sockets that all services' shards may take beyond one a port: 1,024, so that ten thousand small games need no more
+/// descriptors than on one thread.
+const SOCKETS_MORE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, rc::Rc};
+
+    use super::*;
+    use crate::relay::ingress::service::SLICE;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_large_range_is_opened_without_keeping_the_thread_from_others() {
+        let binding = Binding {
+            instance: "a".parse().unwrap(),
+            public: "20000-20127".parse().unwrap(),
+            tcp: true,
+            udp: true,
+        };
+        // A loopback address that nothing else has.
+        let bind = "127.120.3.77".parse().unwrap();
+        let (sharding, turns) = (Sharding::new(), Rc::new(Cell::new(0)));
+        let others = async {
+            loop {
+                turns.set(turns.get() + 1);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = others => {}
+            open = OpenPorts::open(bind, &binding, &sharding) => {
+                let open = open.unwrap();
+                assert_eq!((open.tcp.len(), open.udp[0].len()), (128, 128));
+            }
+        }
+        assert!(turns.get() >= 128 / SLICE, "{} turns", turns.get());
+    }
+}

@@ -1,0 +1,278 @@
+//! One shard of a service's UDP ports: its sockets, and the flows that came in by them.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use bytes::BytesMut;
+use quinn_udp::{Transmit, UdpSocketState};
+use tokio::{io::Interest, net::UdpSocket};
+
+use crate::{
+    instance::FlowLimits,
+    metrics::{Level, Metrics},
+    proto::{
+        datagram::{DatagramHead, FlowId, Kind},
+        flow::{Flow, FlowDrop, FlowKey, FlowTable, Rank},
+        handshake::ProcessId,
+    },
+    relay::{
+        directory::{Destination, Directory, FlowShard},
+        ingress::service::{OpenSockets, PublicService, Route},
+        shared::Shared,
+    },
+    socket::{self, family},
+    sync::lock,
+    tunnel::{datagram::Whose, fault},
+};
+
+/// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The system sees to it
+/// that a player's packets always come to the same one, so shards share nothing for a packet of a known flow.
+#[derive(Debug)]
+pub(crate) struct UdpShard {
+    pub(super) shared: Arc<Shared>,
+    pub(super) service: Arc<PublicService>,
+    pub(super) sockets: Vec<PublicSocket>,
+    pub(super) flows: Mutex<Flows>,
+    /// Held from a packet's look-up until it is sent: another shard that closes a flow must not overtake its opening.
+    pub(super) order: Mutex<()>,
+    /// Where the answers to this client's flows are looked up.
+    pub(super) directory: Arc<Directory>,
+    /// Wakes the expiry: a flow came, and one never answered ends soon.
+    pub(super) created: tokio::sync::Notify,
+    /// Behind the sockets: dropped when they are closed.
+    _open: Arc<OpenSockets>,
+}
+
+#[derive(Debug)]
+pub(super) struct Flows {
+    pub(super) table: FlowTable,
+    /// How many there are; whatever ends the service ends the count.
+    counted: Level,
+    /// Which process of the client knows the flows.
+    process: Option<ProcessId>,
+    /// The service is gone: a flow that came now would never be forgotten.
+    has_ended: bool,
+}
+
+impl Flows {
+    /// A client's new process knows none of the flows that the one before it did.
+    fn open_again_for(&mut self, now: Instant, process: ProcessId) {
+        if self.process.replace(process) != Some(process) {
+            self.table.handle_client_changed(now);
+        }
+    }
+
+    fn count(&mut self) {
+        self.counted.set(self.table.len() as u64);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct PublicSocket {
+    pub(super) io: UdpSocket,
+    pub(super) state: UdpSocketState,
+}
+
+impl UdpShard {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        service: Arc<PublicService>,
+        sockets: Vec<std::net::UdpSocket>,
+        limits: FlowLimits,
+        open: Arc<OpenSockets>,
+    ) -> io::Result<Self> {
+        let directory = shared.directory(service.owner);
+        let unanswered = shared.config.limits.unanswered_flow_time;
+        let is_v6 = shared.config.public_bind.is_ipv6();
+        let sockets = sockets.into_iter().map(|socket| {
+            let state = UdpSocketState::new((&socket).into())?;
+            socket::allow_fragments(&socket, is_v6)?;
+            Ok(PublicSocket {
+                io: UdpSocket::from_std(socket)?,
+                state,
+            })
+        });
+        let table = FlowTable::sharing(limits, service.flows.clone());
+        let counted = Level::new(&shared.metrics, |m| &m.flows);
+        Ok(Self {
+            shared,
+            service,
+            sockets: sockets.collect::<io::Result<_>>()?,
+            flows: Mutex::new(Flows {
+                table: table.with_unanswered(unanswered),
+                counted,
+                process: None,
+                has_ended: false,
+            }),
+            order: Mutex::default(),
+            directory,
+            created: tokio::sync::Notify::new(),
+            _open: open,
+        })
+    }
+
+    /// The flow of a player's packet, made if it is not there and players are taken: its id, and whether the client knows
+    /// it.
+    pub(super) fn pass(
+        self: &Arc<Self>,
+        now: Instant,
+        key: FlowKey,
+        route: &Route,
+    ) -> Result<(FlowId, bool), PacketDrop> {
+        let mut flows = lock(&self.flows);
+        if flows.has_ended {
+            return Err(PacketDrop::Ended);
+        }
+        flows.open_again_for(now, route.tunnel.process);
+        if !route.takes_players(&self.shared) {
+            let known = flows.table.handle_known_packet(now, &key);
+            let flow = known.ok_or(PacketDrop::Draining)?;
+            return Ok((flow.id, flow.open_acknowledged));
+        }
+        let allocate = || FlowId(self.shared.next_flow());
+        let admitted = (flows.table).handle_player_packet(now, key, allocate);
+        let admitted = admitted.map_err(PacketDrop::Full)?;
+        let (id, answered) = (admitted.flow.id, admitted.flow.open_acknowledged);
+        if admitted.created {
+            self.shared.metrics.flows_opened.one();
+            flows.count();
+            self.directory.insert(id, self.clone());
+            self.created.notify_one();
+        }
+        Ok((id, answered))
+    }
+
+    /// A flow has left the table.
+    pub(super) fn forgotten(&self, flows: &mut Flows, id: FlowId) {
+        flows.count();
+        self.directory.remove(id);
+    }
+
+    /// Ends the flows of a service that is gone. The directory would otherwise keep the service alive.
+    pub(crate) fn end(&self) {
+        let mut flows = lock(&self.flows);
+        flows.has_ended = true;
+        let ids: Vec<FlowId> = flows.table.iter().map(|flow| flow.id).collect();
+        for id in ids {
+            flows.table.remove(id);
+            self.forgotten(&mut flows, id);
+        }
+    }
+}
+
+impl FlowShard for UdpShard {
+    fn destination(&self, now: Instant, process: ProcessId, id: FlowId) -> Option<Destination> {
+        let destination = {
+            let mut flows = lock(&self.flows);
+            if flows.process != Some(process) {
+                return None;
+            }
+            let flow = flows.table.handle_reply(now, id)?;
+            Destination {
+                player: flow.key.player(),
+                local: flow.key.local(),
+                port: usize::from(flow.key.port_index()),
+            }
+        };
+        fault!("an answer to {}", self.service.binding.public);
+        Some(destination)
+    }
+
+    fn forget(&self, process: ProcessId, id: FlowId) {
+        let mut flows = lock(&self.flows);
+        if flows.process == Some(process) {
+            flows.table.remove(id);
+            self.forgotten(&mut flows, id);
+        }
+    }
+
+    fn max_segments(&self, port: usize) -> usize {
+        self.sockets
+            .get(port)
+            .map_or(1, |socket| socket.state.max_gso_segments())
+    }
+
+    fn send(&self, to: &Destination, contents: &[u8], segment: Option<usize>) -> io::Result<()> {
+        let socket = self.sockets.get(to.port).ok_or(io::ErrorKind::NotFound)?;
+        let is_v6 = self.shared.config.public_bind.is_ipv6();
+        let transmit = Transmit {
+            destination: family(to.player, is_v6),
+            ecn: None,
+            contents,
+            segment_size: segment,
+            src_ip: (!to.local.is_unspecified())
+                .then(|| family(SocketAddr::new(to.local, 0), is_v6).ip()),
+        };
+        socket.io.try_io(Interest::WRITABLE, || {
+            socket.state.try_send((&socket.io).into(), &transmit)
+        })
+    }
+
+    fn is_alive_since(&self, then: Instant) -> bool {
+        lock(&self.flows).table.is_alive_since(then)
+    }
+
+    fn victim(&self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<Rank> {
+        lock(&self.flows).table.victim(now, full, key)
+    }
+
+    fn give_way(
+        &self,
+        now: Instant,
+        full: FlowDrop,
+        key: &FlowKey,
+        scratch: &mut BytesMut,
+    ) -> bool {
+        let _order = lock(&self.order);
+        let mut flows = lock(&self.flows);
+        let Some(evicted) = flows.table.make_room(now, full, key) else {
+            return false;
+        };
+        self.forgotten(&mut flows, evicted.id);
+        drop(flows);
+        self.shared.metrics.flows_evicted.one();
+        if let Some(route) = self.service.route() {
+            // Or the client would keep a socket for each packet of a flood.
+            route.send_close(&evicted, scratch);
+        }
+        true
+    }
+}
+
+/// Why a player's packet does not pass.
+pub(super) enum PacketDrop {
+    /// The service is gone.
+    Ended,
+    Draining,
+    Full(FlowDrop),
+}
+
+impl PacketDrop {
+    pub(super) fn count(&self, metrics: &Metrics) {
+        match self {
+            Self::Ended => {}
+            Self::Draining => metrics.drop_draining.one(),
+            Self::Full(FlowDrop::AddressFull) => metrics.drop_address_cap.one(),
+            Self::Full(FlowDrop::ServiceFull) => metrics.drop_service_cap.one(),
+            Self::Full(FlowDrop::ClientFull) => metrics.drop_client_cap.one(),
+            Self::Full(_) => metrics.drop_limit.one(),
+        }
+    }
+}
+
+impl Route {
+    /// Tells the client that a flow is forgotten here.
+    pub(super) fn send_close(&self, flow: &Flow, scratch: &mut BytesMut) {
+        let head = DatagramHead {
+            kind: Kind::Close,
+            ..DatagramHead::data(flow.id)
+        };
+        // In the player's own place, or it would overtake what the flow has sent before.
+        let whose = Whose::address(self.service.public.first(), flow.key.player().ip());
+        self.tunnel.datagrams.send(whose, head, &[], scratch);
+    }
+}

@@ -1,0 +1,244 @@
+//! What all tasks of one relay share: its configuration, its counters, and the limits that hold across clients.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    event::{Event, EventSink, Limit},
+    instance::PortSet,
+    key::{self, KeyError, PublicKey, SecretKey},
+    metrics::{Metrics, Snapshot},
+    proto::{handshake::ProcessId, stream::frame::ResetCode},
+    relay::{
+        authority::{Authority, Guarded},
+        command::Command,
+        directory::{Directories, Directory},
+        further::FurtherLanes,
+        lane_streams::LaneStreams,
+        limit::{
+            pending::{Pending, Place},
+            shares::Shares,
+        },
+        limits::{RelayLimits, permits},
+    },
+    socket,
+    sync::lock,
+    transport::{
+        admission::{self, Source},
+        quic,
+    },
+    tunnel::{
+        datagram::Paths,
+        lane::Granted,
+        notices::Notices,
+        stream::{Memory, StreamEnd},
+        supervise::Reporter,
+    },
+};
+
+/// What the relay's tasks share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) authority: Guarded,
+    pub(crate) secret_key: SecretKey,
+    pub(crate) process: ProcessId,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) events: EventSink,
+    pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) streams_by_client: Arc<Shares<PublicKey>>,
+    pub(crate) streams_by_address: Arc<Shares<Source>>,
+    /// Of so many clients, and of each so many, from its proof on, so that none takes all.
+    pub(crate) tunnels_by_client: Arc<Shares<PublicKey>>,
+    /// What is known of the paths to clients, from one tunnel to the next.
+    pub(crate) paths: Paths,
+    /// What strangers may cost, over QUIC and TCP together.
+    pub(crate) admission: admission::Shared,
+    pub(crate) spare: socket::Spare,
+    pub(crate) further: Arc<FurtherLanes>,
+    /// What the tunnel's socket dropped unread.
+    pub(crate) strangers: Arc<quic::Drops>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    /// What the kernel granted lanes.
+    pub(crate) granted: Granted,
+    /// Streams of players, from the moment when they go to a client.
+    pub(crate) players: TaskTracker,
+    /// The relay takes no new players.
+    pub(crate) draining: CancellationToken,
+    /// Ends everything.
+    pub(crate) stopped: CancellationToken,
+    pub(crate) directories: Directories,
+    /// Which limits were met, by whom and at which port.
+    pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
+    /// Who has proved itself and is not let in.
+    pub(crate) proven: Arc<Pending>,
+    /// What the streams of all tunnels hold.
+    pub(crate) memory: Arc<Memory>,
+    /// Listeners that accept nothing.
+    pub(crate) deaf: Notices<SocketAddr>,
+    /// Streams that are on lanes.
+    pub(crate) lane_streams: Arc<LaneStreams>,
+    next_flow: AtomicU64,
+    next_stream: Arc<AtomicU64>,
+    next_tunnel: AtomicU64,
+}
+
+/// How a relay is set up.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) public_bind: IpAddr,
+    pub(crate) ports: PortSet,
+    pub(crate) limits: RelayLimits,
+}
+
+impl Shared {
+    /// What the tasks of a relay share that starts. The supervisor receives what is sent to `commands`.
+    pub(super) fn new(
+        config: Config,
+        authority: Arc<dyn Authority>,
+        secret_key: SecretKey,
+        commands: mpsc::Sender<Command>,
+    ) -> Result<Arc<Self>, KeyError> {
+        let process = ProcessId::from(key::random::<16>()?);
+        let (metrics, events) = (Arc::<Metrics>::default(), EventSink::new());
+        let reporter = Reporter {
+            events: events.clone(),
+            metrics: metrics.clone(),
+        };
+        let limits = &config.limits;
+        Ok(Arc::new(Self {
+            stream_permits: permits(limits.streams),
+            streams_by_client: Shares::new(limits.streams_per_client),
+            streams_by_address: Shares::new(limits.streams_per_address),
+            tunnels_by_client: Shares::among(
+                limits.tunnels,
+                limits.tunnels_per_client.saturating_add(TAKING_OVER),
+            ),
+            paths: Paths::new(PATHS_KEPT),
+            admission: admission::Admission::shared(limits.admission()),
+            directories: Directories::new(limits),
+            proven: limits.pending(),
+            memory: Memory::new(limits.stream_memory),
+            config,
+            authority: Guarded::new(authority, reporter),
+            secret_key,
+            process,
+            metrics,
+            events,
+            spare: socket::Spare::new(),
+            granted: Granted::default(),
+            further: Arc::default(),
+            strangers: Arc::default(),
+            notices: Notices::default(),
+            deaf: Notices::default(),
+            lane_streams: Arc::default(),
+            next_flow: AtomicU64::new(1),
+            next_stream: Arc::new(AtomicU64::new(first_stream(process))),
+            next_tunnel: AtomicU64::new(1),
+            commands,
+            players: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        }))
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let counted = self.metrics.snapshot();
+        Snapshot {
+            strangers: self.strangers.strangers(),
+            handshakes_ignored: counted.handshakes_ignored + self.strangers.counts().unopened,
+            ..counted
+        }
+    }
+
+    pub(crate) fn reporter(&self) -> Reporter {
+        Reporter {
+            events: self.events.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    pub(crate) fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// Where replies to a client's flows are looked up. It lives as long as a tunnel or a service of the client.
+    pub(crate) fn directory(&self, client: PublicKey) -> Arc<Directory> {
+        self.directories.of(client)
+    }
+
+    /// A flow id that no flow of this relay ever had.
+    pub(crate) fn next_flow(&self) -> u64 {
+        self.next_flow.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Tells the tunnels of this relay apart.
+    pub(crate) fn next_tunnel(&self) -> u64 {
+        self.next_tunnel.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Where stream ids come from: none is used twice.
+    pub(crate) fn next_stream(&self) -> Arc<AtomicU64> {
+        self.next_stream.clone()
+    }
+
+    /// Enters those who have not proved themselves or are not let in, and counts who has to go for it or is turned away.
+    pub(super) fn enter(&self, pending: &Arc<Pending>, source: Source) -> Option<Place> {
+        match pending.enter(source) {
+            Some((place, evicted)) => {
+                if evicted {
+                    self.metrics.handshakes_evicted.one();
+                }
+                Some(place)
+            }
+            None => {
+                self.metrics.handshakes_ignored.one();
+                None
+            }
+        }
+    }
+
+    /// A client has been let in from there. Who has proved a key that is of no more use is not.
+    pub(super) fn let_in_from(&self, address: Option<SocketAddr>) {
+        if let Some(address) = address {
+            lock(&self.admission).let_in(Source::of(address.ip()));
+        }
+    }
+
+    /// Counts why a client reset a stream.
+    pub(crate) fn count_reset(&self, end: &StreamEnd) {
+        let StreamEnd::PeerReset(code) = end else {
+            return;
+        };
+        match code {
+            ResetCode::Refused => self.metrics.stream_target_refused.one(),
+            ResetCode::Unreachable | ResetCode::Timeout => {
+                self.metrics.stream_target_unreachable.one()
+            }
+            ResetCode::Unresolved => self.metrics.stream_unresolved.one(),
+            ResetCode::NoService => self.metrics.stream_no_service.one(),
+            ResetCode::Limit => self.metrics.stream_limit.one(),
+            _ => self.metrics.stream_reset.one(),
+        }
+    }
+}
+
+/// The first stream's id: other processes of the relay begin elsewhere, so that what is late of one is no stream of another.
+/// 61 bits, which leaves as many ids above it.
+fn first_stream(process: ProcessId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *process.as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 3
+}
+
+/// Tunnels of a client beyond those that it may keep: one that comes up, and one that goes.
+const TAKING_OVER: usize = 2;
+/// Clients whose paths are remembered: 1,024 are 200 KiB, and whoever is forgotten is protected for some seconds without need.
+const PATHS_KEPT: usize = 1_024;

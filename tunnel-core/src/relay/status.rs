@@ -1,0 +1,47 @@
+//! What a relay says of itself when it is asked: its clients and what is bound for them.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    instance::InstanceId, key::PublicKey, metrics::Snapshot, proto::message::ServiceDeclaration,
+};
+
+/// Who is connected to a relay, and what is bound.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct RelayStatus {
+    /// Clients that are connected, or whose ports are held.
+    pub clients: Vec<ClientStatus>,
+    /// The counters.
+    pub counters: Snapshot,
+    /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.
+    pub lane_congestion: Option<String>,
+}
+
+/// One client, seen from its relay.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Its name.
+    pub name: String,
+    /// Who it is.
+    pub key: PublicKey,
+    /// Where it connects from, if it is connected over a network.
+    pub peer: Option<SocketAddr>,
+    /// What its tunnel runs on; `None` while that is lost and its ports are held.
+    pub transport: Option<crate::transport::Transport>,
+    /// Round trip of its QUIC connection.
+    pub rtt: Option<Duration>,
+    /// What is bound for it.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// One bound instance, seen from the relay.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InstanceStatus {
+    /// Which.
+    pub id: InstanceId,
+    /// Its services, all of them bound.
+    pub services: Vec<ServiceDeclaration>,
+}
