@@ -3,7 +3,9 @@
 mod accept;
 mod address;
 mod authority;
+mod bindings;
 mod client_address;
+mod clients;
 mod command;
 mod directory;
 mod establish;
@@ -15,6 +17,8 @@ mod lanes;
 mod limit;
 mod limits;
 mod listen;
+mod pool;
+mod ports;
 mod proven;
 pub(crate) mod registry;
 mod resume;

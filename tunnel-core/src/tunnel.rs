@@ -2,6 +2,7 @@
 
 pub(crate) mod control;
 pub(crate) mod datagram;
+pub(crate) mod drain;
 pub(crate) mod fault;
 pub(crate) mod futures;
 pub(crate) mod lane;

@@ -27,7 +27,7 @@ use crate::{
         },
         stream::frame::StreamId,
     },
-    tunnel::futures::sleep_until,
+    tunnel::{drain::Drain, futures::sleep_until},
 };
 
 /// State of the client's main task.
@@ -37,16 +37,9 @@ pub(crate) struct Driver {
     session: ClientSession,
     /// The relay shuts down: it takes no new players.
     relay_drains: bool,
-    ending: Option<Ending>,
+    /// The client shuts down: it takes no new players, and goes when the last has left.
+    drain: Option<Drain>,
     all_bound: watch::Sender<bool>,
-}
-
-/// The client shuts down: it takes no new players, and goes when the last has left.
-struct Ending {
-    /// Goes then at the latest; `None` where the grace has no end that a clock could tell.
-    until: Option<Instant>,
-    look_at: Instant,
-    done: oneshot::Sender<()>,
 }
 
 /// What the main task woke up for.
@@ -78,7 +71,7 @@ impl Driver {
             connector,
             session,
             relay_drains: false,
-            ending: None,
+            drain: None,
             all_bound,
         };
         driver.keep_off_targets();
@@ -103,9 +96,8 @@ impl Driver {
                     self.connector.goodbye().await;
                     self.close();
                     shared.stopped.cancel();
-                    if let Some(ending) = self.ending {
-                        // Whoever asked no longer waits.
-                        _ = ending.done.send(());
+                    if let Some(drain) = self.drain {
+                        drain.finish();
                     }
                     return ClientEnd::Stopped;
                 }
@@ -121,7 +113,7 @@ impl Driver {
 
     async fn wait(&mut self, commands: &mut mpsc::Receiver<Command>) -> Woken {
         let timeout = self.session.poll_timeout();
-        let look_at = self.ending.as_ref().map(|ending| ending.look_at);
+        let look_at = self.drain.as_ref().map(Drain::poll_timeout);
         tokio::select! {
             biased;
             () = self.shared.stopped.cancelled() => Woken::Stopped,
@@ -240,15 +232,9 @@ impl Driver {
             Command::Status(reply) => drop(reply.send(self.status())),
             Command::Shutdown { grace, done } => {
                 let now = Instant::now();
-                let until = now.checked_add(grace);
-                let look_at = now;
                 self.session.drain(now, grace);
                 self.shared.emit(Event::Draining { grace });
-                self.ending = Some(Ending {
-                    until,
-                    look_at,
-                    done,
-                });
+                self.drain = Some(Drain::new(now, grace, done));
             }
         }
     }
@@ -349,17 +335,10 @@ impl Driver {
     /// Whether a client that shuts down need wait no longer: for players, for the end of the grace, or for a relay that
     /// is gone.
     fn may_go(&mut self) -> bool {
-        let Some(ending) = &mut self.ending else {
-            return false;
-        };
-        let now = Instant::now();
-        ending.look_at = now + DRAIN_LOOK;
-        if ending.until.is_some_and(|until| until <= now) {
-            return true;
-        }
+        let (shared, is_up) = (&self.shared, self.connector.tunnel().is_some());
         // Streams may go on where a tunnel was retired; flows have only the one in use.
-        let plays = self.connector.tunnel().is_some() && self.shared.flows.any_within(ALIVE);
-        self.shared.players.is_empty() && !plays
+        let plays = |lately| !shared.players.is_empty() || is_up && shared.flows.any_within(lately);
+        (self.drain.as_mut()).is_some_and(|drain| drain.is_over(Instant::now(), plays))
     }
 
     fn close(&mut self) {
@@ -372,7 +351,3 @@ impl Driver {
 
 /// How long a message may wait for the control stream.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
-/// How long after its last datagram a flow is still waited for: 2 s; a game that is played sends many each second.
-const ALIVE: Duration = Duration::from_secs(2);
-/// How often a draining client looks whether its last player has left.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);

@@ -27,7 +27,7 @@ pub(crate) enum Command {
         is_in: oneshot::Sender<bool>,
     },
     /// A client said something.
-    Said {
+    FromClient {
         tunnel: Arc<RelayTunnel>,
         event: RelayEvent,
         /// Dropped when that is dealt with.

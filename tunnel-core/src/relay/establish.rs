@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     event::Event,
@@ -18,16 +19,18 @@ use crate::{
         command::Newcomer,
         ingress::replies::Replies,
         limit::pending::Place,
+        pool::LanePool,
         proven::{CONTROL_PATIENCE, Proven, Transport, discard_datagrams, say},
         session,
         shared::Shared,
-        tunnel::{Parts, RelayTunnel},
+        tunnel::RelayTunnel,
     },
     transport::{admission::Source, quic},
     tunnel::{
         control::{self, Control},
         datagram::{DatagramSender, LaneQueues, read_quic_datagrams},
         lane::carry,
+        stream::Budget,
     },
 };
 
@@ -123,7 +126,10 @@ async fn establish(
             DatagramSender::lanes(queues.clone(), metrics.clone()),
         ),
     };
-    let parts = Parts {
+    // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
+    let _counted = Gauge::new(metrics, |m| &m.tunnels);
+    let limits = &shared.config.limits;
+    let tunnel = Arc::new(RelayTunnel {
         serial: shared.next_tunnel(),
         client: proven.peer,
         process: proven.hello.process,
@@ -131,20 +137,22 @@ async fn establish(
         peer: proven.address,
         transport: name,
         quic,
+        pool: LanePool::new(limits, metrics, messages.clone()),
         datagrams,
         queues: queues.clone(),
         flows: shared.directory(proven.peer),
+        budget: Arc::new(Budget::new(shared.memory.clone(), limits.tunnel_memory)),
         messages,
+        closed: CancellationToken::new(),
+        draining: CancellationToken::new(),
+        retired: CancellationToken::new(),
+        streams: TaskTracker::new(),
         next_stream: shared.next_stream(),
         resumes: capabilities.contains(Capabilities::STREAM_RESUMPTION),
         moves: capabilities.contains(Capabilities::STREAM_RESUMPTION | Capabilities::STREAM_MOVES),
-        memory: shared.memory.clone(),
-        limits: &shared.config.limits,
-        metrics,
-    };
-    // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
-    let _counted = Gauge::new(metrics, |m| &m.tunnels);
-    let tunnel = Arc::new(RelayTunnel::new(parts));
+        successor: watch::Sender::new(None),
+        path: watch::Sender::new(0),
+    });
     let Some(control) = start_transport(&shared, &tunnel, proven.transport, queues).await else {
         return;
     };

@@ -17,13 +17,13 @@ use crate::{
 impl Shared {
     /// A lane has been opened: it is the tunnel's for as long as it lives, if the tunnel may have one more.
     pub(crate) fn add_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
-        let Ok(permit) = tunnel.lane_permits.clone().try_acquire_owned() else {
+        let Ok(permit) = tunnel.pool.permits.clone().try_acquire_owned() else {
             self.metrics.lanes_refused.one();
             return;
         };
         let counted = Gauge::new(&self.metrics, |m| &m.lanes);
         lane.reader.hold((permit, counted));
-        tunnel.watch.add(&lane);
+        tunnel.pool.watch.add(&lane);
         self.keep_lane(tunnel, lane);
     }
 
@@ -33,7 +33,7 @@ impl Shared {
         tokio::spawn(async move {
             let mut path = tunnel.path.subscribe();
             let watched = tokio::select! {
-                watched = tunnel.lanes.watch(lane, tunnel.watch.doubts()) => watched,
+                watched = tunnel.pool.idle.watch(lane, tunnel.pool.watch.doubts()) => watched,
                 _ = path.changed() => return,
                 () = tunnel.retired.cancelled() => return,
                 () = tunnel.closed.cancelled() => return,
@@ -46,7 +46,7 @@ impl Shared {
 
     /// Carries datagrams on a lane that the client offers for it.
     async fn carry_datagrams(&self, tunnel: &RelayTunnel, mut lane: Lane, first: Bytes) {
-        let Ok(_permit) = tunnel.datagram_lane_permits.clone().try_acquire_owned() else {
+        let Ok(_permit) = tunnel.pool.datagram_permits.clone().try_acquire_owned() else {
             self.metrics.lanes_refused.one();
             return;
         };

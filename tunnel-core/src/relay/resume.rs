@@ -233,7 +233,7 @@ impl RelayResumption {
             tokio::time::sleep_until(lane_from).await;
             path.mark_unchanged();
             tokio::select! {
-                found = tunnel.sound_lane() => Some(found),
+                found = tunnel.pool.verified_idle_lane() => Some(found),
                 // Whichever it was, it leads nowhere.
                 _ = path.changed() => None,
             }

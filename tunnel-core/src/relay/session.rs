@@ -180,7 +180,7 @@ fn follow(
     if change == AddressChange::Near {
         // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
         // client knows.
-        tunnel.watch.doubt();
+        tunnel.pool.watch.doubt();
     } else {
         tunnel.path.send_modify(|changes| *changes += 1);
     }
@@ -265,13 +265,13 @@ async fn handle(
         RelayEvent::Lost { streams } => {
             tracing::debug!(client = %tunnel.name, "the client has lost the lanes of {} streams", streams.len());
             // What a firewall has forgotten of one, it may have of all.
-            tunnel.watch.doubt();
+            tunnel.pool.watch.doubt();
             shared.lane_streams.handle_lost(tunnel.client, &streams);
             Ok(None)
         }
         event => {
             let (done, answer) = oneshot::channel();
-            let said = Command::Said {
+            let said = Command::FromClient {
                 tunnel: tunnel.clone(),
                 event,
                 done,

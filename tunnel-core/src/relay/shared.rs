@@ -19,6 +19,7 @@ use crate::{
     proto::{handshake::ProcessId, stream::frame::ResetCode},
     relay::{
         authority::{Authority, Guarded},
+        clients::Serial,
         command::Command,
         directory::{Directories, Directory},
         further::FurtherLanes,
@@ -181,8 +182,8 @@ impl Shared {
     }
 
     /// Tells the tunnels of this relay apart.
-    pub(crate) fn next_tunnel(&self) -> u64 {
-        self.next_tunnel.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn next_tunnel(&self) -> Serial {
+        Serial(self.next_tunnel.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Where stream ids come from: none is used twice.

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     instance::InstanceId, key::PublicKey, metrics::Snapshot, proto::message::ServiceDeclaration,
+    relay::tunnel::RelayTunnel,
 };
 
 /// Who is connected to a relay, and what is bound.
@@ -34,6 +35,31 @@ pub struct ClientStatus {
     pub rtt: Option<Duration>,
     /// What is bound for it.
     pub instances: Vec<InstanceStatus>,
+}
+
+impl ClientStatus {
+    /// A client with the tunnel that is in use, if one is, and with its bound instances.
+    pub(super) fn new<'a>(
+        key: PublicKey,
+        name: String,
+        tunnel: Option<&RelayTunnel>,
+        instances: impl Iterator<Item = (&'a InstanceId, &'a [ServiceDeclaration])>,
+    ) -> Self {
+        let quic = tunnel.and_then(|tunnel| tunnel.quic.as_ref());
+        Self {
+            name,
+            key,
+            peer: tunnel.and_then(|tunnel| tunnel.peer),
+            transport: tunnel.map(|tunnel| tunnel.transport),
+            rtt: quic.map(quinn::Connection::rtt),
+            instances: instances
+                .map(|(id, services)| InstanceStatus {
+                    id: id.clone(),
+                    services: services.to_vec(),
+                })
+                .collect(),
+        }
+    }
 }
 
 /// One bound instance, seen from the relay.

@@ -1,38 +1,34 @@
 //! One client's tunnel, as the relay's other tasks use it.
 
 use std::{
-    io,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     instance::Optimize,
     key::PublicKey,
-    metrics::Metrics,
     proto::{
         handshake::ProcessId,
-        message::{IdleLanes as WantedLanes, Message, ServiceId},
-        record::RecordType,
+        message::{Code, Message, ServiceDeclaration, ServiceId, Text},
         stream::frame::{Frame, ResetCode, StreamHeader, StreamId},
     },
     relay::{
+        clients::Serial,
         directory::Directory,
-        limits::{RelayLimits, permits},
+        pool::{LANES_WARM, LanePool},
     },
-    transport::lane::{LaneError, PeerMisbehaved},
     tunnel::{
         datagram::{DatagramSender, LaneQueues},
-        lane::{IdleLanes, Lane, LaneWatch},
-        stream::{Budget, Channel, ChannelError, Item, Memory},
+        stream::{Budget, Channel, ChannelError, Item},
     },
 };
 
@@ -40,18 +36,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct RelayTunnel {
     /// Tells the tunnels of one client apart.
-    pub(crate) serial: u64,
+    pub(crate) serial: Serial,
     pub(crate) client: PublicKey,
     pub(crate) process: ProcessId,
     pub(crate) name: Arc<str>,
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) transport: crate::transport::Transport,
     pub(crate) quic: Option<quinn::Connection>,
-    pub(crate) lanes: IdleLanes,
-    /// Lanes that it may have, whatever they are used for.
-    pub(crate) lane_permits: Arc<Semaphore>,
-    /// Those of them that may carry datagrams.
-    pub(crate) datagram_lane_permits: Arc<Semaphore>,
+    pub(crate) pool: LanePool,
     pub(crate) datagrams: DatagramSender,
     /// The lanes that carry datagrams, where there is no QUIC.
     pub(crate) queues: Arc<LaneQueues>,
@@ -77,11 +69,6 @@ pub(crate) struct RelayTunnel {
     pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
     /// Counts how often lanes have become useless: the client's address has changed, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
-    lanes_wanted: AtomicU16,
-    /// The last who waited for a lane got none: the client cannot open more.
-    lanes_dry: AtomicBool,
-    /// Whether what its lanes send arrives.
-    pub(crate) watch: Arc<LaneWatch>,
 }
 
 /// Who opens a stream, and to what.
@@ -102,61 +89,7 @@ pub(crate) enum AttachError {
     Broken(#[from] ChannelError),
 }
 
-/// What a tunnel is made of; see [`RelayTunnel`] for the fields.
-#[derive(Debug)]
-pub(crate) struct Parts<'a> {
-    pub(crate) serial: u64,
-    pub(crate) client: PublicKey,
-    pub(crate) process: ProcessId,
-    pub(crate) name: Arc<str>,
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) transport: crate::transport::Transport,
-    pub(crate) quic: Option<quinn::Connection>,
-    pub(crate) datagrams: DatagramSender,
-    pub(crate) queues: Arc<LaneQueues>,
-    pub(crate) flows: Arc<Directory>,
-    pub(crate) messages: mpsc::Sender<Message>,
-    pub(crate) next_stream: Arc<AtomicU64>,
-    pub(crate) resumes: bool,
-    pub(crate) moves: bool,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) limits: &'a RelayLimits,
-    pub(crate) metrics: &'a Arc<Metrics>,
-}
-
 impl RelayTunnel {
-    pub(crate) fn new(parts: Parts<'_>) -> Self {
-        Self {
-            serial: parts.serial,
-            client: parts.client,
-            process: parts.process,
-            name: parts.name,
-            peer: parts.peer,
-            transport: parts.transport,
-            quic: parts.quic,
-            lanes: IdleLanes::default(),
-            lane_permits: permits(parts.limits.lanes_per_tunnel),
-            datagram_lane_permits: permits(parts.limits.datagram_lanes),
-            datagrams: parts.datagrams,
-            queues: parts.queues,
-            flows: parts.flows,
-            budget: Arc::new(Budget::new(parts.memory, parts.limits.tunnel_memory)),
-            messages: parts.messages,
-            closed: CancellationToken::new(),
-            draining: CancellationToken::new(),
-            retired: CancellationToken::new(),
-            streams: TaskTracker::new(),
-            next_stream: parts.next_stream,
-            resumes: parts.resumes,
-            moves: parts.moves,
-            successor: watch::Sender::new(None),
-            path: watch::Sender::new(0),
-            lanes_wanted: AtomicU16::new(0),
-            lanes_dry: AtomicBool::new(false),
-            watch: LaneWatch::new(parts.metrics.clone()),
-        }
-    }
-
     /// Opens a stream for a player, with its first bytes where they are known.
     pub(crate) async fn open_stream(
         &self,
@@ -177,7 +110,7 @@ impl RelayTunnel {
             })
         };
         let patience = match self.quic {
-            None if self.is_full() => FULL_PATIENCE,
+            None if self.pool.is_full() => FULL_PATIENCE,
             None => ONLY_LANE_PATIENCE,
             Some(_) => self.patience_beside_quic(),
         };
@@ -211,33 +144,6 @@ impl RelayTunnel {
         }
     }
 
-    /// An idle lane that leads to the client, beside QUIC. Waits for one for as long as that takes.
-    pub(crate) async fn sound_lane(&self) -> Result<Lane, LaneError> {
-        self.want_lanes(LANES_WARM);
-        let mut lane = loop {
-            if let Some(lane) = self.lanes.take(LANE_WAIT).await {
-                break lane;
-            }
-        };
-        // It may have died unnoticed, and nothing may be said on it then that the other side must hear.
-        let answered = async {
-            lane.writer.write_frame(RecordType::Ping, &[0; 8]).await?;
-            loop {
-                match lane.reader.read().await? {
-                    Some((RecordType::Pong, _)) => return Ok(()),
-                    // The client's wish to use it for datagrams: it is taken already.
-                    Some((RecordType::Datagram, _)) => {}
-                    Some((other, _)) => return Err(PeerMisbehaved::WrongPlace(other).into()),
-                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                }
-            }
-        };
-        match tokio::time::timeout(PONG_PATIENCE, answered).await {
-            Ok(answered) => answered.map(|()| lane),
-            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-        }
-    }
-
     /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it and `data` behind.
     async fn open_channel(
         &self,
@@ -248,7 +154,7 @@ impl RelayTunnel {
     ) -> Result<Channel, ChannelError> {
         if self.quic.is_none() || optimize == Optimize::Throughput {
             // A lane may have died unnoticed: the next one is tried.
-            while let Some(lane) = self.take_lane(patience).await {
+            while let Some(lane) = self.pool.take(patience).await {
                 let mut channel = Channel::lane(*lane);
                 let written = channel.tx.write(Some(first()), data.clone());
                 if written.await.is_ok() {
@@ -264,7 +170,7 @@ impl RelayTunnel {
     /// A QUIC stream of which the client does not know yet.
     pub(crate) async fn open_quic(&self) -> Result<Channel, ChannelError> {
         let Some(quic) = &self.quic else {
-            return Err(if self.is_full() {
+            return Err(if self.pool.is_full() {
                 ChannelError::NoLane
             } else {
                 ChannelError::Ended
@@ -277,57 +183,45 @@ impl RelayTunnel {
         Ok(Channel::opening(send, recv))
     }
 
-    /// Whether it has as many lanes as it may.
-    fn is_full(&self) -> bool {
-        self.lane_permits.available_permits() == 0
-    }
-
     fn patience_beside_quic(&self) -> Duration {
-        if self.is_full() || self.lanes_dry.load(Ordering::Relaxed) {
+        if self.pool.is_dry() {
             Duration::ZERO
         } else {
             LANE_PATIENCE
         }
     }
 
-    /// Asks the client for so many idle lanes, if that is more than before.
-    pub(crate) fn want_lanes(&self, wanted: u16) {
-        let wanted = wanted.min(LANES_MAX);
-        let before = self.lanes_wanted.fetch_max(wanted, Ordering::Relaxed);
-        if before >= wanted {
-            return;
-        }
-        let idle = WantedLanes::new(wanted);
-        if self.messages.try_send(Message::Lanes { idle }).is_err() {
-            // A full queue: the client is told with the next demand.
-            self.lanes_wanted.store(before, Ordering::Relaxed);
+    /// Has lanes ready where the next player of a service will want one.
+    pub(crate) fn warm_up(&self, service: &ServiceDeclaration) {
+        let throughput = service.optimize == Optimize::Throughput;
+        if service.protocol.tcp() && (throughput || self.quic.is_none()) {
+            self.pool.want(LANES_WARM);
         }
     }
 
-    async fn take_lane(&self, patience: Duration) -> Option<Lane> {
-        if let Some(lane) = self.lanes.take(Duration::ZERO).await {
-            self.lanes_dry.store(false, Ordering::Relaxed);
-            return Some(lane);
+    /// Sends a message to the client; one that does not read its control stream has lost it.
+    pub(crate) fn tell(&self, message: Message) {
+        if self.messages.try_send(message).is_err() {
+            self.closed.cancel();
         }
-        // The pool was too small for this burst of players.
-        self.want_lanes((self.lanes_wanted.load(Ordering::Relaxed) * 2).max(LANES_WARM));
-        if patience.is_zero() {
-            return None;
-        }
-        let taken = self.lanes.take(patience).await;
-        self.lanes_dry.store(taken.is_none(), Ordering::Relaxed);
-        taken
+    }
+
+    /// Says goodbye and ends with everything on it, once the goodbye had time to leave.
+    pub(crate) fn end(&self, code: Code, text: &str) {
+        drop(self.messages.try_send(Message::Goodbye {
+            code,
+            text: Text::new(text),
+        }));
+        let closed = self.closed.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GOODBYE_TIME).await;
+            closed.cancel();
+        });
     }
 }
 
-/// Idle lanes that hide the connect round trip of the next players: 4, a browser's first burst.
-pub(crate) const LANES_WARM: u16 = 4;
-/// Most idle lanes that a relay asks for: 64 players who connect within one round trip.
-const LANES_MAX: u16 = 64;
-/// How long a lane that is sound may take to say so: a loss and its retransmission on a long path.
-const PONG_PATIENCE: Duration = Duration::from_secs(3);
-/// One round of waiting for a lane while QUIC carries the stream: nothing depends on it.
-const LANE_WAIT: Duration = Duration::from_secs(3600);
+/// How long a goodbye may take to leave before the tunnel is closed.
+const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// How long a player waits for a lane before a QUIC stream serves: half a second covers a round trip to the node and a
 /// connect back.
 const LANE_PATIENCE: Duration = Duration::from_millis(500);

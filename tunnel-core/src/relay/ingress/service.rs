@@ -110,6 +110,15 @@ impl PublicService {
 }
 
 impl Route {
+    /// Leads players of a service to a tunnel, which has lanes ready for them.
+    pub(crate) fn new(tunnel: &Arc<RelayTunnel>, service: ServiceDeclaration) -> Arc<Self> {
+        tunnel.warm_up(&service);
+        Arc::new(Self {
+            tunnel: tunnel.clone(),
+            service,
+        })
+    }
+
     /// Whether new players may take it.
     pub(crate) fn takes_players(&self, shared: &Shared) -> bool {
         !shared.draining.is_cancelled() && !self.tunnel.draining.is_cancelled()

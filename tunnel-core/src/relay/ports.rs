@@ -1,0 +1,219 @@
+//! The public ports that are open: opens and closes them as the registry says, and leads their players to tunnels.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    proto::message::Code,
+    relay::{
+        clients::Serial,
+        ingress::{
+            open::{OpenError, OpenPorts, Sharding},
+            service::{PublicService, Route},
+        },
+        registry::{Action, Binding, Refusal},
+        shared::Shared,
+        tunnel::RelayTunnel,
+    },
+    tunnel::fault,
+};
+
+/// The public ports of all instances.
+pub(crate) struct Ports {
+    shared: Arc<Shared>,
+    services: HashMap<Binding, Arc<PublicService>>,
+    /// Services that were ended and whose sockets may still be open, with word of their closing.
+    closing: Vec<(Binding, CancellationToken)>,
+    sharding: Sharding,
+}
+
+/// Ports that are open and not served yet, by what they are for.
+pub(crate) type Opened = HashMap<Binding, OpenPorts>;
+
+/// Why a declaration is not carried out, as the client is told.
+#[derive(Debug)]
+pub(crate) struct DeclareError {
+    pub(crate) code: Code,
+    pub(crate) text: String,
+    pub(crate) port: Option<u16>,
+}
+
+impl Ports {
+    /// None is open.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            services: HashMap::new(),
+            closing: Vec::new(),
+            sharding: Sharding::new(),
+        }
+    }
+
+    /// Whether the ports of a binding are open.
+    pub(crate) fn is_open(&self, binding: &Binding) -> bool {
+        self.services.contains_key(binding)
+    }
+
+    /// What is open.
+    pub(crate) fn bindings(&self) -> impl Iterator<Item = &Binding> {
+        self.services.keys()
+    }
+
+    /// Opens what can fail without harm: the new ports of these actions that no port to be closed stands in the way of.
+    pub(crate) async fn prepare(&self, actions: &[Action]) -> Result<Opened, OpenError> {
+        let mut opened = Opened::new();
+        for action in actions {
+            let Action::Bind { binding, .. } = action else {
+                continue;
+            };
+            let in_the_way = actions.iter().any(
+                |other| matches!(other, Action::Unbind { binding: gone } if gone.clashes(binding)),
+            );
+            if !in_the_way {
+                opened.insert(binding.clone(), self.open(binding).await?);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Does what the registry has decided for a declaration that came by this tunnel.
+    pub(crate) async fn execute(
+        &mut self,
+        tunnel: &Arc<RelayTunnel>,
+        action: Action,
+        opened: &mut Opened,
+    ) -> Result<(), DeclareError> {
+        match action {
+            Action::Bind { binding, service } => {
+                fault!("binding {}", binding.public);
+                let ports = match opened.remove(&binding) {
+                    Some(ports) => ports,
+                    None => self.open(&binding).await?,
+                };
+                let route = Route::new(tunnel, service);
+                let served = ports.serve(&self.shared, binding.clone(), route).await;
+                let served = served.map_err(|error| DeclareError {
+                    code: Code::Internal,
+                    text: error.to_string(),
+                    port: Some(binding.public.first()),
+                })?;
+                self.services.insert(binding, served);
+            }
+            Action::Route { binding, service } => {
+                let route = Route::new(tunnel, service);
+                if let Some(served) = self.services.get(&binding) {
+                    served.route.send_replace(Some(route));
+                }
+            }
+            Action::Unbind { binding } => self.close(&binding),
+        }
+        Ok(())
+    }
+
+    /// Points the services of one tunnel at another of the same process, or at none.
+    pub(crate) fn reroute(&self, from: Serial, to: Option<&Arc<RelayTunnel>>) {
+        for service in self.services.values() {
+            let Some(route) = service.route() else {
+                continue;
+            };
+            if route.tunnel.serial == from {
+                let route = to.map(|tunnel| Route::new(tunnel, route.service.clone()));
+                service.route.send_replace(route);
+            }
+        }
+    }
+
+    /// Closes the ports of a service, and ends its players.
+    pub(crate) fn close(&mut self, binding: &Binding) {
+        if let Some(service) = self.services.remove(binding) {
+            service.cancelled.cancel();
+            self.closing.retain(|(_, closed)| !closed.is_cancelled());
+            self.closing.push((binding.clone(), service.closed.clone()));
+        }
+    }
+
+    /// Opens ports. Where a service that was just ended had them, its tasks first let go of their sockets.
+    async fn open(&self, binding: &Binding) -> Result<OpenPorts, OpenError> {
+        let last = self
+            .closing
+            .iter()
+            .filter(|(gone, _)| gone.clashes(binding));
+        let closed = async {
+            for (_, closed) in last {
+                closed.cancelled().await;
+            }
+        };
+        // If it takes this long, the system says that the port is in use.
+        drop(tokio::time::timeout(CLOSE_TIME, closed).await);
+        OpenPorts::open(self.shared.config.public_bind, binding, &self.sharding).await
+    }
+
+    /// Refuses players who connect over TCP from now on.
+    pub(crate) fn stop_listening(&self) {
+        for service in self.services.values() {
+            service.listening.cancel();
+        }
+    }
+
+    /// Whether a datagram of some player has passed since then.
+    pub(crate) fn has_flows_since(&self, then: Instant) -> bool {
+        let mut services = self.services.values();
+        services.any(|service| service.has_flows_since(then))
+    }
+
+    /// Closes all ports.
+    pub(crate) fn cancel_all(&self) {
+        for service in self.services.values() {
+            service.cancelled.cancel();
+        }
+    }
+
+    /// Waits until all ports that were to be closed are, or for as long as that may take.
+    pub(crate) async fn closed(&self) {
+        let closed = async {
+            for service in self.services.values() {
+                service.closed.cancelled().await;
+            }
+        };
+        drop(tokio::time::timeout(CLOSE_TIME, closed).await);
+    }
+}
+
+impl DeclareError {
+    /// What a client is told of our own failures.
+    pub(crate) fn internal() -> Self {
+        Self {
+            code: Code::Internal,
+            text: "the relay failed".into(),
+            port: None,
+        }
+    }
+}
+
+impl From<Refusal> for DeclareError {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            code: refusal.code(),
+            text: refusal.to_string(),
+            port: refusal.port(),
+        }
+    }
+}
+
+impl From<OpenError> for DeclareError {
+    fn from(error: OpenError) -> Self {
+        Self {
+            code: error.code(),
+            text: error.to_string(),
+            port: Some(error.port),
+        }
+    }
+}
+
+/// How long the sockets of an ended service may take to close: a task has to notice, which takes no time at all.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
