@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -62,7 +62,7 @@ pub struct RelayBuilder {
     authority: Arc<dyn Authority>,
     listen: Option<SocketAddr>,
     mem: Option<mem::Network>,
-    config: Config,
+    pub(super) config: Config,
 }
 
 impl Relay {
@@ -73,11 +73,7 @@ impl Relay {
             authority,
             listen: None,
             mem: None,
-            config: Config {
-                public_bind: Ipv4Addr::UNSPECIFIED.into(),
-                ports: PortSet::all(),
-                limits: RelayLimits::default(),
-            },
+            config: Config::default(),
         }
     }
 

@@ -34,13 +34,13 @@ pub(crate) async fn drive(
     newcomer: Newcomer,
     mut messages: mpsc::Receiver<Message>,
 ) {
-    let door = Door::new(newcomer);
+    let entry = Entry::new(newcomer);
     let conversation = converse(
         &shared,
         &tunnel,
         &mut control,
         &mut session,
-        door,
+        entry,
         &mut messages,
     );
     let reason = caught(conversation).await.unwrap_or_else(|_| {
@@ -79,7 +79,7 @@ async fn converse(
     tunnel: &Arc<RelayTunnel>,
     control: &mut Control,
     session: &mut RelaySession,
-    mut door: Door,
+    mut entry: Entry,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
     // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
@@ -97,7 +97,7 @@ async fn converse(
                     return "the control stream ended".into();
                 },
                 () = tunnel.closed.cancelled() => return "closed".into(),
-                () = tokio::time::sleep(SEND_PATIENCE) => {
+                () = tokio::time::sleep(shared.config.send_patience) => {
                     tunnel.closed.cancel();
                     return "the client reads nothing".into();
                 }
@@ -110,7 +110,7 @@ async fn converse(
             };
             let Some(event) = event else { break };
             if let RelayEvent::Lived { at } = event {
-                door.knock(shared, tunnel, at).await;
+                entry.request(shared, tunnel, at).await;
                 continue;
             }
             match handle(shared, tunnel, event).await {
@@ -120,7 +120,7 @@ async fn converse(
         }
         tokio::select! {
             () = answered(&mut asked), if asked.is_some() => asked = None,
-            decided = door.decided(), if session.is_asking() => match decided {
+            decided = entry.decided(), if session.is_asking() => match decided {
                 Ok(Some(true)) => session.let_in(),
                 Ok(Some(false)) => session.ask(Instant::now()),
                 // It is told why.
@@ -144,7 +144,7 @@ async fn converse(
                     return error.to_string();
                 }
             }
-            Some(message) = messages.recv(), if !door.is_knocking() => session.send(message),
+            Some(message) = messages.recv(), if !entry.is_requested() => session.send(message),
             () = sleep_until(Some(session.poll_timeout())) => session.handle_timeout(Instant::now()),
             () = tunnel.closed.cancelled() => return "closed".into(),
             () = tunnel.retired.cancelled() => return "another path has taken over".into(),
@@ -186,33 +186,33 @@ fn follow(
     }
 }
 
-/// Where a client waits that has proved itself and may be dead by now: what runs goes on until it has shown that it lives, and
-/// later than the last of its key that was let in.
-struct Door {
+/// The way into use of a tunnel whose client has proved its key and may be dead by now. The tunnel that is in use stays so until
+/// the supervisor has accepted a proof of life that is newer than it.
+struct Entry {
     newcomer: Newcomer,
-    /// Whether the supervisor lets it in.
-    asked: Option<oneshot::Receiver<bool>>,
+    /// Whether the supervisor accepts the last proof of life.
+    requested: Option<oneshot::Receiver<bool>>,
     until: tokio::time::Instant,
 }
 
-/// It has been waited for long enough.
+/// The client has not shown in time that it is there.
 struct TooLate;
 
-impl Door {
+impl Entry {
     fn new(newcomer: Newcomer) -> Self {
         Self {
             newcomer,
-            asked: None,
-            until: tokio::time::Instant::now() + DOOR_PATIENCE,
+            requested: None,
+            until: tokio::time::Instant::now() + ENTRY_PATIENCE,
         }
     }
 
-    /// The client was there after `lived_at`.
-    async fn knock(&mut self, shared: &Shared, tunnel: &Arc<RelayTunnel>, lived_at: Instant) {
-        if self.is_knocking() {
+    /// Asks the supervisor to let the client in, which was there after `lived_at`.
+    async fn request(&mut self, shared: &Shared, tunnel: &Arc<RelayTunnel>, lived_at: Instant) {
+        if self.is_requested() {
             return;
         }
-        let (is_in, asked) = oneshot::channel();
+        let (is_in, requested) = oneshot::channel();
         let up = Command::Up {
             tunnel: tunnel.clone(),
             newcomer: self.newcomer.clone(),
@@ -220,22 +220,22 @@ impl Door {
             is_in,
         };
         if shared.commands.send(up).await.is_ok() {
-            self.asked = Some(asked);
+            self.requested = Some(requested);
         }
     }
 
-    const fn is_knocking(&self) -> bool {
-        self.asked.is_some()
+    const fn is_requested(&self) -> bool {
+        self.requested.is_some()
     }
 
     /// Whether the client is let in, once that is known. Cancel safe.
     async fn decided(&mut self) -> Result<Option<bool>, TooLate> {
-        let Some(asked) = &mut self.asked else {
+        let Some(requested) = &mut self.requested else {
             tokio::time::sleep_until(self.until).await;
             return Err(TooLate);
         };
-        let is_in = asked.await.ok();
-        self.asked = None;
+        let is_in = requested.await.ok();
+        self.requested = None;
         Ok(is_in)
     }
 }
@@ -305,8 +305,6 @@ async fn goodbye(control: &Control, why: String) {
 }
 
 /// How long a client may take to show that it is there: as long as for everything that it has to say before it is let in.
-const DOOR_PATIENCE: Duration = Duration::from_secs(10);
+const ENTRY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
-/// How long a message may wait for a client that does not read. Its heartbeats are not answered meanwhile.
-const SEND_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 30 });

@@ -1,11 +1,12 @@
 //! What all tasks of one relay share: its configuration, its counters, and the limits that hold across clients.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::sync::{Semaphore, mpsc};
@@ -98,6 +99,19 @@ pub(crate) struct Config {
     pub(crate) public_bind: IpAddr,
     pub(crate) ports: PortSet,
     pub(crate) limits: RelayLimits,
+    /// How long a message may wait for a client that does not read. Its heartbeats are not answered meanwhile.
+    pub(crate) send_patience: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            public_bind: Ipv4Addr::UNSPECIFIED.into(),
+            ports: PortSet::all(),
+            limits: RelayLimits::default(),
+            send_patience: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Shared {

@@ -169,18 +169,20 @@ impl Site {
     }
 
     async fn with(limits: RelayLimits) -> Self {
+        Self::configured(|config| config.limits = limits).await
+    }
+
+    async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
         // Below those that the system gives out. Each test has its own; each process begins elsewhere.
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let base = 10_000 + 20 * (std::process::id() % 500) as u16;
         let port = base + 20 * NEXT.fetch_add(1, Ordering::Relaxed);
         let desk = Arc::<Desk>::default();
-        let relay = Relay::builder(SecretKey::generate().unwrap(), desk.clone())
+        let mut builder = Relay::builder(SecretKey::generate().unwrap(), desk.clone())
             .listen((Ipv4Addr::LOCALHOST, 0).into())
-            .public_bind(Ipv4Addr::LOCALHOST.into())
-            .limits(limits)
-            .start()
-            .await
-            .unwrap();
+            .public_bind(Ipv4Addr::LOCALHOST.into());
+        configure(&mut builder.config);
+        let relay = builder.start().await.unwrap();
         Self { relay, desk, port }
     }
 

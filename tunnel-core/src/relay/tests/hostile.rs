@@ -34,7 +34,10 @@ impl Scene {
     }
 
     async fn with(limits: RelayLimits) -> Self {
-        let site = Site::with(limits).await;
+        Self::at(Site::with(limits).await).await
+    }
+
+    async fn at(site: Site) -> Self {
         let echo = Echo::new().await;
         let client = site.client([echo.instance("a", site.port)]).await;
         let neighbour = Neighbour::of(&site, site.port).await;
@@ -403,7 +406,8 @@ async fn data_beyond_what_a_tunnel_may_hold_ends_the_stream() {
 
 #[tokio::test]
 async fn a_client_that_never_reads_is_ended() {
-    let mut scene = Scene::new().await;
+    let impatient = |config: &mut Config| config.send_patience = Duration::from_secs(2);
+    let mut scene = Scene::at(Site::configured(impatient).await).await;
     let mut lane = only_lane(&scene.site, &scene.site.identity()).await;
     until("its tunnel", || scene.metrics().tunnels == 2).await;
     // Each is answered; nobody takes the answers.
