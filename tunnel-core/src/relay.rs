@@ -1,4 +1,10 @@
-//! The public side: accepts players, owns public ports, and sends everything through its clients' tunnels.
+//! The relay: it owns public ports, accepts players on them, and forwards their traffic to clients.
+//!
+//! A client connects to the relay, proves its key ([`accept`], [`proven`]), is admitted ([`establish`]) and gets a tunnel: a QUIC
+//! connection, or TCP connections called lanes. On the tunnel's control stream ([`session`]) it declares instances, which are game
+//! servers with their public ports. The [`supervisor`] handles one such event after the other: [`clients`] decides which tunnel of
+//! a client is in use, [`registry`] who owns which port, and [`bindings`] and [`ports`] open and close the sockets. Players come in
+//! through [`ingress`]. A TCP connection that outlives its tunnel or its lane goes on over another one ([`resume`]).
 
 mod accept;
 mod address;

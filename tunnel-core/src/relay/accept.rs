@@ -1,4 +1,7 @@
-//! Where clients come in: handshakes outside the accept loops, bounded in number, time and share of a core.
+//! Accepts connections of clients over QUIC and TCP and does their handshakes.
+//!
+//! No handshake runs inside an accept loop, so a slow one holds nobody up. Until a client has proved its key it can cost the relay
+//! only a bounded number of slots, a bounded time, and a bounded share of one core.
 
 use std::{
     io,
@@ -20,8 +23,8 @@ use crate::{
     proto::handshake::{Answer, Capabilities, SUPPORTED},
     relay::{
         establish::admit,
-        limit::pending::{Pending, Place},
-        proven::{Proven, Transport},
+        limit::pending::{HandshakeSlot, Pending},
+        proven::{ClientConnection, Proven},
         shared::Shared,
     },
     socket,
@@ -35,7 +38,7 @@ use crate::{
     tunnel::supervise::supervise,
 };
 
-/// Why a relay does not listen.
+/// A socket for clients could not be opened.
 #[derive(Debug)]
 pub(crate) struct ListenError {
     /// `UDP` or `TCP`.
@@ -44,7 +47,7 @@ pub(crate) struct ListenError {
     pub(crate) error: io::Error,
 }
 
-/// Listens on UDP and TCP. Returns the address, which matters if the port was left to the system.
+/// Listens on UDP and TCP. Returns the address that was bound, which has the port's number where the system has chosen it.
 pub(crate) fn listen(shared: &Arc<Shared>, address: SocketAddr) -> Result<SocketAddr, ListenError> {
     let failed = |protocol| {
         move |error| ListenError {
@@ -74,7 +77,7 @@ pub(crate) fn listen(shared: &Arc<Shared>, address: SocketAddr) -> Result<Socket
     let endpoint = quic::relay_endpoint(udp, identity, admission, drops).map_err(failed("UDP"))?;
     let limits = &shared.config.limits;
     let handshakes = limits.pending();
-    let door = Arc::new(Door {
+    let acceptor = Arc::new(LaneAcceptor {
         side: relay_side(shared),
         strangers: limits.pending(),
         known: limits.pending(),
@@ -92,13 +95,13 @@ pub(crate) fn listen(shared: &Arc<Shared>, address: SocketAddr) -> Result<Socket
         shared.reporter(),
         shared.stopped.clone(),
         "accepting lanes".into(),
-        move || accept_lanes(lanes.clone(), tcp.clone(), door.clone()),
+        move || accept_lanes(lanes.clone(), tcp.clone(), acceptor.clone()),
     );
     Ok(address)
 }
 
-/// Both sockets on one number. A port that is left to the system is drawn for UDP; where TCP has it taken, another
-/// is drawn.
+/// Binds a UDP and a TCP socket to the same port. Where the system is to choose it (port 0), a port that is free for UDP alone is
+/// given back and another one tried.
 fn bind(
     wanted: SocketAddr,
 ) -> Result<(std::net::UdpSocket, std::net::TcpListener, SocketAddr), ListenError> {
@@ -137,7 +140,7 @@ pub(crate) fn listen_mem(shared: Arc<Shared>, mut accept: mpsc::Receiver<DuplexS
     });
 }
 
-/// Takes in a connection in memory: nobody else is there, so only the time is bounded.
+/// Does the handshake of a connection in memory. Only tests make such connections, so only its time is bounded.
 async fn open_mem(shared: Arc<Shared>, side: Arc<RelaySide>, mut io: Io) {
     let limit = shared.config.limits.handshake_time;
     let opened = tokio::time::timeout(limit, async {
@@ -165,7 +168,7 @@ async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint, handshakes:
             incoming.remote_address_validated(),
             handshakes.count(),
         );
-        let place = match verdict {
+        let slot = match verdict {
             Verdict::Accept => shared.enter(&handshakes, source),
             Verdict::Retry => {
                 shared.metrics.handshakes_retried.one();
@@ -178,7 +181,7 @@ async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint, handshakes:
                 None
             }
         };
-        let Some(place) = place else {
+        let Some(slot) = slot else {
             incoming.ignore();
             continue;
         };
@@ -187,7 +190,7 @@ async fn accept_quic(shared: Arc<Shared>, endpoint: quinn::Endpoint, handshakes:
                 shared.clone(),
                 answered,
                 address,
-                place,
+                slot,
             ))),
             Err(error) => failed(&shared, address, &error),
         }
@@ -198,17 +201,17 @@ async fn finish_quic(
     shared: Arc<Shared>,
     answered: quic::Answered,
     address: SocketAddr,
-    place: Place,
+    slot: HandshakeSlot,
 ) {
     let accepted = tokio::select! {
         accepted = answered.accepted(shared.config.limits.handshake_time) => accepted,
-        () = place.evicted() => return,
+        () = slot.evicted() => return,
     };
     let accepted = match accepted {
         Ok(accepted) => accepted,
         Err(error) => return failed(&shared, address, &error),
     };
-    drop(place);
+    drop(slot);
     let proven = Proven {
         peer: accepted.peer,
         psk: accepted.psk,
@@ -216,38 +219,48 @@ async fn finish_quic(
         suite: accepted.suite,
         exporter: quic::lane_secret(&accepted.connection),
         address: Some(address),
-        transport: Transport::Quic(accepted.connection),
+        transport: ClientConnection::Quic(accepted.connection),
     };
     admit(shared, proven).await;
 }
 
-/// What TCP connections come in through.
-struct Door {
+/// What the handshakes of all TCP connections share.
+struct LaneAcceptor {
     side: RelaySide,
-    /// Connections that have said nothing yet.
+    /// Slots for connections whose first message has not come.
     strangers: Arc<Pending>,
-    /// The same from where clients have been let in, so that strangers cannot stand in their way.
+    /// The same for addresses from which clients have been let in, so that strangers cannot take those clients' slots.
     known: Arc<Pending>,
-    /// Handshakes that have their answer.
+    /// Slots for handshakes that were answered and wait for the client's proof.
     answered: Arc<Pending>,
 }
 
-async fn accept_lanes(shared: Arc<Shared>, listener: Arc<TcpListener>, door: Arc<Door>) {
+async fn accept_lanes(
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    acceptor: Arc<LaneAcceptor>,
+) {
     loop {
         let (tcp, address) = shared.accept(&listener).await;
         let source = Source::of(address.ip());
-        let places = if lock(&shared.admission).knows(source) {
-            &door.known
+        let slots = if lock(&shared.admission).knows(source) {
+            &acceptor.known
         } else {
-            &door.strangers
+            &acceptor.strangers
         };
-        if let Some(place) = shared.enter(places, source) {
-            tokio::spawn(open_lane(shared.clone(), door.clone(), tcp, address, place));
+        if let Some(slot) = shared.enter(slots, source) {
+            tokio::spawn(open_lane(
+                shared.clone(),
+                acceptor.clone(),
+                tcp,
+                address,
+                slot,
+            ));
         }
     }
 }
 
-/// A lane that has opened.
+/// A lane whose handshake is done: the first one of a client that has no QUIC, or a further one of a tunnel.
 enum OpenedLane {
     First(lane::FirstLane),
     Further(lane::FurtherLane),
@@ -255,10 +268,10 @@ enum OpenedLane {
 
 async fn open_lane(
     shared: Arc<Shared>,
-    door: Arc<Door>,
+    acceptor: Arc<LaneAcceptor>,
     tcp: TcpStream,
     address: SocketAddr,
-    place: Place,
+    slot: HandshakeSlot,
 ) {
     let limits = &shared.config.limits;
     let mut io = Io::Tcp(tcp);
@@ -267,7 +280,7 @@ async fn open_lane(
             heard = tokio::time::timeout(limits.first_message_time, lane::hear(&mut io)) => {
                 heard.unwrap_or_else(|_| Err(timed_out()))?
             }
-            () = place.evicted() => return Ok(None),
+            () = slot.evicted() => return Ok(None),
         };
         if let Io::Tcp(tcp) = &io
             && let Some(remark) = shared.granted.note(lane::tune(tcp))
@@ -276,10 +289,10 @@ async fn open_lane(
         }
         match heard {
             Heard::Further(further) => further
-                .open(io, &door.side)
+                .open(io, &acceptor.side)
                 .await
                 .map(|lane| Some(OpenedLane::Further(lane))),
-            Heard::First(first) => first_lane(&shared, &door, io, address, first, place).await,
+            Heard::First(first) => first_lane(&shared, &acceptor, io, address, first, slot).await,
         }
     };
     match tokio::time::timeout(limits.handshake_time, opened).await {
@@ -298,14 +311,14 @@ async fn open_lane(
     }
 }
 
-/// Does the handshake of a first lane once strangers' share of the CPU allows it. `None` if another needed the place.
+/// Does the handshake of a first lane once the CPU time that strangers may take allows it. `None` if its slot was taken away.
 async fn first_lane(
     shared: &Arc<Shared>,
-    door: &Door,
+    acceptor: &LaneAcceptor,
     io: Io,
     address: SocketAddr,
     first: FirstMessage,
-    waiting: Place,
+    waiting: HandshakeSlot,
 ) -> Result<Option<OpenedLane>, LaneError> {
     let source = Source::of(address.ip());
     // Waiting costs a client less than trying again.
@@ -315,14 +328,14 @@ async fn first_lane(
             () = waiting.evicted() => return Ok(None),
         }
     }
-    let Some(place) = shared.enter(&door.answered, source) else {
+    let Some(slot) = shared.enter(&acceptor.answered, source) else {
         return Ok(None);
     };
     drop(waiting);
-    let answered = charged(&shared.admission, source, || first.answer(&door.side))?;
+    let answered = charged(&shared.admission, source, || first.answer(&acceptor.side))?;
     tokio::select! {
         proven = answered.prove(io) => Ok(Some(OpenedLane::First(proven?))),
-        () = place.evicted() => Ok(None),
+        () = slot.evicted() => Ok(None),
     }
 }
 
@@ -341,7 +354,7 @@ async fn serve_opened(
                 suite: first.suite,
                 exporter: first.exporter,
                 address,
-                transport: Transport::Lane(Box::new(first.halves), kind),
+                transport: ClientConnection::Lane(Box::new(first.halves), kind),
             };
             admit(shared, proven).await;
         }
@@ -364,7 +377,7 @@ fn failed(shared: &Shared, address: SocketAddr, error: &dyn std::error::Error) {
     tracing::debug!(%address, "handshake failed: {error}");
 }
 
-/// The authority, as handshakes see it.
+/// The authority as the source of pre-shared keys for handshakes.
 #[derive(Debug)]
 struct Psks(Arc<Shared>);
 
@@ -388,9 +401,9 @@ fn relay_side(shared: &Arc<Shared>) -> RelaySide {
     }
 }
 
-/// How often a port is drawn before giving up: with a tenth of all ports taken, 16 draws fail once in 10^16.
+/// Ports that are tried at most. With a tenth of all ports taken, 16 tries fail once in 10^16.
 const PORT_DRAWS: u32 = 16;
-/// Stands for the address of a client in memory, in logs.
+/// What logs show as the address of a client in memory.
 const NOWHERE: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
 /// How soon a handshake that waits for CPU time looks again.

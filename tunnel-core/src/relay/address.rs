@@ -1,12 +1,11 @@
-//! Addresses of this machine that a relay is told to have: they may not be up yet, and the system may not know their kind.
+//! Checks the addresses that a relay is told to use: they may not be up yet, and the system may lack IPv6.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
-/// Where sockets can be bound that are to have this address: `::` is every IPv4 address where the system has no IPv6.
-/// An error says that none can be.
+/// The address to bind sockets to for `wanted`: `0.0.0.0` for `::` where the system has no IPv6. An error if nothing can be bound.
 pub(super) fn local(wanted: IpAddr) -> io::Result<IpAddr> {
     match UdpSocket::bind((wanted, 0)) {
         Ok(_) => Ok(wanted),

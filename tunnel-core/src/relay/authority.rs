@@ -1,4 +1,4 @@
-//! Who may connect, and what they may have: decided by whoever embeds the relay.
+//! Decides which clients may connect and which ports each may bind. The program that embeds the relay brings the decisions.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -10,8 +10,8 @@ use crate::{
     tunnel::supervise::Reporter,
 };
 
-/// Decides who may connect and what each may bind. A panic in it is caught, counted and reported, and denies what was asked. The relay binary's keeps clients in a file and in SQLite; an
-/// embedder brings its own, or uses [`StaticAuthority`].
+/// Decides which clients may connect and what each may bind. An embedder brings its own, or uses [`StaticAuthority`]; that of the
+/// relay's program keeps clients in a file and in SQLite. A panic in it is caught, counted and reported, and denies what was asked.
 pub trait Authority: Send + Sync + fmt::Debug + 'static {
     /// The pre-shared key by which `client` must prove itself: its lasting one or, with `token`, that token's secret.
     /// `None` for an unknown or revoked client, which then sees what a client with a wrong key sees.
@@ -56,7 +56,7 @@ pub struct Admission {
     pub psk: Option<Psk>,
 }
 
-/// Why a client that proved itself is not let in. It is told.
+/// Why a client that has proved its key is not let in. The client is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Denial {
@@ -154,7 +154,7 @@ fn unavailable() -> Result<Admission, Denial> {
     Err(Denial::Unavailable("the authority failed".into()))
 }
 
-/// An authority of clients known from the start. No tokens.
+/// An authority whose clients are known from the start. It accepts no tokens.
 #[derive(Debug, Default)]
 pub struct StaticAuthority(HashMap<PublicKey, (Psk, Admission)>);
 

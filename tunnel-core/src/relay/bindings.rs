@@ -13,7 +13,7 @@ use crate::{
     proto::message::{Code, Revision, ServiceDeclaration},
     relay::{
         authority::{Admission, Forbidden},
-        limit::bucket::Pace,
+        limit::bucket::TokenBucket,
         ports::{DeclareError, Ports},
         registry::{Action, Binding, Change, OwnerLimits, Registry},
         shared::Shared,
@@ -28,7 +28,7 @@ pub(crate) struct Bindings {
     registry: Registry,
     pub(crate) ports: Ports,
     /// How often each client may declare; kept while it is gone, or coming back would begin anew.
-    paces: HashMap<PublicKey, Pace>,
+    buckets: HashMap<PublicKey, TokenBucket>,
 }
 
 /// An instance that is served no more though its client has not withdrawn it. The client is to be told.
@@ -59,7 +59,7 @@ impl Bindings {
         Self {
             registry: Registry::new(shared.config.ports.clone(), limits.lease, owner),
             ports: Ports::new(shared.clone()),
-            paces: HashMap::new(),
+            buckets: HashMap::new(),
             shared,
         }
     }
@@ -85,8 +85,8 @@ impl Bindings {
             });
         }
         let limits = &self.shared.config.limits;
-        let declarations = self.paces.entry(tunnel.client).or_insert_with(|| {
-            Pace::new(
+        let declarations = self.buckets.entry(tunnel.client).or_insert_with(|| {
+            TokenBucket::new(
                 limits.declarations_per_second,
                 limits.declaration_burst,
                 Instant::now(),
@@ -168,7 +168,7 @@ impl Bindings {
 
     /// A client's tunnel stands, again or another one.
     pub(crate) fn returned(&mut self, now: Instant, owner: PublicKey) {
-        self.paces.retain(|_, pace| !pace.is_full(now));
+        self.buckets.retain(|_, bucket| !bucket.is_full(now));
         self.apply(Change::Returned { owner });
     }
 

@@ -1,4 +1,4 @@
-//! What the relay's other tasks tell its supervisor.
+//! The commands that the relay's other tasks send to its supervisor.
 
 use std::{
     sync::Arc,
@@ -14,44 +14,44 @@ use crate::{
     relay::{authority::Admission, status::RelayStatus, tunnel::RelayTunnel},
 };
 
-/// What the supervisor is told.
+/// A command to the supervisor.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A client has proved itself, was admitted, and was there after this moment.
+    /// A client has proved its key, was admitted, and has given a proof of life: it was there after `lived_at`.
     Up {
         tunnel: Arc<RelayTunnel>,
         newcomer: Newcomer,
         lived_at: Instant,
-        /// Whether it is let in. If not, another has come since, and the one that lives on may stay. Dropped without a word
-        /// where it is told to go.
+        /// Whether the tunnel is in use now. False if another one came up after `lived_at`: a newer proof of life is needed.
+        /// Dropped where the client was told to leave.
         is_in: oneshot::Sender<bool>,
     },
-    /// A client said something.
+    /// A client wants something done.
     FromClient {
         tunnel: Arc<RelayTunnel>,
         event: RelayEvent,
-        /// Dropped when that is dealt with.
+        /// Completes when that has been dealt with.
         done: oneshot::Sender<()>,
     },
-    /// A tunnel is gone.
+    /// The control conversation of a tunnel has ended.
     Down {
         tunnel: Arc<RelayTunnel>,
         reason: String,
     },
-    /// Ask the authority again about everybody.
+    /// The authority is to be asked again about every client.
     Recheck(oneshot::Sender<()>),
-    /// What the relay gives out has changed.
+    /// The relay gives out these ports.
     SetPorts(PortSet),
-    /// What is there?
+    /// Asks for the clients and their instances.
     Status(oneshot::Sender<RelayStatus>),
-    /// No new players; after the grace, goodbye.
+    /// The relay is to take no new players, wait for the others for at most `grace`, and end.
     Shutdown {
         grace: Duration,
         done: oneshot::Sender<()>,
     },
 }
 
-/// A client at the door.
+/// A client that is to be let in.
 #[derive(Debug, Clone)]
 pub(crate) struct Newcomer {
     pub(crate) admission: Admission,

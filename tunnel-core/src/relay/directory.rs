@@ -1,4 +1,8 @@
-//! Which service a flow belongs to, for all flows of a client; and which service is to make room where they are too many.
+//! The flows of each client: which shard of which service a flow belongs to, and which service gives up a flow where there are too
+//! many.
+//!
+//! Answers come out of a tunnel, and public sockets are on the other side of the relay. The traits here are what the one needs of
+//! the other.
 
 use std::{
     collections::HashMap,
@@ -21,37 +25,38 @@ use crate::{
     sync::lock,
 };
 
-/// One shard of a service's UDP ports, as its flows' answers and those who make room see it.
+/// One shard of a service's UDP ports: some of its sockets, and the flows that came in by them.
 pub(crate) trait FlowShard: Send + Sync + fmt::Debug {
-    /// Where an answer of this process of the client goes; nowhere if the flow is another process' by now.
+    /// Where an answer to a flow goes. `None` if there is no such flow, or another process of the client has taken it over.
     fn destination(&self, now: Instant, process: ProcessId, flow: FlowId) -> Option<Destination>;
 
-    /// This process of the client has forgotten a flow.
+    /// Removes a flow that this process of the client has forgotten.
     fn forget(&self, process: ProcessId, flow: FlowId);
 
-    /// How many datagrams of one size a port sends in one call.
+    /// Most datagrams of one size that a port sends in one system call.
     fn max_segments(&self, port: usize) -> usize;
 
-    /// Sends datagrams to a player, each of `segment` bytes but perhaps the last, or a single one.
+    /// Sends datagrams to a player in one system call: `contents` cut into pieces of `segment` bytes, or as a single one.
     fn send(&self, to: &Destination, contents: &[u8], segment: Option<usize>) -> io::Result<()>;
 
     /// Whether a datagram of some player has passed since then.
     fn is_alive_since(&self, then: Instant) -> bool;
 
-    /// Which flow would make room for one of this key; the least of several shards' goes first.
+    /// How readily this shard gives up a flow for one of this key. The shard with the least rank goes first; `None` if all of
+    /// its flows are in use.
     fn victim(&self, now: Instant, full: FlowDrop, key: &FlowKey) -> Option<Rank>;
 
-    /// Ends that flow; whether there was one.
+    /// Gives up that flow. Returns whether there was one.
     fn give_way(&self, now: Instant, full: FlowDrop, key: &FlowKey, scratch: &mut BytesMut)
     -> bool;
 }
 
-/// A service that has flows.
+/// A service that has UDP ports.
 pub(crate) trait FlowService: Send + Sync + fmt::Debug {
-    /// How many of its flows could make room.
+    /// How many of its flows could be given up.
     fn loose(&self) -> u32;
 
-    /// Ends the flow of this service that is to go first for one of this key; whether there was one that could go.
+    /// Gives up one flow of this service for one of this key. Returns whether there was one.
     fn make_room(
         &self,
         now: Instant,
@@ -61,7 +66,7 @@ pub(crate) trait FlowService: Send + Sync + fmt::Debug {
     ) -> bool;
 }
 
-/// Where an answer goes.
+/// Where an answer goes: the player, and the public address and port that it has to leave from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Destination {
     pub(crate) player: SocketAddr,
@@ -72,11 +77,11 @@ pub(crate) struct Destination {
 /// One client's flows.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
-    /// By the flow's number, so that a flow that comes or goes seldom meets a look-up.
+    /// In parts by the flow's id, so that adding or removing a flow seldom delays a look-up.
     services: [Mutex<HashMap<FlowId, Arc<dyn FlowShard>>>; PARTS],
-    /// How many there may be.
+    /// Counts and bounds them.
     cap: Arc<FlowCap>,
-    /// The services that have them.
+    /// The client's services.
     public: Mutex<Vec<Weak<dyn FlowService>>>,
 }
 
@@ -95,18 +100,18 @@ impl Directory {
         spare_map(&mut part);
     }
 
-    /// A service of the client has opened its ports.
+    /// Adds a service that has opened its ports.
     pub(crate) fn note(&self, service: Weak<dyn FlowService>) {
         let mut public = lock(&self.public);
         public.retain(|known| known.strong_count() > 0);
         public.push(service);
     }
 
-    /// Who makes room where the client has too many flows and a new one comes to `own`: the service that has most of those
-    /// that can.
+    /// Which service gives up a flow when the client has too many and a new one comes to `own`: the one that has most of those that
+    /// can be given up.
     pub(crate) fn fattest(&self, own: &Arc<dyn FlowService>) -> Arc<dyn FlowService> {
         let public = lock(&self.public);
-        // A flood meets its own service here, and no other is looked at.
+        // A flood stops at its own service here, without a look at the others.
         if own.loose() > self.cap.loose() / public.len().max(1) as u32 {
             return own.clone();
         }
@@ -126,9 +131,9 @@ impl Directory {
 #[derive(Debug)]
 pub(crate) struct Directories {
     clients: Mutex<HashMap<PublicKey, Weak<Directory>>>,
-    /// How many flows each client may have.
+    /// Most flows of each client.
     each: u32,
-    /// And all of them together.
+    /// Counts and bounds the flows of all clients together.
     all: Arc<FlowCap>,
 }
 
@@ -143,13 +148,13 @@ impl Directories {
         }
     }
 
-    /// A client's directory: the same for as long as anybody has it.
+    /// A client's directory: the same one for as long as anything holds it.
     pub(crate) fn of(&self, client: PublicKey) -> Arc<Directory> {
         let mut clients = lock(&self.clients);
         if let Some(directory) = clients.get(&client).and_then(Weak::upgrade) {
             return directory;
         }
-        // Clients come and go for as long as the relay runs: nothing is kept of those who are gone.
+        // Clients come and go for as long as the relay runs, so nothing is kept of those that are gone.
         clients.retain(|_, directory| directory.strong_count() > 0);
         let directory = Arc::new(Directory {
             cap: Arc::new(FlowCap::new(self.each)),
@@ -159,13 +164,13 @@ impl Directories {
         directory
     }
 
-    /// What the flows of a service of this client are counted by.
+    /// Counters for the flows of one more service of a client.
     pub(crate) fn counts(&self, client: &Directory) -> FlowCounts {
         FlowCounts::new(client.cap.clone(), self.all.clone())
     }
 
-    /// Who makes room where there are too many flows and a new one comes to `own`: the client that has most of those that
-    /// can, and of its services the one that has.
+    /// Which service gives up a flow when the relay has too many and a new one comes to `own`: of the client with most flows that
+    /// can be given up, the service with most of them.
     pub(crate) fn fattest(
         &self,
         directory: &Arc<Directory>,
@@ -185,7 +190,7 @@ impl Directories {
     }
 }
 
-/// 16 locks: a client's answers come one after the other, and four threads' new flows seldom meet them.
+/// 16 locks: the answers of one client come one after the other, and new flows of four threads seldom meet them.
 const PARTS: usize = 16;
 
 #[cfg(test)]

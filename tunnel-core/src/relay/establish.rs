@@ -1,4 +1,7 @@
-//! From a proved key to a tunnel: the authority admits the client, or it is told why not; then its transport starts.
+//! Makes a tunnel of a connection whose client has proved its key.
+//!
+//! The authority admits the client, or the client is told why not and the connection is closed. A client that enrols gets its
+//! lasting key and no tunnel. For any other the transport and the control conversation start.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,9 +21,9 @@ use crate::{
         authority::{Admission, Denial},
         command::Newcomer,
         ingress::replies::Replies,
-        limit::pending::Place,
+        limit::pending::HandshakeSlot,
         pool::LanePool,
-        proven::{CONTROL_PATIENCE, Proven, Transport, discard_datagrams, say},
+        proven::{CONTROL_PATIENCE, ClientConnection, Proven, discard_datagrams, send_and_close},
         session,
         shared::Shared,
         tunnel::RelayTunnel,
@@ -36,17 +39,17 @@ use crate::{
 
 /// Admits a client and serves its tunnel to the end.
 pub(super) async fn admit(shared: Arc<Shared>, proven: Proven) {
-    // A key that is of no more use proves itself as often as one likes. In memory there is nobody else.
-    let place = match proven.address {
+    // The owner of a revoked key can prove it any number of times, so who has proved a key still needs a slot.
+    let slot = match proven.address {
         Some(address) => match shared.enter(&shared.proven, Source::of(address.ip())) {
-            Some(place) => Some(place),
+            Some(slot) => Some(slot),
             None => return,
         },
         None => None,
     };
     let Ok(version) = SUPPORTED.agreed(&proven.hello.versions) else {
         let text = "no protocol version in common";
-        return reject(&shared, proven.transport, Code::Incompatible, text, place).await;
+        return reject(&shared, proven.transport, Code::Incompatible, text, slot).await;
     };
     let token: Option<TokenId> = proven.hello.token;
     let admission = {
@@ -67,11 +70,11 @@ pub(super) async fn admit(shared: Arc<Shared>, proven: Proven) {
                 Denial::Unavailable(_) => Code::Internal,
             };
             let text = denial.to_string();
-            return reject(&shared, proven.transport, code, &text, place).await;
+            return reject(&shared, proven.transport, code, &text, slot).await;
         }
         Err(_) => {
             let text = "the authority failed";
-            return reject(&shared, proven.transport, Code::Internal, text, place).await;
+            return reject(&shared, proven.transport, Code::Internal, text, slot).await;
         }
     };
     shared.let_in_from(proven.address);
@@ -79,9 +82,9 @@ pub(super) async fn admit(shared: Arc<Shared>, proven: Proven) {
         shared.emit(Event::Enrolled {
             client: admission.name.as_str().into(),
         });
-        return give_key(&shared, proven.transport, version, &admission, place).await;
+        return give_key(&shared, proven.transport, version, &admission, slot).await;
     }
-    establish(shared, proven, version, admission, place).await;
+    establish(shared, proven, version, admission, slot).await;
 }
 
 async fn establish(
@@ -89,21 +92,21 @@ async fn establish(
     proven: Proven,
     version: u32,
     admission: Admission,
-    place: Option<Place>,
+    slot: Option<HandshakeSlot>,
 ) {
     // A client that has a tunnel may go over to another, however full the relay is.
     let Some(_share) = shared.tunnels_by_client.take(proven.peer) else {
         shared.metrics.tunnels_refused.one();
         let text = "the relay has as many clients as it may, or this one as many tunnels";
-        return reject(&shared, proven.transport, Code::Limit, text, place).await;
+        return reject(&shared, proven.transport, Code::Limit, text, slot).await;
     };
-    drop(place);
+    drop(slot);
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
     let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
     let capabilities = Capabilities::SUPPORTED.common(proven.hello.capabilities);
     let metrics = &shared.metrics;
     let (quic, name, datagrams) = match &proven.transport {
-        Transport::Quic(connection) => {
+        ClientConnection::Quic(connection) => {
             quic::open_window(connection);
             let queue = shared.config.limits.queues();
             let path = shared.paths.to(proven.peer);
@@ -120,13 +123,13 @@ async fn establish(
                 sender,
             )
         }
-        Transport::Lane(_, name) => (
+        ClientConnection::Lane(_, name) => (
             None,
             *name,
             DatagramSender::lanes(queues.clone(), metrics.clone()),
         ),
     };
-    // Not the tunnel's own: who waits for its successor may keep it for longer than it stands.
+    // Not a field of the tunnel: streams that wait for its successor keep the tunnel after its end.
     let _counted = Gauge::new(metrics, |m| &m.tunnels);
     let limits = &shared.config.limits;
     let tunnel = Arc::new(RelayTunnel {
@@ -167,15 +170,15 @@ async fn establish(
     session::drive(shared, tunnel, control, greeting, newcomer, from_supervisor).await;
 }
 
-/// Starts what carries control and datagrams.
+/// Starts the tasks that carry control messages and datagrams. `None` if the client opens no control stream in time.
 async fn start_transport(
     shared: &Arc<Shared>,
     tunnel: &Arc<RelayTunnel>,
-    transport: Transport,
+    transport: ClientConnection,
     queues: Arc<LaneQueues>,
 ) -> Option<Control> {
     match transport {
-        Transport::Quic(connection) => {
+        ClientConnection::Quic(connection) => {
             let mut replies = Replies::over_quic(tunnel, shared.reporter());
             let accepted = tokio::time::timeout(CONTROL_PATIENCE, connection.accept_bi()).await;
             let Ok(Ok((send, recv))) = accepted else {
@@ -191,7 +194,7 @@ async fn start_transport(
             });
             Some(control::over_quic(send, recv))
         }
-        Transport::Lane(lane, _) => {
+        ClientConnection::Lane(lane, _) => {
             let mut replies = Replies::new(tunnel, shared.reporter());
             let (control, carrier) = control::pair();
             let closed = tunnel.closed.clone();
@@ -207,33 +210,33 @@ async fn start_transport(
     }
 }
 
-/// Gives a client that enrols its lasting key. That is no tunnel: nothing is declared on it, and it takes none over.
+/// Sends a client that enrols its lasting key. Such a connection is no tunnel: nothing can be declared on it, and it supersedes none.
 async fn give_key(
     shared: &Arc<Shared>,
-    transport: Transport,
+    transport: ClientConnection,
     version: u32,
     admission: &Admission,
-    place: Option<Place>,
+    slot: Option<HandshakeSlot>,
 ) {
     let (lease, psk) = (shared.config.limits.lease, admission.psk.clone());
     let mut greeting = RelaySession::new(Instant::now(), version, lease, &admission.name, psk);
     if let Some(welcome) = greeting.poll_message() {
-        say(transport, &welcome, place).await;
+        send_and_close(transport, &welcome, slot).await;
     }
 }
 
 /// Tells a client that has proved itself why it is not let in.
 async fn reject(
     shared: &Arc<Shared>,
-    transport: Transport,
+    transport: ClientConnection,
     code: Code,
     text: &str,
-    place: Option<Place>,
+    slot: Option<HandshakeSlot>,
 ) {
     shared.metrics.handshakes_failed.one();
     let text = Text::new(text);
-    say(transport, &Message::Reject { code, text }, place).await;
+    send_and_close(transport, &Message::Reject { code, text }, slot).await;
 }
 
-/// Messages of the supervisor that wait for one client: every instance of a large node answered at once.
+/// Most messages of the supervisor that wait for one client. 512: the answers to every instance of a large node at once.
 const MESSAGES: usize = 512;

@@ -1,4 +1,7 @@
-//! The tunnels that may have further lanes.
+//! Finds the tunnel that a further lane belongs to.
+//!
+//! The first connection of a tunnel proves the client's key. Each lane after it proves instead that it knows a secret which that
+//! first handshake has exported.
 
 use std::{
     collections::HashMap,
@@ -12,7 +15,7 @@ use crate::{
     transport::lane::{LaneRegistry, LaneSecretHandle, TunnelId},
 };
 
-/// Finds a tunnel by the id that its further lanes name.
+/// The tunnels that further lanes may join, by the id that a lane names.
 #[derive(Debug, Default)]
 pub(crate) struct FurtherLanes(Mutex<HashMap<TunnelId, Member>>);
 
@@ -22,7 +25,7 @@ struct Member {
     tunnel: Weak<RelayTunnel>,
 }
 
-/// A tunnel's membership; it ends when this is dropped.
+/// Keeps a tunnel in the table until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Membership {
     lanes: Arc<FurtherLanes>,
@@ -49,7 +52,7 @@ impl FurtherLanes {
         }
     }
 
-    /// The tunnel with this id, if it still stands.
+    /// The tunnel with this id, if there still is one.
     pub(crate) fn tunnel(&self, id: &TunnelId) -> Option<Arc<RelayTunnel>> {
         lock(&self.0).get(id)?.tunnel.upgrade()
     }

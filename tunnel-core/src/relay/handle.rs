@@ -1,4 +1,4 @@
-//! The relay as its embedder holds it: how it is set up, started, asked and ended.
+//! The handle by which an embedder starts a relay, asks it and ends it.
 
 use std::{
     io,
@@ -82,12 +82,12 @@ impl Relay {
         self.local_addr
     }
 
-    /// Who it is: what its clients need to know.
+    /// Its identity, which its clients need to know.
     pub const fn public_key(&self) -> PublicKey {
         self.public_key
     }
 
-    /// What happens from now on; the first to ask also hears what has happened since the start.
+    /// Events from now on. The first subscriber also gets those since the start.
     pub fn events(&self) -> Events {
         self.shared.events.subscribe()
     }
@@ -167,7 +167,7 @@ impl RelayBuilder {
         self
     }
 
-    /// Other bounds than the default ones.
+    /// Replaces the default limits.
     pub const fn limits(mut self, limits: RelayLimits) -> Self {
         self.config.limits = limits;
         self

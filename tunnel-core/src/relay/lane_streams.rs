@@ -1,4 +1,6 @@
-//! Which streams run on lanes: a client that sees a lane dead names the streams that it has lost, and each is to hear of it.
+//! Which streams run on lanes.
+//!
+//! A client can notice before the relay that a lane is dead. It names the streams that it has lost, and each of them is notified.
 
 use std::{
     collections::HashMap,
@@ -14,12 +16,12 @@ use crate::{
     sync::lock,
 };
 
-/// Streams that are on lanes, by whose they are and their names, for what the client has to say of them.
+/// The streams that run on lanes, by client and stream id.
 #[derive(Debug, Default)]
 pub(crate) struct LaneStreams(Mutex<HashMap<(PublicKey, StreamId), Arc<Notify>>>);
 
 impl LaneStreams {
-    /// Their lanes lead nowhere, as far as the client can see: they go on elsewhere.
+    /// Notifies streams whose lanes lead nowhere, as the client has reported.
     pub(crate) fn handle_lost(&self, client: PublicKey, streams: &[StreamId]) {
         let on_lanes = lock(&self.0);
         for stream in streams {
@@ -30,7 +32,7 @@ impl LaneStreams {
     }
 }
 
-/// A stream's place on a lane.
+/// A stream's entry, for as long as it runs on a lane.
 #[derive(Debug)]
 pub(crate) struct OnLane {
     lost: Arc<Notify>,
@@ -56,7 +58,7 @@ impl OnLane {
         }
     }
 
-    /// Returns when the client has said that the lane leads nowhere.
+    /// Completes when the client has reported that the lane leads nowhere.
     pub(crate) async fn lost(&self) {
         self.lost.notified().await;
     }
@@ -65,7 +67,7 @@ impl OnLane {
 impl Drop for OnLane {
     fn drop(&mut self) {
         let mut on_lanes = lock(&self.streams.0);
-        // A stream that has gone from one lane to another is there already.
+        // A stream that went from one lane to another has a new entry already.
         if (on_lanes.get(&self.name)).is_some_and(|lost| Arc::ptr_eq(lost, &self.lost)) {
             on_lanes.remove(&self.name);
         }

@@ -1,4 +1,7 @@
-//! The lanes of a tunnel, as the relay keeps them: in the pool until a stream takes one, or with datagrams.
+//! Takes in the lanes that a client opens beside its first connection.
+//!
+//! A lane waits in its tunnel's pool until a stream takes it. Where the tunnel has no QUIC, the client may offer a lane for datagrams
+//! instead.
 
 use std::sync::Arc;
 
@@ -15,7 +18,7 @@ use crate::{
 };
 
 impl Shared {
-    /// A lane has been opened: it is the tunnel's for as long as it lives, if the tunnel may have one more.
+    /// Adds a lane that was opened to its tunnel. Drops it if the tunnel has as many lanes as it may.
     pub(crate) fn add_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, mut lane: Lane) {
         let Ok(permit) = tunnel.pool.permits.clone().try_acquire_owned() else {
             self.metrics.lanes_refused.one();
@@ -27,7 +30,7 @@ impl Shared {
         self.keep_lane(tunnel, lane);
     }
 
-    /// Adds a lane to its tunnel's pool, until it is taken, carries datagrams, or ends.
+    /// Puts a lane into its tunnel's pool, until a stream takes it, the client offers it for datagrams, or it ends.
     pub(crate) fn keep_lane(self: &Arc<Self>, tunnel: Arc<RelayTunnel>, lane: Lane) {
         let shared = self.clone();
         tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Connections of a listener, whatever accepting them fails with.
+//! Accepts connections, whatever errors the system reports meanwhile.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{event::Event, relay::shared::Shared, socket};
 
 impl Shared {
-    /// The next connection. An error that stays costs ten tries a second, is counted, and is told once a minute.
+    /// The next connection. After an error it tries again, ten times a second at most; errors are counted and reported once a minute.
     pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
         loop {
             match listener.accept().await {
@@ -20,7 +20,7 @@ impl Shared {
                     self.metrics.no_descriptors.one();
                     self.spare.refuse(listener).await;
                 }
-                // Who came gave up before it was accepted: the next one waits behind it.
+                // The other side has given up before it was accepted; the next connection may wait behind it.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.metrics.accepts_failed.one();
@@ -42,5 +42,5 @@ impl Shared {
     }
 }
 
-/// Between two tries after an error that may stay: less than a player notices, and often enough for one that passes.
+/// Between two tries after an error: too short for a player to notice, and long enough to cost nothing where the error lasts.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,7 @@
-//! A client that has proved its key and has no tunnel yet: what it came by, and how it is told one thing and closed.
+//! A connection whose client has proved its key and has no tunnel yet.
+//!
+//! A client that gets no tunnel is sent a single message before its connection is closed. It holds its slot and as little memory as
+//! possible until then, because the owner of a revoked key can come back any number of times.
 
 use std::{convert::Infallible, future::pending, net::SocketAddr, time::Duration};
 
@@ -12,11 +15,11 @@ use crate::{
         message::{Decoder, Message},
         record::RecordType,
     },
-    relay::limit::pending::Place,
+    relay::limit::pending::HandshakeSlot,
     tunnel::lane::Lane,
 };
 
-/// A client that has proved itself, and how it came.
+/// A client that has proved its key, and its connection.
 pub(super) struct Proven {
     pub(super) peer: PublicKey,
     pub(super) psk: Psk,
@@ -24,28 +27,32 @@ pub(super) struct Proven {
     pub(super) suite: Suite,
     pub(super) exporter: Secret,
     pub(super) address: Option<SocketAddr>,
-    pub(super) transport: Transport,
+    pub(super) transport: ClientConnection,
 }
 
-pub(super) enum Transport {
+pub(super) enum ClientConnection {
     Quic(quinn::Connection),
     Lane(Lane, crate::transport::Transport),
 }
 
-/// Says one thing to a client that gets no tunnel, and waits until it has read it: then it says goodbye, or closes. Or another
-/// needs its place.
-pub(super) async fn say(transport: Transport, message: &Message, place: Option<Place>) {
+/// Sends one message to a client that gets no tunnel and waits until the client has read it, which it shows by a GOODBYE or by
+/// closing. Ends early when another handshake needs the slot.
+pub(super) async fn send_and_close(
+    transport: ClientConnection,
+    message: &Message,
+    slot: Option<HandshakeSlot>,
+) {
     let mut encoded = BytesMut::new();
     message.encode(&mut encoded);
     let told = async {
         match transport {
-            Transport::Quic(connection) => tell_over_quic(&connection, &encoded).await,
-            Transport::Lane(lane, _) => tell_over_lane(lane, &encoded).await,
+            ClientConnection::Quic(connection) => tell_over_quic(&connection, &encoded).await,
+            ClientConnection::Lane(lane, _) => tell_over_lane(lane, &encoded).await,
         }
     };
     let evicted = async {
-        match &place {
-            Some(place) => place.evicted().await,
+        match &slot {
+            Some(slot) => slot.evicted().await,
             None => pending().await,
         }
     };
@@ -88,11 +95,11 @@ async fn tell_over_lane(mut lane: Lane, encoded: &[u8]) {
     }
 }
 
-/// Keeps nothing of the datagrams that come before a tunnel stands.
-pub(super) async fn discard_datagrams(transport: &Transport) -> Infallible {
+/// Reads and drops the datagrams that come before there is a tunnel. Never returns.
+pub(super) async fn discard_datagrams(transport: &ClientConnection) -> Infallible {
     match transport {
-        Transport::Quic(connection) => discard(connection).await,
-        Transport::Lane(..) => pending().await,
+        ClientConnection::Quic(connection) => discard(connection).await,
+        ClientConnection::Lane(..) => pending().await,
     }
 }
 
@@ -104,7 +111,7 @@ async fn discard(connection: &quinn::Connection) -> Infallible {
     pending().await
 }
 
-/// Whether a client has said goodbye, or nothing that can be understood.
+/// Whether the input has a GOODBYE, or is malformed.
 fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
     decoder.handle_input(input);
     loop {
@@ -116,7 +123,7 @@ fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
     }
 }
 
-/// Most that is read at once of a client that gets no tunnel.
+/// Most bytes that are read at once from a client that gets no tunnel.
 const READ_CHUNK: usize = 4096;
 /// How long a proven client may take to open its control stream, and to read why it is rejected.
 pub(super) const CONTROL_PATIENCE: Duration = Duration::from_secs(10);

@@ -1,4 +1,7 @@
-//! How a player's stream comes to another channel: on its tunnel, or on the one that took over from it.
+//! Brings a player's stream to another channel, on its tunnel or on the one that has replaced it.
+//!
+//! A stream whose channel breaks resumes on the next one: both sides say which bytes they have. A stream whose channel works may
+//! move to a better one: bulk from QUIC to a lane, what has become interactive back to QUIC. The relay always brings the new channel.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +32,7 @@ use crate::{
     },
 };
 
-/// A stream's place, and where it may go from there.
+/// The tunnel and channel of a stream, and where it may go from there.
 #[derive(Debug)]
 pub(crate) struct RelayResumption {
     pub(crate) tunnel: Arc<RelayTunnel>,
@@ -37,12 +40,12 @@ pub(crate) struct RelayResumption {
     player: Player,
     optimize: Optimize,
     successor: watch::Receiver<Option<Arc<RelayTunnel>>>,
-    /// Changes when lanes from the client's former address are of no more use.
+    /// Changes when all lanes have become useless.
     path: watch::Receiver<u64>,
     shared: Arc<Shared>,
     on_lane: Option<OnLane>,
     since: Instant,
-    /// No lane is tried before: the last one broke, or the stream came back from it.
+    /// The time before which no lane is tried, because the last one broke or the stream came back from it.
     lane_from: Instant,
     lane_pause: Backoff,
     /// A shutdown of the tunnel waits for its streams.
@@ -76,7 +79,7 @@ impl RelayResumption {
         }
     }
 
-    /// What its tunnel bears of it.
+    /// The parts of the tunnel that the stream uses.
     pub(crate) fn carrier(&self) -> Carrier {
         Carrier {
             budget: self.tunnel.budget.clone(),
@@ -98,14 +101,14 @@ impl RelayResumption {
     }
 
     async fn attach(&mut self, received: u64) -> Result<Resumed, StreamEnd> {
-        // The tunnel that bears it still would end with its last stream, and end this one.
+        // Keeps the tunnel: it ends with its last stream, and would end this one with it.
         let _bears = self.tunnel.streams.token();
         let is_lane_lost = self.on_lane.take().is_some();
-        // One that the client's address has left is not to blame.
+        // A lane that broke because the client's address has changed was no bad lane.
         if is_lane_lost && !self.path.has_changed().unwrap_or(true) {
             self.defer_lane();
         }
-        // A channel that broke as soon as it stood is not followed by the next at once.
+        // After a channel that broke at once, the next one waits for a moment.
         let mut pause = if self.since.elapsed() < PAUSE {
             PAUSE
         } else {
@@ -175,7 +178,7 @@ impl Resumption for RelayResumption {
                 () = is_due => {}
             }
             let mut successor = self.successor.clone();
-            // A stream that stays where it is has no room for all that this takes.
+            // Boxed: a stream that does not move keeps no room for this.
             let tried = Box::pin(async {
                 match course {
                     Some(Course::Quic) => self.try_quic(flowing).await,
@@ -234,7 +237,7 @@ impl RelayResumption {
             path.mark_unchanged();
             tokio::select! {
                 found = tunnel.pool.verified_idle_lane() => Some(found),
-                // Whichever it was, it leads nowhere.
+                // The lane that was found leads to the former address.
                 _ = path.changed() => None,
             }
         };
@@ -285,7 +288,7 @@ impl RelayResumption {
     async fn try_quic(&mut self, flowing: &Flowing) -> Option<Moved> {
         let mut path = self.path.clone();
         let agreed = async {
-            // As long as nothing is said on it, nothing has happened.
+            // Until something is written on it, the client does not know of it.
             let mut channel = self.tunnel.open_quic().await.ok()?;
             flowing.set_named(true);
             let agreed = agree_in_time(&mut channel, self.stream).await;
@@ -298,7 +301,7 @@ impl RelayResumption {
         match agreed {
             Ok(channel) => {
                 tracing::debug!(stream = self.stream.0, "stream moves back to QUIC");
-                // Bulk that comes in bursts is not moved for each of them.
+                // Bulk that comes in bursts is not moved for each burst.
                 self.defer_lane();
                 self.on_lane = None;
                 self.since = Instant::now();
@@ -325,7 +328,7 @@ impl RelayResumption {
         back
     }
 
-    /// A lane broke, is not to be had, or was not for long of use: the next is tried later, and later still if that goes on.
+    /// Puts off the next try of a lane, for longer each time unless the last lane has served for long.
     fn defer_lane(&mut self) {
         if self.since.elapsed() >= LANE_PAUSE_MOST {
             self.lane_pause.reset();
@@ -334,7 +337,7 @@ impl RelayResumption {
     }
 }
 
-/// [`agree`] for as long as the client may take.
+/// [`agree`] with a timeout.
 async fn agree_in_time(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
     match tokio::time::timeout(BESIDE_PATIENCE, agree(channel, stream)).await {
         Ok(agreed) => agreed,
@@ -342,7 +345,7 @@ async fn agree_in_time(channel: &mut Channel, stream: StreamId) -> Result<(), At
     }
 }
 
-/// Names the stream on a channel that stands beside its channel, and hears the client do so.
+/// Names the stream on a channel beside its own, and waits for the client to do the same.
 async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
     channel
         .tx
@@ -360,7 +363,7 @@ fn on_lane_of(shared: &Shared, client: PublicKey, stream: StreamId) -> OnLane {
     OnLane::new(&shared.lane_streams, &shared.metrics, client, stream)
 }
 
-/// Comes when the client has said that the lane leads nowhere.
+/// Completes when the client has reported that the lane leads nowhere.
 async fn lost(on_lane: Option<&OnLane>) {
     match on_lane {
         Some(on_lane) => on_lane.lost().await,
@@ -368,8 +371,8 @@ async fn lost(on_lane: Option<&OnLane>) {
     }
 }
 
-/// Continues a stream on a tunnel, or opens it anew if its OPEN was lost with the path that it left on: then nothing of it
-/// has ever come to the client. Returns which bytes the client has.
+/// Continues a stream on a tunnel. Opens it anew if its OPEN was lost, so that the client has none of its bytes. Returns the channel,
+/// and how many bytes the client has.
 async fn attach_on(
     tunnel: &RelayTunnel,
     stream: StreamId,
@@ -389,8 +392,8 @@ async fn attach_on(
 /// How long the client may take to answer on one channel before the next is tried: a few round trips, a loss among
 /// them.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(3);
-/// How long the client may take to name the stream on a lane that has just proved sound: it does so at once, unless it
-/// still connects to the target.
+/// How long the client may take to name the stream on a lane that was just verified: it does so at once, unless it still connects
+/// to the target.
 const BESIDE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before another lane is tried after one that broke.
 const LANE_PAUSE_LEAST: Duration = Duration::from_secs(1);

@@ -1,4 +1,7 @@
-//! Drives one client's control conversation: messages in and out, heartbeats, and word to the supervisor.
+//! The control conversation with one client, over the control stream of its tunnel.
+//!
+//! One task reads and writes messages and keeps the heartbeat. What the client wants goes to the supervisor one event at a time:
+//! while the supervisor is busy with it no further message is read, so a client that asks for much delays only itself.
 
 use std::{
     sync::Arc,
@@ -25,7 +28,7 @@ use crate::{
     tunnel::{control::Control, futures::sleep_until, supervise::caught},
 };
 
-/// Lets a client in that is there, runs until the tunnel ends, and tells the supervisor.
+/// Runs the conversation until the tunnel ends, and tells the supervisor of the tunnel's beginning and its end.
 pub(crate) async fn drive(
     shared: Arc<Shared>,
     tunnel: Arc<RelayTunnel>,
@@ -59,7 +62,7 @@ pub(crate) async fn drive(
             })
             .await,
     );
-    // Streams on lanes may go on; a stream that runs keeps what it runs on. New ones come on the next tunnel.
+    // Streams on lanes can go on without the control stream. New streams are opened on the next tunnel.
     tunnel.retired.cancel();
     tunnel.streams.close();
     tokio::select! {
@@ -73,7 +76,7 @@ pub(crate) async fn drive(
     }
 }
 
-/// Returns why the conversation ended.
+/// Runs the conversation. Returns why it ended.
 async fn converse(
     shared: &Arc<Shared>,
     tunnel: &Arc<RelayTunnel>,
@@ -82,8 +85,7 @@ async fn converse(
     mut entry: Entry,
     messages: &mut mpsc::Receiver<Message>,
 ) -> String {
-    // What the supervisor has of this client and is not through with. One more may wait here, and the rest is not read, so
-    // that a client that asks for much keeps only itself waiting.
+    // Completes when the supervisor has dealt with the client's last event.
     let mut asked: Option<oneshot::Receiver<()>> = None;
     let mut address = tunnel.quic.as_ref().map(address_of);
     loop {
@@ -123,7 +125,7 @@ async fn converse(
             decided = entry.decided(), if session.is_asking() => match decided {
                 Ok(Some(true)) => session.let_in(),
                 Ok(Some(false)) => session.ask(Instant::now()),
-                // It is told why.
+                // The supervisor has sent the reason.
                 Ok(None) => {}
                 Err(TooLate) => {
                     tunnel.closed.cancel();
@@ -240,7 +242,8 @@ impl Entry {
     }
 }
 
-/// Hands on what the client said. Returns what tells that the supervisor is through with it, or a reason to end.
+/// Deals with an event of the session. Returns what completes when the supervisor has dealt with it, or a reason to end the
+/// conversation.
 async fn handle(
     shared: &Arc<Shared>,
     tunnel: &Arc<RelayTunnel>,
@@ -253,7 +256,7 @@ async fn handle(
         }
         RelayEvent::Liveness(liveness) => {
             if liveness == Liveness::Alive && tunnel.quic.is_some() {
-                // Lanes were silent as long, and are for longer yet: what QUIC has repaired, they repeat ever more slowly.
+                // The path was silent for lanes as well. TCP backs off, so they recover later than QUIC.
                 tunnel.path.send_modify(|changes| *changes += 1);
             }
             shared.emit(Event::Suspect {
@@ -264,7 +267,7 @@ async fn handle(
         }
         RelayEvent::Lost { streams } => {
             tracing::debug!(client = %tunnel.name, "the client has lost the lanes of {} streams", streams.len());
-            // What a firewall has forgotten of one, it may have of all.
+            // A firewall that has forgotten one connection may have forgotten all.
             tunnel.pool.watch.doubt();
             shared.lane_streams.handle_lost(tunnel.client, &streams);
             Ok(None)
@@ -284,10 +287,10 @@ async fn handle(
     }
 }
 
-/// Waits until the supervisor is through with what it was asked.
+/// Waits until the supervisor has dealt with the event.
 async fn answered(asked: &mut Option<oneshot::Receiver<()>>) {
     if let Some(asked) = asked {
-        // An error says that it is, too.
+        // An error means the same: the supervisor has dropped the sender.
         drop(asked.await);
     }
 }
@@ -298,13 +301,13 @@ async fn goodbye(control: &Control, why: String) {
         code: Code::ProtocolError,
         text,
     };
-    // A client that reads nothing is not waited for; one that does gets the time to.
+    // A client that reads nothing is not waited for; any other gets the time to read the goodbye.
     if control.tx.try_send(goodbye).is_ok() {
         tokio::time::sleep(GOODBYE_TIME).await;
     }
 }
 
-/// How long a client may take to show that it is there: as long as for everything that it has to say before it is let in.
+/// How long a client may take to give a proof of life. 10 s, as for the handshake before it.
 const ENTRY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a goodbye may take to leave before the tunnel is closed.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);

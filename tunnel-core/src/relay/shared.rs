@@ -1,4 +1,4 @@
-//! What all tasks of one relay share: its configuration, its counters, and the limits that hold across clients.
+//! The state that all tasks of one relay share: its configuration and identity, its counters, and its limits across clients.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -26,7 +26,7 @@ use crate::{
         further::FurtherLanes,
         lane_streams::LaneStreams,
         limit::{
-            pending::{Pending, Place},
+            pending::{HandshakeSlot, Pending},
             shares::Shares,
         },
         limits::{RelayLimits, permits},
@@ -58,35 +58,35 @@ pub(crate) struct Shared {
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) streams_by_client: Arc<Shares<PublicKey>>,
     pub(crate) streams_by_address: Arc<Shares<Source>>,
-    /// Of so many clients, and of each so many, from its proof on, so that none takes all.
+    /// Tunnels of each client, counted from the proof of its key on, so that no client takes every tunnel that there may be.
     pub(crate) tunnels_by_client: Arc<Shares<PublicKey>>,
-    /// What is known of the paths to clients, from one tunnel to the next.
+    /// What is known of the network paths to clients; it outlives their tunnels.
     pub(crate) paths: Paths,
-    /// What strangers may cost, over QUIC and TCP together.
+    /// The CPU time that handshakes of strangers may take, over QUIC and TCP together.
     pub(crate) admission: admission::Shared,
     pub(crate) spare: socket::Spare,
     pub(crate) further: Arc<FurtherLanes>,
-    /// What the tunnel's socket dropped unread.
+    /// Counts the packets that the QUIC socket drops before they are opened.
     pub(crate) strangers: Arc<quic::Drops>,
     pub(crate) commands: mpsc::Sender<Command>,
-    /// What the kernel granted lanes.
+    /// Which socket options the kernel has granted to lanes.
     pub(crate) granted: Granted,
-    /// Streams of players, from the moment when they go to a client.
+    /// Counts the streams of players. A shutdown waits for them.
     pub(crate) players: TaskTracker,
-    /// The relay takes no new players.
+    /// Cancelled when a shutdown begins: from then on no new players are taken.
     pub(crate) draining: CancellationToken,
-    /// Ends everything.
+    /// Cancelled when everything ends.
     pub(crate) stopped: CancellationToken,
     pub(crate) directories: Directories,
-    /// Which limits were met, by whom and at which port.
+    /// When it was last reported that a limit was met, for each limit, address and port.
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
-    /// Who has proved itself and is not let in.
+    /// Slots for clients that have proved a key and are not let in yet.
     pub(crate) proven: Arc<Pending>,
-    /// What the streams of all tunnels hold.
+    /// Bounds the bytes that the streams of all tunnels hold together.
     pub(crate) memory: Arc<Memory>,
-    /// Listeners that accept nothing.
+    /// When it was last reported that a listener cannot accept connections.
     pub(crate) deaf: Notices<SocketAddr>,
-    /// Streams that are on lanes.
+    /// The streams that run on lanes.
     pub(crate) lane_streams: Arc<LaneStreams>,
     next_flow: AtomicU64,
     next_stream: Arc<AtomicU64>,
@@ -115,7 +115,7 @@ impl Default for Config {
 }
 
 impl Shared {
-    /// What the tasks of a relay share that starts. The supervisor receives what is sent to `commands`.
+    /// The state of a relay that starts. The supervisor receives what is sent to `commands`.
     pub(super) fn new(
         config: Config,
         authority: Arc<dyn Authority>,
@@ -185,28 +185,28 @@ impl Shared {
         self.events.emit(event);
     }
 
-    /// Where replies to a client's flows are looked up. It lives as long as a tunnel or a service of the client.
+    /// The directory of a client's flows. It lives as long as a tunnel or a service of the client.
     pub(crate) fn directory(&self, client: PublicKey) -> Arc<Directory> {
         self.directories.of(client)
     }
 
-    /// A flow id that no flow of this relay ever had.
+    /// A flow id that no flow of this relay process has had.
     pub(crate) fn next_flow(&self) -> u64 {
         self.next_flow.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Tells the tunnels of this relay apart.
+    /// A serial number that no tunnel of this relay process has had.
     pub(crate) fn next_tunnel(&self) -> Serial {
         Serial(self.next_tunnel.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Where stream ids come from: none is used twice.
+    /// The counter from which stream ids are drawn.
     pub(crate) fn next_stream(&self) -> Arc<AtomicU64> {
         self.next_stream.clone()
     }
 
-    /// Enters those who have not proved themselves or are not let in, and counts who has to go for it or is turned away.
-    pub(super) fn enter(&self, pending: &Arc<Pending>, source: Source) -> Option<Place> {
+    /// Takes a slot, and counts whose slot was taken away for it. `None`, which is counted too, where none is to be had.
+    pub(super) fn enter(&self, pending: &Arc<Pending>, source: Source) -> Option<HandshakeSlot> {
         match pending.enter(source) {
             Some((place, evicted)) => {
                 if evicted {
@@ -221,14 +221,15 @@ impl Shared {
         }
     }
 
-    /// A client has been let in from there. Who has proved a key that is of no more use is not.
+    /// Notes that a client was let in from an address: its next handshakes are not those of a stranger. The proof of a revoked key
+    /// does not count.
     pub(super) fn let_in_from(&self, address: Option<SocketAddr>) {
         if let Some(address) = address {
             lock(&self.admission).let_in(Source::of(address.ip()));
         }
     }
 
-    /// Counts why a client reset a stream.
+    /// Counts the reason for which a client has reset a stream.
     pub(crate) fn count_reset(&self, end: &StreamEnd) {
         let StreamEnd::PeerReset(code) = end else {
             return;
@@ -246,14 +247,15 @@ impl Shared {
     }
 }
 
-/// The first stream's id: other processes of the relay begin elsewhere, so that what is late of one is no stream of another.
-/// 61 bits, which leaves as many ids above it.
+/// The id of the first stream. Each process of the relay begins at another one, so that a late frame for a stream of one process
+/// never names a stream of another. 61 bits, which leaves as many ids above it.
 fn first_stream(process: ProcessId) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *process.as_bytes();
     u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 3
 }
 
-/// Tunnels of a client beyond those that it may keep: one that comes up, and one that goes.
+/// Tunnels of a client beyond those that it may keep: one that comes up, and one that ends.
 const TAKING_OVER: usize = 2;
-/// Clients whose paths are remembered: 1,024 are 200 KiB, and whoever is forgotten is protected for some seconds without need.
+/// Clients whose paths are remembered. 1,024 take 200 KiB; datagrams of a client that was forgotten are protected for some
+/// seconds without need.
 const PATHS_KEPT: usize = 1_024;

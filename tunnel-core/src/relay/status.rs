@@ -1,4 +1,4 @@
-//! What a relay says of itself when it is asked: its clients and what is bound for them.
+//! The status that a relay reports: its clients, and the instances that are bound for them.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,6 @@
-//! One client's tunnel, as the relay's other tasks use it.
+//! A tunnel: the authenticated connection to one client, on which the relay opens a channel for each player's stream.
+//!
+//! A channel is a QUIC stream or a lane. The relay opens it and names the service and the player in its first frame.
 
 use std::{
     net::SocketAddr,
@@ -32,7 +34,7 @@ use crate::{
     },
 };
 
-/// A tunnel that stands.
+/// A tunnel to a client.
 #[derive(Debug)]
 pub(crate) struct RelayTunnel {
     /// Tells the tunnels of one client apart.
@@ -45,18 +47,18 @@ pub(crate) struct RelayTunnel {
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) pool: LanePool,
     pub(crate) datagrams: DatagramSender,
-    /// The lanes that carry datagrams, where there is no QUIC.
+    /// Queues of the lanes that carry datagrams where there is no QUIC.
     pub(crate) queues: Arc<LaneQueues>,
-    /// Where answers find their flows.
+    /// The client's flows, in which the answers that come by this tunnel are looked up.
     pub(crate) flows: Arc<Directory>,
     pub(crate) budget: Arc<Budget>,
     /// Messages for the client.
     pub(crate) messages: mpsc::Sender<Message>,
-    /// Ends the tunnel and everything on it.
+    /// Cancelled when the tunnel ends with everything on it.
     pub(crate) closed: CancellationToken,
-    /// No new players: the client shuts down. What runs goes on.
+    /// Cancelled when the client shuts down: it takes no new players. Streams and flows go on.
     pub(crate) draining: CancellationToken,
-    /// No new players: another tunnel of the same process has taken over, and this one ends with its last stream.
+    /// Cancelled when another tunnel of the same process has replaced this one, which ends with its last stream.
     pub(crate) retired: CancellationToken,
     /// The streams that run on it.
     pub(crate) streams: TaskTracker,
@@ -65,13 +67,13 @@ pub(crate) struct RelayTunnel {
     pub(crate) resumes: bool,
     /// Both sides can move a stream to another channel while its own works.
     pub(crate) moves: bool,
-    /// The tunnel of the same process that took over from this one: its streams go on there.
+    /// The tunnel of the same process that has replaced this one, over which its streams go on.
     pub(crate) successor: watch::Sender<Option<Arc<Self>>>,
-    /// Counts how often lanes have become useless: the client's address has changed, or everything was silent for long.
+    /// Counts how often all lanes have become useless: the client's address has changed, or the path was silent for long.
     pub(crate) path: watch::Sender<u64>,
 }
 
-/// Who opens a stream, and to what.
+/// A player's connection: who connects, from where, and to which port of which service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Player {
     pub(crate) service: ServiceId,
@@ -99,7 +101,7 @@ impl RelayTunnel {
     ) -> Result<(StreamId, Channel), ChannelError> {
         let mut stream = StreamId(0);
         let open = || {
-            // Drawn when the channel is there: a client holds what comes long after much newer ones for old.
+            // Drawn when there is a channel: a client takes a stream whose id is far below the newest for an old one.
             stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
             Frame::Open(StreamHeader {
                 stream,
@@ -128,7 +130,7 @@ impl RelayTunnel {
     ) -> Result<(Channel, u64), AttachError> {
         let attach = Frame::Attach { stream, received };
         let patience = match self.quic {
-            // Of a broken lane the relay may know later than the client, and its place is free then.
+            // The relay may learn later than the client that a lane is broken, which frees a permit.
             None => ONLY_LANE_PATIENCE,
             Some(_) => self.patience_beside_quic(),
         };
@@ -144,7 +146,7 @@ impl RelayTunnel {
         }
     }
 
-    /// A lane or a QUIC stream, as the service wishes and the tunnel has, with `first` said on it and `data` behind.
+    /// Opens a lane or a QUIC stream, as the service wishes and the tunnel allows, and writes the first frame and `data` on it.
     async fn open_channel(
         &self,
         optimize: Optimize,
@@ -191,7 +193,7 @@ impl RelayTunnel {
         }
     }
 
-    /// Has lanes ready where the next player of a service will want one.
+    /// Asks the client for idle lanes where the next player of a service will need one.
     pub(crate) fn warm_up(&self, service: &ServiceDeclaration) {
         let throughput = service.optimize == Optimize::Throughput;
         if service.protocol.tcp() && (throughput || self.quic.is_none()) {
@@ -199,14 +201,14 @@ impl RelayTunnel {
         }
     }
 
-    /// Sends a message to the client; one that does not read its control stream has lost it.
+    /// Sends a message to the client. Closes the tunnel if the client does not read its control stream.
     pub(crate) fn tell(&self, message: Message) {
         if self.messages.try_send(message).is_err() {
             self.closed.cancel();
         }
     }
 
-    /// Says goodbye and ends with everything on it, once the goodbye had time to leave.
+    /// Sends a GOODBYE, and closes the tunnel with everything on it once that had time to leave.
     pub(crate) fn end(&self, code: Code, text: &str) {
         drop(self.messages.try_send(Message::Goodbye {
             code,
@@ -227,5 +229,5 @@ const GOODBYE_TIME: Duration = Duration::from_millis(500);
 const LANE_PATIENCE: Duration = Duration::from_millis(500);
 /// The same where there is no QUIC to fall back on.
 const ONLY_LANE_PATIENCE: Duration = Duration::from_secs(5);
-/// The same where no further lane will be opened: one whose stream has just ended may be on its way back to the pool.
+/// The same where the client may open no further lane: one whose stream has just ended may be on its way back to the pool.
 const FULL_PATIENCE: Duration = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! Opens the public ports of a service, all or none, and starts what serves them.
+//! Opens the public ports of a service, all or none, and starts the tasks that serve them.
 
 use std::{
     io,
@@ -32,9 +32,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct OpenPorts {
     tcp: Vec<std::net::TcpListener>,
-    /// Of each shard, a socket for each port.
+    /// For each shard, a socket for each port.
     udp: Vec<Vec<std::net::UdpSocket>>,
-    /// What the shards but the first take.
+    /// Permits for the sockets of all shards but the first.
     shards: Option<OwnedSemaphorePermit>,
 }
 
@@ -61,8 +61,8 @@ impl OpenError {
 }
 
 impl OpenPorts {
-    /// Opens every port of a binding, or none, its UDP ports with as many sockets as `sharding` grants. Players' packets
-    /// go on between the ports of a large one.
+    /// Opens every port of a binding, or none, its UDP ports with as many sockets as `sharding` grants. Yields to other tasks
+    /// every few ports.
     pub(crate) async fn open(
         bind: IpAddr,
         binding: &Binding,
@@ -188,7 +188,7 @@ impl OpenPorts {
 #[derive(Debug)]
 pub(crate) struct Sharding {
     threads: usize,
-    /// Sockets beyond the first of their ports that may still be opened.
+    /// Permits for sockets beyond the first one of a port.
     more: Arc<Semaphore>,
 }
 
@@ -202,7 +202,7 @@ impl Sharding {
         }
     }
 
-    /// How many shards a binding gets, and what holds them.
+    /// How many shards a binding gets, and the permit for them.
     fn shards_of(&self, binding: &Binding) -> (usize, Option<OwnedSemaphorePermit>) {
         // A range has a socket for each of its ports anyway.
         let shards = self.threads / usize::from(binding.public.count());

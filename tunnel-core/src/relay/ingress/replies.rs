@@ -1,4 +1,4 @@
-//! Answers out of a client's tunnel, runs to one player in one call.
+//! Sends the answers that come out of a client's tunnel to their players, consecutive ones to one player in one system call.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,19 +20,19 @@ use crate::{
     },
 };
 
-/// Takes answers out of one client's transport and hands them to their players, runs to one player in one call.
+/// Takes answers from one transport of a client and sends them to their players.
 pub(crate) struct Replies {
     inbound: Inbound,
     directory: Arc<Directory>,
-    /// Which process of the client says so.
+    /// The client's process at the other end.
     process: ProcessId,
     reporter: Reporter,
     run: Option<Run>,
-    /// The datagrams of the run, one behind the other.
+    /// The datagrams of the run, concatenated.
     gathered: BytesMut,
 }
 
-/// Answers to one player, all of one size but perhaps the last.
+/// Consecutive answers to one player, all of one size except that the last may be shorter.
 struct Run {
     shard: Arc<dyn FlowShard>,
     to: Destination,
@@ -112,7 +112,7 @@ impl Replies {
 
 impl DatagramHandler for Replies {
     fn handle(&mut self, datagram: Bytes) {
-        // Or one datagram would end those of every other service of the client.
+        // Otherwise one datagram would end the answers of all services of the client.
         if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
             self.reporter.panicked("an answer of a flow");
         }

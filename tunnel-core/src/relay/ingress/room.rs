@@ -1,4 +1,4 @@
-//! Room for a new flow where there are as many as there may be, and word of it.
+//! Makes room for a new flow where a limit is reached, and reports which limit it was.
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl UdpShard {
-    /// Ends a flow, so that one of this key may come; whether there was one that could go.
+    /// Gives up a flow for one of this key. Returns whether there was one.
     pub(super) fn make_room(
         &self,
         now: Instant,
@@ -31,7 +31,7 @@ impl UdpShard {
         service.make_room(now, full, key, scratch)
     }
 
-    /// Says which limit a new flow has met, and what comes of it.
+    /// Reports which limit a new flow has met, and whether there was room all the same.
     pub(super) fn tell(
         &self,
         now: Instant,

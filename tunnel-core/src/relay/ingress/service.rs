@@ -1,4 +1,4 @@
-//! A service whose public ports are open, and where its players go: what its TCP and its UDP ports share.
+//! A service whose public ports are open: what its TCP and UDP ports share, and the tunnel that its players use.
 
 use std::{
     net::IpAddr,
@@ -29,29 +29,29 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct PublicService {
     pub(crate) binding: Binding,
-    /// Whose it is.
+    /// The client that has declared it.
     pub(crate) owner: PublicKey,
-    /// Where players go: the tunnel and the declaration in force. `None` while no tunnel stands.
+    /// The tunnel and the declaration in force. `None` while the client has no tunnel.
     pub(crate) route: watch::Sender<Option<Arc<Route>>>,
-    /// Closes the TCP listeners: whoever connects is refused. Ends with `cancelled` at the latest.
+    /// Cancelled when the TCP listeners close, with `cancelled` at the latest. The system then refuses connections.
     pub(crate) listening: CancellationToken,
-    /// Ends the ports and all of their players.
+    /// Cancelled when the ports close and all of their players end.
     pub(crate) cancelled: CancellationToken,
-    /// Comes when the last socket is closed: then the ports can be opened again.
+    /// Cancelled when the last socket is closed. Then the ports can be opened again.
     pub(crate) closed: CancellationToken,
-    /// What its flows are counted by, over all of its sockets.
+    /// Counts its flows over all shards.
     pub(crate) flows: Arc<FlowCounts>,
     pub(super) udp: OnceLock<Vec<Weak<dyn FlowShard>>>,
 }
 
-/// Held by whoever has one of a service's sockets: word of the last one's closing, and what the sockets count for.
+/// Held by everything that has a socket of a service. When the last one is closed, it completes `closed` and frees the permits.
 #[derive(Debug)]
 pub(crate) struct OpenSockets {
     pub(super) _closed: DropGuard,
     pub(super) _shards: Option<OwnedSemaphorePermit>,
 }
 
-/// Where a service's players go.
+/// The tunnel that a service's players use, and the declaration in force.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) tunnel: Arc<RelayTunnel>,
@@ -59,12 +59,12 @@ pub(crate) struct Route {
 }
 
 impl PublicService {
-    /// The route in force, if a tunnel stands.
+    /// The route in force, if the client has a tunnel.
     pub(crate) fn route(&self) -> Option<Arc<Route>> {
         self.route.borrow().clone()
     }
 
-    /// Whether a tunnel stands and a datagram of some player has passed since then.
+    /// Whether the client has a tunnel and a datagram of some player has passed since then.
     pub(crate) fn has_flows_since(&self, then: Instant) -> bool {
         self.route.borrow().is_some() && self.shards().any(|shard| shard.is_alive_since(then))
     }
@@ -78,8 +78,7 @@ impl PublicService {
             .filter_map(Weak::upgrade)
     }
 
-    /// Says once a minute, for each address, that a limit has been met: what it is called, how much it allows, and
-    /// whether those who come are refused.
+    /// Reports, once a minute for each address, that a limit has been met, and whether new players are refused for it.
     pub(crate) fn tell_crowded(
         &self,
         shared: &Shared,
@@ -145,7 +144,7 @@ impl FlowService for PublicService {
             let Some((_, shard)) = ranked.min_by_key(|(rank, _)| *rank) else {
                 return false;
             };
-            // Another shard's newcomer may have been faster: then it is somebody else's turn.
+            // A new flow of another shard may have taken the place: the next one is tried.
             if shard.give_way(now, full, key, scratch) {
                 return true;
             }
@@ -153,12 +152,12 @@ impl FlowService for PublicService {
     }
 }
 
-/// Lets everybody else go on, every now and then.
+/// Yields to other tasks after each [`SLICE`] ports.
 pub(super) async fn pause(at: usize) {
     if at % SLICE == SLICE - 1 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Ports opened at a stretch: 16, some 300 µs.
+/// Ports that are opened without a yield. 16 take some 300 µs.
 pub(super) const SLICE: usize = 16;

@@ -1,4 +1,7 @@
 //! One shard of a service's UDP ports: its sockets, and the flows that came in by them.
+//!
+//! On a relay with several threads a port has several sockets, between which the system divides the players. Each has a flow table
+//! and a lock of its own, so threads do not wait for each other.
 
 use std::{
     io,
@@ -29,37 +32,37 @@ use crate::{
     tunnel::{datagram::Whose, fault},
 };
 
-/// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The system sees to it
-/// that a player's packets always come to the same one, so shards share nothing for a packet of a known flow.
+/// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The packets of one player always
+/// come to the same shard, so a packet of a known flow touches nothing that shards share.
 #[derive(Debug)]
 pub(crate) struct UdpShard {
     pub(super) shared: Arc<Shared>,
     pub(super) service: Arc<PublicService>,
     pub(super) sockets: Vec<PublicSocket>,
     pub(super) flows: Mutex<Flows>,
-    /// Held from a packet's look-up until it is sent: another shard that closes a flow must not overtake its opening.
+    /// Held from a packet's look-up until it is sent. Otherwise another shard that gives up the flow could send its close first.
     pub(super) order: Mutex<()>,
     /// Where the answers to this client's flows are looked up.
     pub(super) directory: Arc<Directory>,
-    /// Wakes the expiry: a flow came, and one never answered ends soon.
+    /// Wakes the expiry task for a new flow, which may end before all others.
     pub(super) created: tokio::sync::Notify,
-    /// Behind the sockets: dropped when they are closed.
+    /// After the sockets in the order of drops.
     _open: Arc<OpenSockets>,
 }
 
 #[derive(Debug)]
 pub(super) struct Flows {
     pub(super) table: FlowTable,
-    /// How many there are; whatever ends the service ends the count.
+    /// Their number, as it is shown in the metrics.
     counted: Level,
-    /// Which process of the client knows the flows.
+    /// The client's process that knows the flows.
     process: Option<ProcessId>,
-    /// The service is gone: a flow that came now would never be forgotten.
+    /// The service has ended: a flow that is added would never be removed.
     has_ended: bool,
 }
 
 impl Flows {
-    /// A client's new process knows none of the flows that the one before it did.
+    /// Announces all flows again if the client has another process, which knows none of them.
     fn open_again_for(&mut self, now: Instant, process: ProcessId) {
         if self.process.replace(process) != Some(process) {
             self.table.handle_client_changed(now);
@@ -115,8 +118,7 @@ impl UdpShard {
         })
     }
 
-    /// The flow of a player's packet, made if it is not there and players are taken: its id, and whether the client knows
-    /// it.
+    /// The flow of a player's packet, created where it is new and players are taken: its id, and whether the client knows it.
     pub(super) fn pass(
         self: &Arc<Self>,
         now: Instant,
@@ -146,13 +148,13 @@ impl UdpShard {
         Ok((id, answered))
     }
 
-    /// A flow has left the table.
+    /// Follows the removal of a flow from the table.
     pub(super) fn forgotten(&self, flows: &mut Flows, id: FlowId) {
         flows.count();
         self.directory.remove(id);
     }
 
-    /// Ends the flows of a service that is gone. The directory would otherwise keep the service alive.
+    /// Removes all flows when the service ends. Otherwise the directory would keep the shard alive.
     pub(crate) fn end(&self) {
         let mut flows = lock(&self.flows);
         flows.has_ended = true;
@@ -236,16 +238,16 @@ impl FlowShard for UdpShard {
         drop(flows);
         self.shared.metrics.flows_evicted.one();
         if let Some(route) = self.service.route() {
-            // Or the client would keep a socket for each packet of a flood.
+            // Otherwise the client would keep a socket for each packet of a flood.
             route.send_close(&evicted, scratch);
         }
         true
     }
 }
 
-/// Why a player's packet does not pass.
+/// Why a player's packet is dropped.
 pub(super) enum PacketDrop {
-    /// The service is gone.
+    /// The service has ended.
     Ended,
     Draining,
     Full(FlowDrop),
@@ -265,13 +267,13 @@ impl PacketDrop {
 }
 
 impl Route {
-    /// Tells the client that a flow is forgotten here.
+    /// Tells the client that the relay has removed a flow.
     pub(super) fn send_close(&self, flow: &Flow, scratch: &mut BytesMut) {
         let head = DatagramHead {
             kind: Kind::Close,
             ..DatagramHead::data(flow.id)
         };
-        // In the player's own place, or it would overtake what the flow has sent before.
+        // In the player's queue, behind what the flow has sent before.
         let whose = Whose::address(self.service.public.first(), flow.key.player().ip());
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }

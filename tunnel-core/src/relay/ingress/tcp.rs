@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// A listener of a service, and word of its closing.
+/// A TCP listener of a service.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) io: tokio::net::TcpListener,
@@ -50,7 +50,7 @@ pub(crate) async fn serve(
         if socket::tune_accepted(&socket).is_err() {
             continue;
         }
-        // A listener that waits holds no place: idle ports must not use up those of the busy ones.
+        // Permits are taken after the accept: idle listeners must not hold those that busy ones need.
         let held = match hold(&shared, &service, player.ip()) {
             Ok(held) => held,
             Err(limit) => {
@@ -67,10 +67,10 @@ pub(crate) async fn serve(
     }
 }
 
-/// What a player's stream holds: a place among all, among those of its address, and of the client.
+/// What a player's stream holds: one unit each of the relay's streams, its address' and its client's.
 type Held = (OwnedSemaphorePermit, Share<Source>, Share<PublicKey>);
 
-/// Takes the places of one stream, or says which limit has none.
+/// Takes what one stream needs, or returns the limit that is reached.
 fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<Held, Limit> {
     let permit = shared.stream_permits.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Limit::Streams)?;
@@ -84,7 +84,7 @@ fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<Held
     ))
 }
 
-/// Counts a player who finds no place, and says which limit to raise.
+/// Counts and reports a player who is refused because of a limit.
 fn refuse(shared: &Shared, service: &PublicService, limit: Limit, player: IpAddr) {
     let (metrics, limits) = (&shared.metrics, &shared.config.limits);
     let (counter, most, address) = match limit {
@@ -116,7 +116,7 @@ async fn serve_player(
         player: canonical(player),
         local: canonical(local),
     };
-    // What the player has said already goes with the opening, in one packet.
+    // The player's first bytes go with the opening, in one packet.
     let Ok(early) = socket::read_early(&socket) else {
         return;
     };
@@ -125,7 +125,7 @@ async fn serve_player(
         channel,
         _counted,
     } = tokio::select! {
-        // Large, and soon over: the task has its room for as long as the player stays.
+        // Boxed: the task would otherwise keep room for this future for as long as the player stays.
         opened = Box::pin(open(shared, service, who, early.clone())) => match opened {
             Ok(taken) => taken,
             Err(counter) => return counter.one(),
@@ -144,7 +144,7 @@ async fn serve_player(
     match pump::run(socket, early, channel, carrier, &kind, &mut resumption).await {
         Ok(channel) => {
             if let Some(lane) = channel.and_then(Channel::into_lane) {
-                // A lane that served to a clean end serves the next player.
+                // A lane whose stream has ended cleanly can carry the next one.
                 shared.keep_lane(resumption.tunnel, Box::new(lane));
             }
         }
@@ -163,15 +163,15 @@ struct Who {
     local: SocketAddr,
 }
 
-/// A player's stream, open on a tunnel. Both the relay and the tunnel wait for it before they end.
+/// A player's stream, open on a tunnel. A shutdown of the relay and the end of the tunnel wait for it.
 struct Taken {
     resumption: RelayResumption,
     channel: Channel,
     _counted: TaskTrackerToken,
 }
 
-/// Opens a stream on the tunnel in force. Where there is none, or it goes before the stream is open, the next one is
-/// waited for, as long as a player may be asked to. Otherwise says what counts the failure.
+/// Opens a stream on the client's tunnel. Where there is none, or it ends before the stream is open, waits for the next one for as
+/// long as the limits allow. Otherwise returns the counter of the failure.
 async fn open<'a>(
     shared: &'a Arc<Shared>,
     service: &PublicService,
@@ -217,7 +217,7 @@ async fn open<'a>(
             biased;
             opened = tunnel.open_stream(player, optimize, early.clone()) => match opened {
                 Ok(opened) => Some(opened),
-                // Another tunnel is not to be waited for: this one works.
+                // The tunnel works, so there is no other one to wait for.
                 Err(ChannelError::NoLane) => return Err(&metrics.stream_lanes),
                 Err(_) => None,
             },

@@ -1,4 +1,4 @@
-//! Public UDP ports: takes players' datagrams in batches into the tunnel, and forgets flows that are idle.
+//! Public UDP ports: receives players' datagrams in batches, sends them into the tunnel, and removes idle flows.
 
 use std::{cell::RefCell, io::IoSliceMut, sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl UdpShard {
-    /// Serves every port, and forgets flows, until the service is cancelled.
+    /// Starts the tasks that receive on every port and remove idle flows, until the service is cancelled.
     pub(crate) async fn start(self: &Arc<Self>, name: &str) {
         let (reporter, cancelled) = (self.shared.reporter(), &self.service.cancelled);
         for index in 0..self.sockets.len() {
@@ -116,7 +116,7 @@ impl UdpShard {
                 Err(PacketDrop::Full(full)) => full,
                 Err(refusal) => return refusal.count(metrics),
             };
-            // Or two shards would wait for each other.
+            // Released first: two shards that make room in each other would deadlock.
             drop(order);
             rounds += 1;
             let has_room = rounds <= ROUNDS && self.make_room(now, full, &key, scratch);
@@ -140,7 +140,7 @@ impl UdpShard {
         (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }
 
-    /// Forgets flows that are idle for too long, and sees to it that the limits are those declared last.
+    /// Removes flows that are idle for too long, and applies the limits of the last declaration.
     async fn expire(self: Arc<Self>) {
         let mut route = self.service.route.subscribe();
         loop {
@@ -151,7 +151,7 @@ impl UdpShard {
             tokio::select! {
                 () = sleep_until(due) => {}
                 () = self.created.notified() => continue,
-                // The sender is the service's own, and lives as long as this.
+                // Never an error: the sender belongs to the service, which this shard keeps.
                 _ = route.changed() => continue,
             }
             let now = Instant::now();
@@ -167,14 +167,13 @@ impl UdpShard {
 }
 
 thread_local! {
-    /// What a batch is received into and encoded in: one pair a thread, however many ports there are. Pages that no
-    /// datagram has reached take no memory.
+    /// Buffers for receiving a batch and for encoding, one pair for each thread. Pages that no datagram has reached take no memory.
     static RECEIVE: RefCell<(Box<[u8]>, BytesMut)> =
         RefCell::new((vec![0; BATCH_SIZE * RECEIVE_MAX].into(), BytesMut::new()));
 }
 
-/// How often room is made for one new flow: of its address, its service, its client and the relay, one after the other,
-/// where newcomers of other shards may take each place before it. 16: who loses so often is one of a flood.
+/// How often room is made for one new flow. Each limit may need it, and new flows of other shards may take the room that was made.
+/// 16: a packet that loses more often is one of a flood.
 const ROUNDS: u32 = 16;
 /// Largest datagram that is received whole: the largest that UDP has, which is also what GRO hands over at most.
 const RECEIVE_MAX: usize = 65_536;

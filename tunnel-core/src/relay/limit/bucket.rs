@@ -1,17 +1,17 @@
-//! How often something may be done: a token bucket.
+//! A token bucket: bounds how often something may be done.
 
 use std::time::Instant;
 
-/// So many a second, and so many at once.
+/// Allows `per_second` in the long run and `burst` at once.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct TokenBucket {
     per_second: f64,
     burst: f64,
     left: f64,
     refilled: Instant,
 }
 
-impl Pace {
+impl TokenBucket {
     pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         Self {
             per_second: per_second.into(),
@@ -21,7 +21,7 @@ impl Pace {
         }
     }
 
-    /// Takes so many, if they are there.
+    /// Takes `count` tokens, if there are as many.
     pub(crate) fn take(&mut self, count: u32, now: Instant) -> bool {
         self.refill(now);
         let has = self.left >= count.into();
@@ -31,13 +31,13 @@ impl Pace {
         has
     }
 
-    /// Takes so many that have been done already; until they are earned, none is there.
+    /// Takes `count` tokens for what has been done already. Until they are earned, there are none.
     pub(crate) fn owe(&mut self, count: usize, now: Instant) {
         self.refill(now);
         self.left = (self.left - count as f64).max(-self.burst);
     }
 
-    /// Whether nothing was taken lately.
+    /// Whether all tokens are there: then the bucket need not be kept.
     pub(crate) fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.left >= self.burst
@@ -59,17 +59,17 @@ mod tests {
     #[test]
     fn a_burst_and_then_the_pace() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 3, start);
-        assert!(pace.is_full(start));
-        assert!((0..3).all(|_| pace.take(1, start)));
-        assert!(!pace.take(1, start) && !pace.is_full(start));
-        assert!(pace.take(1, start + Duration::from_millis(101)));
-        assert!(!pace.take(1, start + Duration::from_millis(101)));
+        let mut bucket = TokenBucket::new(10, 3, start);
+        assert!(bucket.is_full(start));
+        assert!((0..3).all(|_| bucket.take(1, start)));
+        assert!(!bucket.take(1, start) && !bucket.is_full(start));
+        assert!(bucket.take(1, start + Duration::from_millis(101)));
+        assert!(!bucket.take(1, start + Duration::from_millis(101)));
         // What was saved up is bounded, and so is a debt.
         let later = start + Duration::from_secs(3_600);
-        assert!(pace.take(3, later) && !pace.take(1, later));
-        pace.owe(1_000, later);
-        assert!(!pace.take(1, later + Duration::from_millis(390)));
-        assert!(pace.take(1, later + Duration::from_millis(410)));
+        assert!(bucket.take(3, later) && !bucket.take(1, later));
+        bucket.owe(1_000, later);
+        assert!(!bucket.take(1, later + Duration::from_millis(390)));
+        assert!(bucket.take(1, later + Duration::from_millis(410)));
     }
 }

@@ -1,5 +1,7 @@
-//! Who has not proved itself yet: so many at a time, so many of one source. Where all places are taken the oldest goes,
-//! for a client needs a place no longer than its round trip, and who only wants to hold one needs it for ever.
+//! Slots for handshakes under way: a bounded number, and a bounded number for each source address.
+//!
+//! Where all slots are taken, the oldest handshake is evicted. An honest client needs its slot for a round trip, an attacker who
+//! wants to exhaust them for ever, so the oldest one is most likely the attacker's.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,21 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{sync::lock, transport::admission::Source};
 
-/// Places for those who have not proved themselves.
+/// The slots, and who has them.
 #[derive(Debug)]
 pub(crate) struct Pending {
     most: usize,
     per_source: usize,
-    places: Mutex<Places>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct Slots {
     next: u64,
     /// By age.
     taken: BTreeMap<u64, Taken>,
     by_source: HashMap<Source, usize>,
-    /// Evicted, and not gone yet.
+    /// How many were evicted whose tasks have not ended yet.
     leaving: usize,
 }
 
@@ -34,72 +36,72 @@ struct Taken {
     evicted: CancellationToken,
 }
 
-/// A place, given back when this is dropped.
+/// A slot, given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct HandshakeSlot {
     pending: Arc<Pending>,
     number: u64,
     evicted: CancellationToken,
 }
 
 impl Pending {
-    /// So many places, so many of them for one source.
+    /// `most` slots, of which one source may have `per_source`.
     pub(crate) fn new(most: usize, per_source: usize) -> Arc<Self> {
         Arc::new(Self {
             most,
             per_source,
-            places: Mutex::default(),
+            slots: Mutex::default(),
         })
     }
 
-    /// Takes a place, and says whether another had to leave for it. `None` while as many are leaving as may stay: those
-    /// who come faster than that are turned away.
-    pub(crate) fn enter(self: &Arc<Self>, source: Source) -> Option<(Place, bool)> {
-        let mut places = lock(&self.places);
-        if places.leaving >= self.most.max(1) || self.most == 0 {
+    /// Takes a slot, and says whether another one was evicted for it. `None` while as many evicted ones have not ended as there are
+    /// slots.
+    pub(crate) fn enter(self: &Arc<Self>, source: Source) -> Option<(HandshakeSlot, bool)> {
+        let mut slots = lock(&self.slots);
+        if slots.leaving >= self.most.max(1) || self.most == 0 {
             return None;
         }
-        let own = places.by_source.get(&source).copied().unwrap_or_default();
+        let own = slots.by_source.get(&source).copied().unwrap_or_default();
         let victim = if own >= self.per_source {
-            let mut own = places
+            let mut own = slots
                 .taken
                 .iter()
                 .filter(|(_, taken)| taken.source == source);
             own.next().map(|(number, _)| *number)
-        } else if places.taken.len() >= self.most {
-            places.taken.keys().next().copied()
+        } else if slots.taken.len() >= self.most {
+            slots.taken.keys().next().copied()
         } else {
             None
         };
         if let Some(victim) = victim {
-            places.evict(victim);
+            slots.evict(victim);
         }
-        let number = places.next;
-        places.next += 1;
+        let number = slots.next;
+        slots.next += 1;
         let evicted = CancellationToken::new();
-        places.taken.insert(
+        slots.taken.insert(
             number,
             Taken {
                 source,
                 evicted: evicted.clone(),
             },
         );
-        *places.by_source.entry(source).or_default() += 1;
-        let place = Place {
+        *slots.by_source.entry(source).or_default() += 1;
+        let slot = HandshakeSlot {
             pending: self.clone(),
             number,
             evicted,
         };
-        Some((place, victim.is_some()))
+        Some((slot, victim.is_some()))
     }
 
-    /// How many places are taken.
+    /// How many slots are taken.
     pub(crate) fn count(&self) -> usize {
-        lock(&self.places).taken.len()
+        lock(&self.slots).taken.len()
     }
 }
 
-impl Places {
+impl Slots {
     fn evict(&mut self, number: u64) {
         if let Some(taken) = self.remove(number) {
             taken.evicted.cancel();
@@ -119,18 +121,18 @@ impl Places {
     }
 }
 
-impl Place {
-    /// Comes when another needs the place.
+impl HandshakeSlot {
+    /// Completes when the slot was given to another.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakeSlot {
     fn drop(&mut self) {
-        let mut places = lock(&self.pending.places);
-        if places.remove(self.number).is_none() {
-            places.leaving -= 1;
+        let mut slots = lock(&self.pending.slots);
+        if slots.remove(self.number).is_none() {
+            slots.leaving -= 1;
         }
     }
 }
@@ -155,8 +157,8 @@ mod tests {
         assert_eq!(pending.count(), 2);
         drop((first, second, third));
         assert_eq!(pending.count(), 0);
-        let places = lock(&pending.places);
-        assert!(places.by_source.is_empty() && places.leaving == 0);
+        let slots = lock(&pending.slots);
+        assert!(slots.by_source.is_empty() && slots.leaving == 0);
     }
 
     #[test]
@@ -173,12 +175,12 @@ mod tests {
     #[test]
     fn those_who_do_not_leave_are_bounded_too() {
         let pending = Pending::new(3, 3);
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for number in 0..6 {
-            places.push(pending.enter(source(number)).unwrap().0);
+            slots.push(pending.enter(source(number)).unwrap().0);
         }
         assert!(pending.enter(source(99)).is_none());
-        places.remove(0);
+        slots.remove(0);
         assert!(pending.enter(source(99)).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What each of many holds of something that all share: so many at most, counted for as long as they are held.
+//! Bounds how many units of something shared each key may hold at once, where a key is a client or an address.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::sync::lock;
 
-/// How many each key holds.
+/// How many units each key holds.
 #[derive(Debug)]
 pub(crate) struct Shares<K> {
     keys: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Shares<K> {
     held: Mutex<HashMap<K, usize>>,
 }
 
-/// One of them, given back when this is dropped.
+/// One unit, given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Share<K: Copy + Eq + Hash> {
     shares: Arc<Shares<K>>,
@@ -24,12 +24,12 @@ pub(crate) struct Share<K: Copy + Eq + Hash> {
 }
 
 impl<K: Copy + Eq + Hash> Shares<K> {
-    /// Each key may hold so many.
+    /// Each key may hold at most `most` units.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Self::among(usize::MAX, most)
     }
 
-    /// So many keys may hold some at once, each so many. Who holds some is not kept from more by the others.
+    /// At most `keys` keys may hold units at once, each at most `most`. A key that holds one may always take more up to `most`.
     pub(crate) fn among(keys: usize, most: usize) -> Arc<Self> {
         Arc::new(Self {
             keys,
@@ -38,7 +38,7 @@ impl<K: Copy + Eq + Hash> Shares<K> {
         })
     }
 
-    /// One more for this key, if it may have it.
+    /// One more unit for this key, if it may have it.
     pub(crate) fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
         let mut held = lock(&self.held);
         if held.len() >= self.keys && !held.contains_key(&key) {
