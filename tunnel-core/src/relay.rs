@@ -35,7 +35,7 @@ mod supervisor;
 mod tunnel;
 
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
-pub use handle::{Relay, RelayBuilder, RelayStartError};
+pub use handle::{Relay, RelayBuilder, RelayEnded, RelayStartError};
 pub use limits::RelayLimits;
 pub use status::{ClientStatus, InstanceStatus, RelayStatus};
 

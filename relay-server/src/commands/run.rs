@@ -149,7 +149,10 @@ const REMARK_EACH: u32 = 60;
 
 /// One line for `systemctl status`.
 async fn status(relay: &Relay) -> String {
-    let status = relay.status().await;
+    let status = match relay.status().await {
+        Ok(status) => status,
+        Err(ended) => return ended.to_string(),
+    };
     let connected = status
         .clients
         .iter()

@@ -97,11 +97,11 @@ impl Relay {
         self.shared.snapshot()
     }
 
-    /// Who is connected, and what is bound.
-    pub async fn status(&self) -> RelayStatus {
+    /// Who is connected, and what is bound. An error once the relay has ended.
+    pub async fn status(&self) -> Result<RelayStatus, RelayEnded> {
         let (reply, status) = oneshot::channel();
         self.send(Command::Status(reply)).await;
-        status.await.unwrap_or_default()
+        status.await.map_err(|_| RelayEnded)
     }
 
     /// Asks the authority again about every client: the revoked are ended, changed permissions take effect.
@@ -173,10 +173,13 @@ impl RelayBuilder {
         self
     }
 
-    /// Opens the sockets and runs. Needs a tokio runtime with I/O and time.
+    /// Opens the sockets and runs. Needs a tokio runtime with I/O and time, and [`listen`](Self::listen) to have been called.
     ///
     /// Where the system has no IPv6, `::` is every IPv4 address, and a warning says so.
     pub async fn start(mut self) -> Result<Relay, RelayStartError> {
+        if self.listen.is_none() && self.mem.is_none() {
+            return Err(RelayStartError::NowhereToListen);
+        }
         let public_key = self.secret_key.public_key();
         let wanted = self.config.public_bind;
         self.config.public_bind =
@@ -226,6 +229,11 @@ impl RelayBuilder {
     }
 }
 
+/// The relay has ended: there is nothing more to ask it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the relay has ended")]
+pub struct RelayEnded;
+
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -250,6 +258,9 @@ pub enum RelayStartError {
         #[source]
         error: io::Error,
     },
+    /// Clients could not reach it: neither [`listen`](RelayBuilder::listen) nor [`mem`](RelayBuilder::mem) was called.
+    #[error("the relay has no address to listen on")]
+    NowhereToListen,
     /// Another relay has that network in memory.
     #[error("another relay has this network in memory")]
     NetworkInUse,

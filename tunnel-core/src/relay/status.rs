@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Who is connected to a relay, and what is bound.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RelayStatus {
     /// Clients that are connected, or whose ports are held.

@@ -1,6 +1,7 @@
 //! Clients that follow no rules, tasks that panic, and an authority that fails, against a relay.
 
 mod authority;
+mod handle;
 mod hostile;
 mod isolation;
 mod processes;

@@ -124,7 +124,7 @@ async fn a_client_that_drains_refuses_new_players_and_keeps_those_who_are_there(
     };
     tokio::join!(hang("the client's end", client.shutdown(LONG)), draining);
     assert_eq!(client.finished().await, ClientEnd::Stopped);
-    let status = lab.relay().status().await;
+    let status = lab.relay().status().await.unwrap();
     assert!(status.clients.is_empty(), "no lease is held: {status:?}");
     waited("the ports", async || {
         UdpSocket::bind(lab.at(lab.port)).await.ok()

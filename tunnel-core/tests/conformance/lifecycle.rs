@@ -239,7 +239,7 @@ async fn ports_of_a_lost_client_are_held_for_the_lease(via: Via) {
     })
     .await;
     until("the flow's end", || lab.relay().metrics().flows == 0).await;
-    assert!(lab.relay().status().await.clients.is_empty());
+    assert!(lab.relay().status().await.unwrap().clients.is_empty());
 }
 
 async fn a_revoked_client_is_ended_and_gives_its_ports_back(via: Via) {
@@ -267,7 +267,7 @@ async fn a_revoked_client_is_ended_and_gives_its_ports_back(via: Via) {
     })
     .await;
     tcp_echo(&mut others, b"hello again").await;
-    assert_eq!(lab.relay().status().await.clients.len(), 1);
+    assert_eq!(lab.relay().status().await.unwrap().clients.len(), 1);
     drop(neighbour);
 }
 
@@ -368,7 +368,7 @@ async fn a_client_that_shuts_down_gives_its_ports_back_at_once(via: Via) {
         Some((tcp, udp))
     })
     .await;
-    let status = lab.relay().status().await;
+    let status = lab.relay().status().await.unwrap();
     assert!(status.clients.is_empty(), "no lease is held: {status:?}");
 }
 
@@ -609,7 +609,7 @@ pub(crate) async fn until_unbound(client: &Client) {
 /// Waits until this relay has bound an instance: the client may not have noticed yet that the one before is gone.
 async fn until_rebound(lab: &Lab, client: &Client, wanted: &Instance) {
     waited("the relay's word", async || {
-        let status = lab.relay().status().await;
+        let status = lab.relay().status().await.unwrap();
         let mut bound = status.clients.iter().flat_map(|client| &client.instances);
         bound.any(|it| it.id == *wanted.id()).then_some(())
     })

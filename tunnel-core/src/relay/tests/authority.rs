@@ -150,7 +150,7 @@ async fn loses_its_right_during_its_handshake(take_away: impl FnOnce(&Desk, Publ
         ),
         "{last:?}"
     );
-    assert!(site.relay.status().await.clients.is_empty());
+    assert!(site.relay.status().await.unwrap().clients.is_empty());
     until("the tunnel's end", || site.relay.metrics().tunnels == 0).await;
 }
 
