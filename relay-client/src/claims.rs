@@ -1,27 +1,22 @@
 //! Which ids and public ports are taken by which instance of this client.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use tunnel_core::instance::{InstanceId, Service};
+use tunnel_core::instance::{InstanceId, PortClaims, Service};
 
 /// What has been claimed so far. `W` says by whom, for the message to who comes second.
 #[derive(Debug)]
 pub(crate) struct Claims<W> {
     ids: HashMap<InstanceId, W>,
-    tcp: Ports<W>,
-    udp: Ports<W>,
+    ports: PortClaims<W>,
 }
 
-/// By its first port: the last port of a claimed range, and who claimed it. Ranges never overlap.
-type Ports<W> = BTreeMap<u16, (u16, W)>;
-
-impl<W: Clone> Claims<W> {
+impl<W: Clone + PartialEq> Claims<W> {
     /// Nothing is claimed.
     pub(crate) fn new() -> Self {
         Self {
             ids: HashMap::new(),
-            tcp: BTreeMap::new(),
-            udp: BTreeMap::new(),
+            ports: PortClaims::default(),
         }
     }
 
@@ -38,27 +33,11 @@ impl<W: Clone> Claims<W> {
 
     /// Claims a service's public ports, or says who has one of them.
     pub(crate) fn ports(&mut self, service: &Service, whose: W) -> Result<(), W> {
-        let (first, last) = (service.public.first(), service.public.last());
-        let protocols = [
-            (service.protocol.tcp(), &mut self.tcp),
-            (service.protocol.udp(), &mut self.udp),
-        ];
-        let mut wanted: Vec<_> = protocols
-            .into_iter()
-            .filter(|(wanted, _)| *wanted)
-            .map(|(_, ports)| ports)
-            .collect();
-        for ports in &wanted {
-            // Of ranges that never overlap, the one that starts last before our end reaches furthest.
-            if let Some((_, (end, owner))) = ports.range(..=last).next_back()
-                && *end >= first
-            {
-                return Err(owner.clone());
-            }
+        let (protocol, ports) = (service.protocol, service.public);
+        if let Some(first) = self.ports.holders(protocol, ports).next() {
+            return Err(first.clone());
         }
-        for ports in &mut wanted {
-            ports.insert(first, (last, whose.clone()));
-        }
+        self.ports.claim(protocol, ports, &whose);
         Ok(())
     }
 }

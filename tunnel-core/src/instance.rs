@@ -2,6 +2,8 @@
 //!
 //! Validation happens once, here; running code only ever sees values that hold.
 
+mod claims;
+
 use std::{
     collections::HashSet,
     fmt,
@@ -10,6 +12,8 @@ use std::{
     str::FromStr,
     time::Duration,
 };
+
+pub use claims::PortClaims;
 
 /// Which transport protocols a service's public port accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,10 +1,12 @@
 //! The relay: it owns public ports, accepts players on them, and forwards their traffic to clients.
 //!
-//! A client connects to the relay, proves its key ([`accept`], [`proven`]), is admitted ([`establish`]) and gets a tunnel: a QUIC
-//! connection, or TCP connections called lanes. On the tunnel's control stream ([`session`]) it declares instances, which are game
-//! servers with their public ports. The [`supervisor`] handles one such event after the other: [`clients`] decides which tunnel of
-//! a client is in use, [`registry`] who owns which port, and [`bindings`] and [`ports`] open and close the sockets. Players come in
-//! through [`ingress`]. A TCP connection that outlives its tunnel or its lane goes on over another one ([`resume`]).
+//! A program starts a [`Relay`] with a secret key and an [`Authority`], which decides which clients may connect and which ports each
+//! may bind. A client then opens a tunnel and declares its instances, and the relay binds their public ports.
+
+// The way of a client: `accept` does its handshake, `proven` has its connection then, `establish` makes a tunnel of it, and `session`
+// reads its control stream. What it wants goes to the `supervisor`, which handles one event after the other: `clients` decides which
+// tunnel is in use, `registry` who owns which port, and `bindings` and `ports` carry that out. Players come in through `ingress`, and
+// a TCP connection that outlives its channel goes on over another one by `resume`.
 
 mod accept;
 mod address;

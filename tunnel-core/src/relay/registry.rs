@@ -1,4 +1,5 @@
-//! Who owns which public port. Pure: a change goes in, what is to be done comes out, nothing else happens.
+//! Who owns which public port. Pure: a change goes in, and a list of actions comes out, which [`bindings`](super::bindings) carries
+//! out.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -6,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    instance::{InstanceId, PortRange, PortSet},
+    instance::{InstanceId, PortClaims, PortRange, PortSet},
     key::PublicKey,
     proto::message::{Code, Revision, ServiceDeclaration},
 };
@@ -18,15 +19,13 @@ pub(crate) struct Registry {
     lease: Duration,
     limits: OwnerLimits,
     instances: BTreeMap<InstanceId, Held>,
-    /// The services of all instances, by protocol: what another that wants a port is compared with.
-    taken: [Taken; 2],
-    /// Ports of the longest service ever held: so far before another one may begin and reach into it.
-    longest: u16,
-    /// What each owner holds, so that a change costs what it touches, however many others there are.
+    /// The ports of all instances. No two claims overlap but while what stood before is put back.
+    taken: PortClaims<InstanceId>,
+    /// What each owner holds, so that the cost of a change does not grow with the number of other instances.
     owned: HashMap<PublicKey, Owned>,
-    /// What stood before a declaration that the supervisor has not carried out yet.
+    /// What an instance was before a declaration that has not been carried out yet.
     before: HashMap<InstanceId, Option<Held>>,
-    /// When what an owner has not declared since its tunnel was lost or replaced is released.
+    /// When an owner loses the instances that it has not declared again since its tunnel was lost or replaced.
     leases: HashMap<PublicKey, Instant>,
 }
 
@@ -43,15 +42,12 @@ pub(crate) struct OwnerLimits {
 #[derive(Debug)]
 struct Held {
     owner: PublicKey,
-    /// The tunnel that stands has declared it. What was not is held for the lease: the client may have lost it from
-    /// its configuration while no tunnel could carry the word.
+    /// Whether it was declared on the tunnel in use. Any other is held for the lease: the client may have removed it from its
+    /// configuration while it had no tunnel to withdraw it on.
     is_confirmed: bool,
     revision: Revision,
     services: Vec<ServiceDeclaration>,
 }
-
-/// By first port: the last port and whose they are. No two overlap but while what stood before is put back.
-type Taken = BTreeMap<u16, Vec<(u16, InstanceId)>>;
 
 /// What one owner holds.
 #[derive(Debug, Default)]
@@ -70,7 +66,7 @@ pub(crate) struct Binding {
     pub(crate) udp: bool,
 }
 
-/// What has happened.
+/// What has happened to the clients and their declarations.
 #[derive(Debug)]
 pub(crate) enum Change {
     /// A client wants an instance bound, or changed to this. `permitted` is what this client may have.
@@ -86,21 +82,21 @@ pub(crate) enum Change {
         owner: PublicKey,
         instance: InstanceId,
     },
-    /// The supervisor has carried out a declaration.
+    /// A declaration has been carried out.
     Done { instance: InstanceId },
-    /// The supervisor could not carry out a declaration and has undone its part: what stood before stands again.
+    /// A declaration could not be carried out, and nothing is left of the attempt: the instance is again what it was before.
     Undone { instance: InstanceId },
-    /// The supervisor could neither carry out a declaration nor undo it: the instance is gone as a whole.
+    /// A declaration could neither be carried out nor undone: the instance is removed as a whole.
     Failed { instance: InstanceId },
     /// A client's tunnel is lost; its ports are held for the lease.
     Lost { owner: PublicKey },
-    /// A client's tunnel stands, again or another one: what it does not declare anew is released after the lease.
+    /// A client has a tunnel again, or another one: what it does not declare again is released after the lease.
     Returned { owner: PublicKey },
     /// A client said goodbye, was removed or revoked: everything is released at once.
     Released { owner: PublicKey },
 }
 
-/// What the supervisor is to do, in this order.
+/// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Open the ports of a service.
@@ -162,7 +158,7 @@ impl Refusal {
         }
     }
 
-    /// The port that is meant, if one is.
+    /// The port that it is about, if it is about one.
     pub(crate) const fn port(&self) -> Option<u16> {
         match self {
             Self::NotPermitted(port)
@@ -188,8 +184,7 @@ impl Registry {
             lease: lease.min(Duration::from_millis(u32::MAX.into())),
             limits,
             instances: BTreeMap::new(),
-            taken: Default::default(),
-            longest: 0,
+            taken: PortClaims::default(),
             owned: HashMap::new(),
             before: HashMap::new(),
             leases: HashMap::new(),
@@ -267,7 +262,7 @@ impl Registry {
         self.leases.values().min().copied()
     }
 
-    /// Releases what lost tunnels held and no tunnel has declared since, where the lease has ended.
+    /// Releases what was not declared again before its lease ended.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Vec<Action> {
         let ended: Vec<_> = self
             .leases
@@ -292,7 +287,7 @@ impl Registry {
             .map(|(id, held)| (id, &held.owner, held.services.as_slice()))
     }
 
-    /// Instances whose declaration the supervisor has neither carried out nor undone.
+    /// Instances whose declaration has neither been carried out nor undone.
     pub(crate) fn unfinished(&self) -> Vec<InstanceId> {
         self.before.keys().cloned().collect()
     }
@@ -419,31 +414,18 @@ impl Registry {
         actions
     }
 
-    /// Who else has a port that the service wants: of several the first by id.
+    /// Which other instance has a port that the service wants: of several the first by id.
     fn holder(&self, instance: &InstanceId, service: &ServiceDeclaration) -> Option<&InstanceId> {
-        let (first, last) = (service.public.first(), service.public.last());
-        let protocols = [service.protocol.tcp(), service.protocol.udp()];
-        let tables = self.taken.iter().zip(protocols).filter(|(_, is)| *is);
-        let reach = first.saturating_sub(self.longest);
-        tables
-            .flat_map(|(taken, _)| taken.range(reach..=last))
-            .flat_map(|(_, holders)| holders)
-            .filter(|(end, id)| *end >= first && id != instance)
-            .map(|(_, id)| id)
-            .min()
+        let holders = self.taken.holders(service.protocol, service.public);
+        holders.filter(|id| *id != instance).min()
     }
 
-    /// The instance holds this from now on. Returns what it held.
+    /// Enters what an instance holds. Returns what it held before.
     fn enter(&mut self, instance: InstanceId, held: Held) -> Option<Held> {
         let before = self.leave(&instance);
         for service in &held.services {
-            let (first, last) = (service.public.first(), service.public.last());
-            self.longest = self.longest.max(service.public.count());
-            let protocols = [service.protocol.tcp(), service.protocol.udp()];
-            for (taken, _) in self.taken.iter_mut().zip(protocols).filter(|(_, is)| *is) {
-                let holders = taken.entry(first).or_default();
-                holders.push((last, instance.clone()));
-            }
+            let (protocol, ports) = (service.protocol, service.public);
+            self.taken.claim(protocol, ports, &instance);
         }
         let owned = self.owned.entry(held.owner).or_default();
         owned.instances.insert(instance.clone());
@@ -452,18 +434,12 @@ impl Registry {
         before
     }
 
-    /// The instance holds nothing any more. Returns what it held.
+    /// Removes an instance. Returns what it held.
     fn leave(&mut self, instance: &InstanceId) -> Option<Held> {
         let held = self.instances.remove(instance)?;
         for service in &held.services {
-            for taken in &mut self.taken {
-                if let Some(holders) = taken.get_mut(&service.public.first()) {
-                    holders.retain(|(_, id)| id != instance);
-                    if holders.is_empty() {
-                        taken.remove(&service.public.first());
-                    }
-                }
-            }
+            let (protocol, ports) = (service.protocol, service.public);
+            self.taken.release(protocol, ports, instance);
         }
         if let Some(owned) = self.owned.get_mut(&held.owner) {
             owned.instances.remove(instance);

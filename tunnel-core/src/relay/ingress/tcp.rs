@@ -68,10 +68,10 @@ pub(crate) async fn serve(
 }
 
 /// What a player's stream holds: one unit each of the relay's streams, its address' and its client's.
-type Held = (OwnedSemaphorePermit, Share<Source>, Share<PublicKey>);
+type StreamUnits = (OwnedSemaphorePermit, Share<Source>, Share<PublicKey>);
 
 /// Takes what one stream needs, or returns the limit that is reached.
-fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<Held, Limit> {
+fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<StreamUnits, Limit> {
     let permit = shared.stream_permits.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Limit::Streams)?;
     let by_address = shared.streams_by_address.take(Source::of(player));
@@ -111,7 +111,7 @@ async fn serve_player(
         return;
     };
     fault!("a player's stream on {}", service.binding.public);
-    let who = Who {
+    let who = Connection {
         port_index,
         player: canonical(player),
         local: canonical(local),
@@ -120,7 +120,7 @@ async fn serve_player(
     let Ok(early) = socket::read_early(&socket) else {
         return;
     };
-    let Taken {
+    let OpenedStream {
         mut resumption,
         channel,
         _counted,
@@ -157,14 +157,14 @@ async fn serve_player(
 
 /// A player, and where it came in.
 #[derive(Debug, Clone, Copy)]
-struct Who {
+struct Connection {
     port_index: u16,
     player: SocketAddr,
     local: SocketAddr,
 }
 
 /// A player's stream, open on a tunnel. A shutdown of the relay and the end of the tunnel wait for it.
-struct Taken {
+struct OpenedStream {
     resumption: RelayResumption,
     channel: Channel,
     _counted: TaskTrackerToken,
@@ -175,9 +175,9 @@ struct Taken {
 async fn open<'a>(
     shared: &'a Arc<Shared>,
     service: &PublicService,
-    who: Who,
+    who: Connection,
     early: Option<Bytes>,
-) -> Result<Taken, &'a Counter> {
+) -> Result<OpenedStream, &'a Counter> {
     let metrics = &shared.metrics;
     let until = tokio::time::Instant::now() + shared.config.limits.stream_wait;
     let mut routes = service.route.subscribe();
@@ -226,7 +226,7 @@ async fn open<'a>(
         };
         if let Some((stream, channel)) = opened {
             let on_lane = channel.is_lane();
-            return Ok(Taken {
+            return Ok(OpenedStream {
                 resumption: RelayResumption::new(tunnel, shared, stream, player, optimize, on_lane),
                 channel,
                 _counted: counted,
