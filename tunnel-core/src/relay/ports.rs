@@ -33,7 +33,7 @@ pub(crate) struct Ports {
 }
 
 /// Ports that are open and not served yet, by what they are for.
-pub(crate) type Opened = HashMap<Binding, OpenPorts>;
+pub(crate) type Prepared = HashMap<Binding, OpenPorts>;
 
 /// Why a declaration is not carried out, as the client is told.
 #[derive(Debug)]
@@ -65,8 +65,8 @@ impl Ports {
     }
 
     /// Opens what can fail without harm: the new ports of these actions that no port to be closed stands in the way of.
-    pub(crate) async fn prepare(&self, actions: &[Action]) -> Result<Opened, OpenError> {
-        let mut opened = Opened::new();
+    pub(crate) async fn prepare(&self, actions: &[Action]) -> Result<Prepared, OpenError> {
+        let mut opened = Prepared::new();
         for action in actions {
             let Action::Bind { binding, .. } = action else {
                 continue;
@@ -86,7 +86,7 @@ impl Ports {
         &mut self,
         tunnel: &Arc<RelayTunnel>,
         action: Action,
-        opened: &mut Opened,
+        opened: &mut Prepared,
     ) -> Result<(), DeclareError> {
         match action {
             Action::Bind { binding, service } => {
