@@ -30,7 +30,7 @@ use crate::{
     socket,
     sync::lock,
     transport::{
-        PskSource,
+        PskSource, Transport,
         admission::{Source, Verdict, charged},
         lane::{self, FirstMessage, Heard, Io, LaneError, RelaySide},
         quic,
@@ -150,9 +150,7 @@ async fn open_mem(shared: Arc<Shared>, side: Arc<RelaySide>, mut io: Io) {
         })
     });
     match opened.await {
-        Ok(Ok(opened)) => {
-            serve_opened(shared, opened, None, crate::transport::Transport::Mem).await
-        }
+        Ok(Ok(opened)) => serve_opened(shared, opened, None, Transport::Mem).await,
         Ok(Err(error)) => failed(&shared, NOWHERE, &error),
         Err(_) => failed(&shared, NOWHERE, &timed_out()),
     }
@@ -298,13 +296,7 @@ async fn open_lane(
     match tokio::time::timeout(limits.handshake_time, opened).await {
         Ok(Ok(None)) => {}
         Ok(Ok(Some(opened))) => {
-            serve_opened(
-                shared,
-                opened,
-                Some(address),
-                crate::transport::Transport::Lane,
-            )
-            .await;
+            serve_opened(shared, opened, Some(address), Transport::Lane).await;
         }
         Ok(Err(error)) => failed(&shared, address, &error),
         Err(_) => failed(&shared, address, &timed_out()),
@@ -343,7 +335,7 @@ async fn serve_opened(
     shared: Arc<Shared>,
     opened: OpenedLane,
     address: Option<SocketAddr>,
-    kind: crate::transport::Transport,
+    kind: Transport,
 ) {
     match opened {
         OpenedLane::First(first) => {

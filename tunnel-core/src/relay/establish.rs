@@ -28,7 +28,7 @@ use crate::{
         shared::Shared,
         tunnel::RelayTunnel,
     },
-    transport::{admission::Source, quic},
+    transport::{Transport, admission::Source, quic},
     tunnel::{
         control::{self, Control},
         datagram::{DatagramSender, LaneQueues, read_quic_datagrams},
@@ -117,11 +117,7 @@ async fn establish(
                 capabilities,
                 path,
             );
-            (
-                Some(connection.clone()),
-                crate::transport::Transport::Quic,
-                sender,
-            )
+            (Some(connection.clone()), Transport::Quic, sender)
         }
         ClientConnection::Lane(_, name) => (
             None,

@@ -16,6 +16,7 @@ use crate::{
         record::RecordType,
     },
     relay::limit::pending::HandshakeSlot,
+    transport::Transport,
     tunnel::lane::Lane,
 };
 
@@ -32,7 +33,7 @@ pub(super) struct Proven {
 
 pub(super) enum ClientConnection {
     Quic(quinn::Connection),
-    Lane(Lane, crate::transport::Transport),
+    Lane(Lane, Transport),
 }
 
 /// Sends one message to a client that gets no tunnel and waits until the client has read it, which it shows by a GOODBYE or by

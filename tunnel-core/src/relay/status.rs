@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     instance::InstanceId, key::PublicKey, metrics::Snapshot, proto::message::ServiceDeclaration,
-    relay::tunnel::RelayTunnel,
+    relay::tunnel::RelayTunnel, transport::Transport,
 };
 
 /// Who is connected to a relay, and what is bound.
@@ -30,7 +30,7 @@ pub struct ClientStatus {
     /// Where it connects from, if it is connected over a network.
     pub peer: Option<SocketAddr>,
     /// What its tunnel runs on; `None` while that is lost and its ports are held.
-    pub transport: Option<crate::transport::Transport>,
+    pub transport: Option<Transport>,
     /// Round trip of its QUIC connection.
     pub rtt: Option<Duration>,
     /// What is bound for it.

@@ -40,7 +40,7 @@ use crate::{
         message::{Code, Decoder, Message, Revision, ServiceDeclaration, ServiceId},
     },
     sync::lock,
-    transport::quic,
+    transport::{Transport, quic},
     tunnel::{fault, stream::Channel},
 };
 

@@ -28,6 +28,7 @@ use crate::{
         directory::Directory,
         pool::{LANES_WARM, LanePool},
     },
+    transport::Transport,
     tunnel::{
         datagram::{DatagramSender, LaneQueues},
         stream::{Budget, Channel, ChannelError, Item},
@@ -43,7 +44,7 @@ pub(crate) struct RelayTunnel {
     pub(crate) process: ProcessId,
     pub(crate) name: Arc<str>,
     pub(crate) peer: Option<SocketAddr>,
-    pub(crate) transport: crate::transport::Transport,
+    pub(crate) transport: Transport,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) pool: LanePool,
     pub(crate) datagrams: DatagramSender,
