@@ -49,11 +49,14 @@ pub(crate) fn parse(text: &str) -> Result<Instance, SpecError> {
         None if mapping.contains(':') => return Err(SpecError::Form),
         None => (mapping, format!("127.0.0.1:{mapping}")),
     };
-    let protocol: Protocol = protocol.parse()?;
-    let public: PortRange = public.parse()?;
+    let protocol: Protocol = protocol.parse().map_err(ServiceError::from)?;
+    let public: PortRange = public.parse().map_err(ServiceError::from)?;
     let options = Options::parse(parts)?;
     let id = match options.name {
-        Some(name) => name.parse::<InstanceId>()?.to_string(),
+        Some(name) => name
+            .parse::<InstanceId>()
+            .map_err(ServiceError::from)?
+            .to_string(),
         None => format!("{protocol}-{public}"),
     };
     let service = RawService {

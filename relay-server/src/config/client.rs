@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use tunnel_core::{
-    instance::{InstanceId, PortSet, ServiceError},
+    instance::{InstanceId, NameError, PortSet},
     key::{Psk, PublicKey},
 };
 
@@ -31,9 +31,9 @@ impl ClientName {
 }
 
 impl FromStr for ClientName {
-    type Err = ServiceError;
+    type Err = NameError;
 
-    fn from_str(text: &str) -> Result<Self, ServiceError> {
+    fn from_str(text: &str) -> Result<Self, NameError> {
         text.parse::<InstanceId>()
             .map(|id| Self(id.as_str().into()))
     }

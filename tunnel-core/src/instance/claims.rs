@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::instance::{PortRange, Protocol};
+use crate::instance::{options::Protocol, port::PortRange};
 
 /// Ranges of public ports that are taken, those of TCP and of UDP apart. `W` says by whom.
 ///
