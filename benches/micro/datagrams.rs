@@ -11,11 +11,12 @@ use tunnel_core::{
     bench_support::FairQueue,
     proto::{
         datagram::{
-            DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, RepairHead, Scheme,
+            BUNDLES_MAX, DatagramHead, FlowId, FlowOpen, FragmentHead, RedundancyHead, RepairHead,
+            Scheme,
         },
         fragment::{Reassembler, ReassemblyLimits, split},
         message::ServiceId,
-        redundancy::{BUNDLES_MAX, Dedup, Protector, ProtectorSettings, Repairer},
+        redundancy::{Dedup, Protector, ProtectorSettings, Repairer},
     },
 };
 

@@ -6,12 +6,17 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::proto::{
     message::ServiceId,
-    redundancy::{BUNDLE_COUNT_MAX, BUNDLES_MAX},
     wire::{Reader, WireError, put_address, put_varint, varint_len, varint_newtype},
 };
 
 /// Longest head that this version writes, in bytes: what a datagram's room must exceed.
 pub const MAX_HEAD: usize = 1 + 8 + (1 + 8 + 4 + 1 + 18) + 4 + (6 + BUNDLES_MAX / 2);
+
+/// Bundles that a repair covers at most. 16 outlast the loss of five packets in a row (`redundancy::tests::sim`).
+pub const BUNDLES_MAX: usize = 16;
+
+/// Datagrams that the head of a repair can count for one bundle.
+pub const BUNDLE_COUNT_MAX: u8 = 15;
 
 varint_newtype! {
     /// A flow of a tunnel: chosen by the relay, rises, never repeats.

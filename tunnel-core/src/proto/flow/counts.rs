@@ -9,8 +9,7 @@ use std::{
     },
 };
 
-use super::{FlowDrop, spare_map};
-use crate::{instance::FlowLimits, sync::lock};
+use crate::{instance::FlowLimits, proto::flow::spare::spare_map, sync::lock};
 
 /// So many flows and no more, whoever has them.
 #[derive(Debug)]
@@ -154,6 +153,24 @@ impl FlowCounts {
     pub(super) fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
         lock(&self.by_address)
     }
+}
+
+/// Why there is no place for a new flow. [`FlowTable::make_room`](crate::proto::flow::FlowTable::make_room) may find one; else drop the packet and count it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlowDrop {
+    /// The player's address holds as many flows as one may.
+    #[error("the player's address has too many flows")]
+    AddressFull,
+    /// The service holds as many flows as it may.
+    #[error("the service has too many flows")]
+    ServiceFull,
+    /// The client's services hold as many flows as one client's may.
+    #[error("the client has too many flows")]
+    ClientFull,
+    /// There are as many flows as there may be at all.
+    #[error("there are too many flows")]
+    RelayFull,
 }
 
 #[cfg(test)]

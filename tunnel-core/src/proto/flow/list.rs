@@ -5,6 +5,8 @@ use std::{
     ops::{Index, IndexMut},
 };
 
+use crate::proto::flow::spare::spare;
+
 /// Where a node is. A node that goes is replaced by the last one, so that a place is good until the next removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At(NonZeroU32);
@@ -86,7 +88,7 @@ impl<T> Row<T> {
     /// Removes a node that hangs in no list. The last one is at its place then; memory that a flood took is given back.
     pub(super) fn swap_remove(&mut self, at: At) -> T {
         let node = self.0.swap_remove(at.index());
-        if let Some(capacity) = super::spare(self.0.len(), self.0.capacity()) {
+        if let Some(capacity) = spare(self.0.len(), self.0.capacity()) {
             self.0.shrink_to(capacity);
         }
         node.value

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::spare_map;
+use crate::proto::flow::spare::spare_map;
 
 /// Flows without an id, by what their players will be known by again. Each waits for so long; the first to come is the
 /// first to go.

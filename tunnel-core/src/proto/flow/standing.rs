@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::GRANULARITY;
-
 /// How often a game must have answered for a flow to count as a conversation that is to be kept. 8: a name look-up or a
 /// browser's query of a server takes up to four, a game has had as many within its first second.
 pub const SETTLED: u8 = 8;
@@ -100,6 +98,10 @@ pub(super) fn rank(among: Among, standing: Standing, since: Instant, now: Instan
     };
     Some(Rank { tier, since })
 }
+
+/// How exact the clock of an answered or unanswered flow is: a flow lives up to this much longer, so that a packet
+/// moves its flow in its list at most once a second.
+pub const GRANULARITY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@ use aws_lc_rs::{hkdf, hmac};
 use snow::HandshakeState;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::HandshakeError;
+use crate::proto::handshake::error::HandshakeError;
 
 /// 32 secret bytes. They are wiped when dropped and never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]

@@ -15,8 +15,10 @@ use snow::{
 };
 use zeroize::Zeroizing;
 
-use super::{HandshakeError, Suite};
-use crate::key::KEY_LEN;
+use crate::{
+    key::KEY_LEN,
+    proto::handshake::{error::HandshakeError, suite::Suite},
+};
 
 /// A builder whose only ephemeral key is `ephemeral`.
 pub(super) fn builder<'a>(

@@ -4,10 +4,15 @@ use std::{fmt, ops::BitOr};
 
 use bytes::{BufMut, BytesMut};
 
-use super::{HandshakeError, TransportKind};
 use crate::{
     join::TokenId,
-    proto::wire::{Fields, Reader, Slot, VARINT_MAX, Value, WireError, put_field, put_varint},
+    proto::{
+        handshake::{
+            error::{HandshakeError, MAX_LANE_PAYLOAD, PayloadError},
+            suite::TransportKind,
+        },
+        wire::{Fields, Reader, Slot, VARINT_MAX, Value, WireError, put_field, put_varint},
+    },
 };
 
 /// The protocol versions that this build speaks.
@@ -238,18 +243,6 @@ impl Answer {
     }
 }
 
-/// Why a genuine payload is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PayloadError {
-    /// Not a field list, or a field is wrong or missing.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-    /// QUIC without its transport parameters.
-    #[error("no transport parameters, which QUIC needs")]
-    NoTransportParameters,
-}
-
 /// The fields of both payloads: a hello's token in an answer is an unknown field like any other.
 struct Decoded {
     versions: VersionRange,
@@ -302,7 +295,7 @@ fn encode(
     write(&mut out);
     if kind == TransportKind::Lane {
         pad(&mut out);
-        if out.len() > super::MAX_LANE_PAYLOAD {
+        if out.len() > MAX_LANE_PAYLOAD {
             return Err(HandshakeError::PayloadTooLong(out.len()));
         }
     }

@@ -1,5 +1,9 @@
 use super::*;
-use crate::{join::TokenId, proto::testing::XorShift};
+use crate::{
+    join::TokenId,
+    key::{Psk, SecretKey},
+    proto::testing::XorShift,
+};
 
 struct Setup {
     suite: Suite,

@@ -17,7 +17,7 @@ pub const MAX_MESSAGE: u64 = 65_536;
 /// then no more than one message and one piece of input are ever held.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    buffer: BytesMut,
+    pub(super) buffer: BytesMut,
     /// What is still to come of a message of unknown type.
     skip: usize,
     failed: Option<MessageError>,

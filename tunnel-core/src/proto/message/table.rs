@@ -30,7 +30,7 @@ macro_rules! messages {
         }
 
         impl Message {
-            const fn number(&self) -> u64 {
+            pub(super) const fn number(&self) -> u64 {
                 match self {
                     $(Self::$message { .. } => $number,)*
                 }
@@ -43,7 +43,7 @@ macro_rules! messages {
                 }
             }
 
-            fn encode_fields(&self, out: &mut BytesMut) {
+            pub(super) fn encode_fields(&self, out: &mut BytesMut) {
                 match self {
                     $(Self::$message { $($field),* } => {
                         $(put_field(out, $tag, $field);)*

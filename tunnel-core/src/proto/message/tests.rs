@@ -1,5 +1,16 @@
+use std::time::Duration;
+
+use bytes::BytesMut;
+
 use super::*;
-use crate::proto::testing::{XorShift, unhex};
+use crate::{
+    instance::{FlowLimits, Optimize, PortRange, Protocol, Redundancy},
+    key::Psk,
+    proto::{
+        testing::{XorShift, unhex},
+        wire::{Reader, Value, WireError, put_field, put_prefixed, put_varint},
+    },
+};
 
 fn service(id: u32) -> ServiceDeclaration {
     ServiceDeclaration {

@@ -5,8 +5,10 @@
 
 use aws_lc_rs::aead as aws;
 
-use super::RecordError;
-use crate::proto::handshake::{Secret, Suite};
+use crate::proto::{
+    handshake::{Secret, Suite},
+    record::format::{RecordError, TAG_LEN},
+};
 
 /// A key that seals or opens. Boxed by what both libraries keep: about 600 bytes of key schedule.
 pub(super) enum Key {
@@ -106,7 +108,6 @@ fn ring_is_faster() -> bool {
 
 /// 96 bits, as both libraries and RFC 8439 have it.
 pub(super) const NONCE_LEN: usize = aws::NONCE_LEN;
-const TAG_LEN: usize = 16;
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {

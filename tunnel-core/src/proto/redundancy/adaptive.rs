@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::{PathEvidence, Told};
-use crate::proto::datagram::Scheme;
+use crate::proto::{
+    datagram::Scheme,
+    redundancy::evidence::{PathEvidence, Sample},
+};
 
 /// Decides by what is known of the path whether datagrams are protected, and how.
 ///
@@ -40,21 +42,6 @@ impl Choice {
             Self::Duplicate | Self::Fec => Some(Scheme::Source),
         }
     }
-}
-
-/// What was measured since the last sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// How long that was.
-    pub time: Duration,
-    /// Packets sent.
-    pub sent: u64,
-    /// Packets found lost.
-    pub lost: u64,
-    /// Bytes of datagrams that would be protected.
-    pub bytes: u64,
-    /// What the other side has told.
-    pub told: Told,
 }
 
 impl Adaptive {
@@ -126,6 +113,7 @@ const COPIED_AT_ONCE: u64 = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::redundancy::probe::Told;
 
     const HALF: Duration = Duration::from_millis(500);
 

@@ -6,7 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Sample;
+use crate::proto::redundancy::probe::Told;
+
+/// What was measured since the last sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How long that was.
+    pub time: Duration,
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets found lost.
+    pub lost: u64,
+    /// Bytes of datagrams that would be protected.
+    pub bytes: u64,
+    /// What the other side has told.
+    pub told: Told,
+}
 
 /// What a tunnel has seen its path lose. Nothing at first: a path is taken for lossy until it is proven clean.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -7,8 +7,13 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{BUNDLES_MAX, LENGTH, SYMBOL_MAX, coefficient, field};
-use crate::proto::datagram::{DatagramHead, FlowId, RedundancyHead, RepairHead, Scheme};
+use crate::proto::{
+    datagram::{BUNDLES_MAX, DatagramHead, FlowId, RedundancyHead, RepairHead, Scheme},
+    redundancy::{
+        field,
+        symbol::{LENGTH, SYMBOL_MAX, coefficient},
+    },
+};
 
 /// Keeps the datagrams of a tunnel that have just left, and makes copies and repairs of them.
 ///
@@ -93,7 +98,7 @@ impl Protector {
             .push_back((now + self.settings.copy_delay, datagram));
     }
 
-    /// A datagram of at most [`PROTECTED_MAX`](super::PROTECTED_MAX) bytes left that is to be repaired, under this
+    /// A datagram of at most [`PROTECTED_MAX`](crate::proto::redundancy::PROTECTED_MAX) bytes left that is to be repaired, under this
     /// number.
     pub fn handle_source(&mut self, now: Instant, sequence: u16, datagram: &[u8]) {
         let settings = self.settings;

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::{
-    BUNDLES_MAX, Dedup, LENGTH, PROTECTED_MAX, SYMBOL_MAX, coefficient,
-    field::{add_scaled, inverse, multiply, scale},
+use crate::proto::{
+    datagram::{BUNDLES_MAX, DatagramHead, RepairHead, Scheme},
+    redundancy::{
+        dedup::Dedup,
+        field::{add_scaled, inverse, multiply, scale},
+        symbol::{LENGTH, PROTECTED_MAX, SYMBOL_MAX, coefficient},
+    },
 };
-use crate::proto::datagram::{DatagramHead, RepairHead, Scheme};
 
 /// Keeps the newest datagrams of a tunnel that repairs may cover, and finds missing ones.
 ///

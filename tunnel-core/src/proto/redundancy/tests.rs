@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::proto::{
-    datagram::{DatagramHead, FlowId, RedundancyHead, RepairHead, Scheme},
+    datagram::{BUNDLES_MAX, DatagramHead, FlowId, RedundancyHead, RepairHead, Scheme},
     testing::XorShift,
 };
 

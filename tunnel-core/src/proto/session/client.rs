@@ -2,18 +2,24 @@
 //!
 //! It outlives the tunnels: after [`handle_connected`](ClientSession::handle_connected) everything is declared anew.
 
+mod entry;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
+pub use self::entry::InstanceState;
+use self::entry::{Entry, Version};
 use crate::{
     instance::{Instance, InstanceId, Service},
     key::Psk,
     proto::{
-        backoff::Backoff,
-        message::{Code, Message, Revision, ServiceDeclaration, ServiceId},
-        session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        message::{Code, Message, Revision, ServiceId},
+        session::{
+            heartbeat::{HEARTBEAT, Heartbeat, Liveness},
+            misbehaved::SessionMisbehaved,
+        },
         stream::frame::StreamId,
         wire::ListValue,
     },
@@ -38,45 +44,6 @@ pub struct ClientSession {
 struct Connected {
     heartbeat: Heartbeat,
     welcomed: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    wanted: Version,
-    /// Older versions that the relay may hold until it has bound `wanted`, oldest first: their players go on.
-    earlier: Vec<Version>,
-    state: InstanceState,
-    backoff: Backoff,
-    retry_at: Option<Instant>,
-}
-
-/// One revision of an instance with the ids of its services, in their order.
-#[derive(Debug, Clone)]
-struct Version {
-    instance: Instance,
-    revision: Revision,
-    ids: Vec<ServiceId>,
-    /// The relay may hold it: it was declared, and not refused since.
-    may_be_held: bool,
-    /// The relay has held it, and may hold it even where it refuses to bind it anew on another tunnel.
-    was_bound: bool,
-}
-
-/// What became of an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InstanceState {
-    /// Not declared yet, or not answered.
-    Pending,
-    /// All of its services are bound.
-    Bound,
-    /// The relay refused it; it is tried again.
-    Refused {
-        /// Why.
-        code: Code,
-        /// Why, in words.
-        text: String,
-    },
 }
 
 /// What the client is to do, or may tell.
@@ -150,13 +117,7 @@ impl ClientSession {
             return;
         }
         let wanted = self.version(instance);
-        let mut entry = Entry {
-            wanted,
-            earlier: (self.instances.remove(&id)).map_or_else(Vec::new, Entry::into_versions),
-            state: InstanceState::Pending,
-            backoff: Backoff::new(RETRY_LEAST, RETRY_MOST),
-            retry_at: None,
-        };
+        let mut entry = Entry::new(wanted, self.instances.remove(&id));
         if self.is_welcome() {
             self.messages.push_back(entry.wanted.declare());
         }
@@ -486,60 +447,3 @@ impl ClientSession {
         self.jitter
     }
 }
-
-impl Entry {
-    /// The versions that the relay may hold, oldest first.
-    fn into_versions(self) -> Vec<Version> {
-        let mut versions = self.earlier;
-        versions.push(self.wanted);
-        versions.retain(|version| version.may_be_held);
-        if versions.len() > EARLIER_MAX {
-            // The oldest is what the relay has bound for certain.
-            versions.remove(1);
-        }
-        versions
-    }
-
-    fn version(&mut self, revision: Revision) -> Option<&mut Version> {
-        let versions = std::iter::once(&mut self.wanted).chain(&mut self.earlier);
-        versions.into_iter().find(|it| it.revision == revision)
-    }
-
-    /// Forgets earlier versions. Returns whether there were any.
-    fn forget(&mut self, is_gone: impl Fn(&Version) -> bool) -> bool {
-        let before = self.earlier.len();
-        self.earlier.retain(|version| !is_gone(version));
-        self.earlier.len() != before
-    }
-}
-
-impl Version {
-    fn declare(&mut self) -> Message {
-        self.may_be_held = true;
-        let services = self
-            .ids
-            .iter()
-            .zip(self.instance.services())
-            .map(|(id, service)| ServiceDeclaration {
-                id: *id,
-                name: service.name.clone(),
-                protocol: service.protocol,
-                public: service.public,
-                optimize: service.optimize,
-                redundancy: service.redundancy,
-                flows: service.flows,
-            });
-        Message::Declare {
-            instance: self.instance.id().clone(),
-            revision: self.revision,
-            services: services.collect(),
-        }
-    }
-}
-
-/// First wait before a refused instance is declared again: a port that another process just gave up is soon free.
-const RETRY_LEAST: Duration = Duration::from_millis(500);
-/// Versions of one instance that are kept until the relay answers: 4 changes within one round trip.
-const EARLIER_MAX: usize = 4;
-/// Longest wait: half a minute after the reason went away, the instance is bound.
-const RETRY_MOST: Duration = Duration::from_secs(30);

@@ -10,7 +10,10 @@ use crate::{
     key::Psk,
     proto::{
         message::{Code, Message, Revision, ServiceDeclaration, Text},
-        session::{HEARTBEAT, Heartbeat, Liveness, SessionMisbehaved},
+        session::{
+            heartbeat::{HEARTBEAT, Heartbeat, Liveness},
+            misbehaved::SessionMisbehaved,
+        },
         stream::frame::StreamId,
     },
 };

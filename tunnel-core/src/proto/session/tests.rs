@@ -1,7 +1,11 @@
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     client::{ClientEvent, ClientSession, InstanceState},
+    heartbeat::{DOUBT_GRACE, Heartbeat},
     relay::{RelayEvent, RelaySession},
     *,
 };
@@ -9,7 +13,7 @@ use crate::{
     instance::{Instance, InstanceId, RawInstance, RawService},
     key::Psk,
     proto::{
-        message::{Code, IdleLanes, Revision, ServiceDeclaration, ServiceId, Text},
+        message::{Code, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId, Text},
         stream::frame::StreamId,
     },
 };

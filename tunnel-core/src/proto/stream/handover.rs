@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{RecvHalf, StreamMisbehaved};
+use crate::proto::stream::{misbehaved::StreamMisbehaved, recv::RecvHalf};
 
 /// One side's change of channel.
 #[derive(Debug, Default)]

@@ -1,3 +1,10 @@
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
 use super::*;
 
 fn bytes(n: usize) -> Bytes {

@@ -1,3 +1,7 @@
+use std::net::SocketAddr;
+
+use bytes::{BufMut, BytesMut};
+
 use super::*;
 use crate::proto::testing::{XorShift, unhex};
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::proto::testing::XorShift;
+use crate::proto::{flow::*, testing::XorShift};
 
 const SECOND: Duration = Duration::from_secs(1);
 
