@@ -12,7 +12,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use socket2::SockRef;
 
-use super::{Bottleneck, Direction, Lab, LinkConfig, Shape, wire::MTU};
+use super::{
+    lab::{Direction, Lab},
+    shape::{Bottleneck, LinkConfig, Shape},
+    wire::MTU,
+};
 use crate::topology::{Side, Topology};
 
 /// What the direct path through a link reaches, with loss, jitter, reordering, duplicates, timetable and pauses off.

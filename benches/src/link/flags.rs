@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::{
-    Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable,
     schedule::nanos,
+    shape::{Bottleneck, Jitter, LinkConfig, Loss, Pause, RateStep, Reorder, Shape, Timetable},
 };
 
 /// What a link does to packets. Flags that end in `-up` are about the way from home to the outside, all others about both.

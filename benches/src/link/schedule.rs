@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::shape::{Jitter, Loss, Pause, Shape};
+use super::{
+    chance::{Chance, GOLDEN},
+    shape::{Jitter, Loss, Pause, Shape},
+};
 
 /// Nanoseconds since the link began.
 pub(super) type Nanos = u64;
@@ -223,32 +226,6 @@ fn open(pause: Pause, start: Start, then: Nanos) -> Nanos {
         then
     }
 }
-
-/// SplitMix64.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GOLDEN);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From 0 to 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-}
-
-/// A share, from 0 to 1, that a seed stands for.
-pub(super) fn share_of(seed: u64) -> f64 {
-    Chance(seed).share()
-}
-
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 pub(super) fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)

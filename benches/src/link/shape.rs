@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::schedule::share_of;
+use super::chance::share_of;
 
 /// What one direction does to packets. The default passes everything on at once.
 #[derive(Debug, Clone, PartialEq, Default)]
