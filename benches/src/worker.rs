@@ -1,20 +1,18 @@
 //! The processes that a measurement starts of its own program: a relay, a client, a game server, players.
 
 mod adit;
+mod options;
 pub(crate) mod say;
 pub(crate) mod target;
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    thread,
-};
+use std::{io, net::IpAddr, thread};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub use self::options::{ClientOptions, ServiceOptions};
 use self::say::{Failed, say};
-use crate::load::Job;
+use crate::load::{self, Job};
 
 /// What a process is. Each says one line of JSON when it is ready, and ends with its standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,30 +34,6 @@ pub enum Worker {
     Load(Job),
 }
 
-/// What Adit's client is to do.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientOptions {
-    /// Where the relay listens.
-    pub relay: SocketAddr,
-    /// The public port, of TCP and UDP.
-    pub public_port: u16,
-    /// The game server.
-    pub target: SocketAddr,
-    /// How the service is made.
-    pub service: ServiceOptions,
-}
-
-/// Options of a service.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct ServiceOptions {
-    /// `latency`, `throughput` or `auto`.
-    pub optimize: String,
-    /// `off`, `duplicate`, `fec` or `adaptive`; the default where there is none.
-    pub redundancy: Option<String>,
-    /// Whether the client may use UDP; without, all goes over lanes.
-    pub udp: bool,
-}
-
 impl Worker {
     /// Does its work, until standard input ends.
     pub fn run(self) -> Result<()> {
@@ -73,7 +47,7 @@ impl Worker {
             Self::Client(options) => adit_daemon::runtime::block_on(adit::client(options))?,
             Self::Target { bind } => target::run(bind),
             Self::Load(job) => {
-                if let Err(error) = job.run() {
+                if let Err(error) = load::run(&job) {
                     let error = format!("{error:#}");
                     say(&Failed { error })?;
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::Series;
+use super::series::Series;
 
 /// A moment on the clock that all processes of a machine share, in whatever namespace they are.
 pub(crate) fn now() -> Duration {
@@ -32,7 +32,7 @@ pub(super) struct Arrived {
     pub(super) bytes: u64,
     /// The longest of them.
     pub(super) standstill: Standstill,
-    /// Bytes in each [`STEP`](super::STEP).
+    /// Bytes in each [`STEP`](super::series::STEP).
     pub(super) series: Vec<u64>,
 }
 

@@ -9,55 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 use super::{
-    Begins, Job, PATIENCE, Seen, Series,
     arrivals::{Arrivals, Arrived, now},
-    players::{connect, in_threads},
+    job::{Bulk, CongestionControl, Job},
+    players::{PATIENCE, connect, in_threads},
+    seen::{Begins, Seen},
+    series::Series,
 };
 use crate::worker::say::say;
-
-/// TCP connections that carry as much as they can.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Bulk {
-    /// How many.
-    pub streams: usize,
-    /// From the game server to the player.
-    pub reverse: bool,
-    /// The congestion control of whoever sends, instead of the system's own.
-    pub control: Option<CongestionControl>,
-}
-
-/// What a kernel's TCP is led by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[expect(missing_docs, reason = "their names say it")]
-pub enum CongestionControl {
-    Bbr,
-    Cubic,
-}
-
-impl CongestionControl {
-    /// As the kernel calls it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bbr => "bbr",
-            Self::Cubic => "cubic",
-        }
-    }
-}
-
-impl Bulk {
-    /// One connection, under the system's congestion control.
-    pub const fn one(reverse: bool) -> Self {
-        Self {
-            streams: 1,
-            reverse,
-            control: None,
-        }
-    }
-}
 
 /// What a player asks of the game server, behind [`BULK`].
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,33 +5,16 @@ mod engine;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 
 use self::engine::{Engine, Packet};
-use super::{Begins, Job, Seen, Series, arrivals, histogram::Counter};
+use super::{
+    arrivals,
+    histogram::Counter,
+    job::{Flood, Game, Job},
+    seen::{Begins, Seen},
+    series::Series,
+};
 use crate::worker::{say::say, target::FLOOD};
-
-/// A game. Every player has a phase and sizes of their own, the same in every run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Game {
-    /// How many.
-    pub players: usize,
-    /// Packets a second of each player.
-    pub rate: f64,
-    /// Bytes of the smallest packet, and of the largest.
-    pub sizes: (usize, usize),
-    /// Whether the first packets count, which open the flows; else each player's flow is opened before.
-    pub cold: bool,
-}
-
-/// Datagrams that the game server does not answer, from one player.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Flood {
-    /// A second.
-    pub rate: f64,
-    /// Bytes of each.
-    pub size: usize,
-}
 
 impl Game {
     /// Bytes of a packet: small ones are many, large ones few.

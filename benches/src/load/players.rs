@@ -1,11 +1,11 @@
 //! Players over TCP, a thread each.
 
-use std::{net::TcpStream, sync::Arc, thread};
+use std::{net::TcpStream, sync::Arc, thread, time::Duration};
 
 use anyhow::{Result, anyhow};
 use socket2::{Domain, Socket, Type};
 
-use super::{Job, PATIENCE};
+use super::job::Job;
 
 /// As a player from an address of their own, where players have those.
 pub(super) fn connect(job: &Job, player: usize) -> Result<TcpStream> {
@@ -39,3 +39,6 @@ pub(super) fn in_threads<I: Send + 'static, T: Send + 'static>(
         .map(|thread| thread.join().map_err(|_| anyhow!("a player panicked"))?)
         .collect()
 }
+
+/// Longer than anything should take: a hang fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);

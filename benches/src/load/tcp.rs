@@ -14,10 +14,12 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Begins, Job, Seen, Series,
     arrivals::now,
     histogram::Counter,
+    job::Job,
     players::{connect, in_threads},
+    seen::{Begins, Seen},
+    series::Series,
 };
 use crate::worker::{
     say::say,

@@ -10,7 +10,7 @@ use tunnel_core::{
     relay::{Relay, RelayLimits, StaticAuthority},
 };
 
-use super::{ClientOptions, say::say};
+use super::{options::ClientOptions, say::say};
 
 pub(super) async fn relay(bind: IpAddr) -> Result<()> {
     let authority = StaticAuthority::new().client(

@@ -18,7 +18,7 @@ use rustix::{
     },
 };
 
-use super::super::Job;
+use crate::load::job::Job;
 
 /// What a packet says of itself, in its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
