@@ -1,9 +1,10 @@
 //! Other tunnels, where they are found.
 
+mod find;
 mod wireguard;
 
 use std::{
-    env, fs,
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     thread,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use self::wireguard::WireGuard;
+use self::{find::find_peer, wireguard::WireGuard};
 use super::{ports, running::Running};
 use crate::{
     process::{Process, output},
@@ -279,21 +280,6 @@ fn rathole_keys(topology: &dyn Topology, program: &Path) -> Result<(String, Stri
     after("Private")
         .zip(after("Public"))
         .context("rathole --genkey printed no keys")
-}
-
-fn find_peer(name: &str) -> Option<PathBuf> {
-    find(name, &name.to_uppercase())
-}
-
-/// Where `ADIT_BENCH_<KEY>` says, or else on `PATH`.
-fn find(name: &str, key: &str) -> Option<PathBuf> {
-    if let Some(named) = env::var_os(format!("ADIT_BENCH_{key}")).map(PathBuf::from) {
-        return named.is_file().then_some(named);
-    }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(|program| program.is_file())
 }
 
 /// The peer that ratios are taken to.

@@ -25,7 +25,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use super::find;
+use super::find::find;
 use crate::{
     compare::{ports, running::Running},
     link,
