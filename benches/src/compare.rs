@@ -28,7 +28,7 @@ use self::{
     column::Column,
     data::{Machine, Report, Section},
     lines::Way,
-    path::Path,
+    path::EmulatedPath,
     peers::{Peer, WIREGUARD},
     rounds::{Pace, Work},
     scenario::Scenario,
@@ -225,11 +225,11 @@ impl Arguments {
     }
 
     /// Those on which a chosen scenario runs, with no others.
-    fn paths(&self) -> Vec<Path> {
+    fn paths(&self) -> Vec<EmulatedPath> {
         if self.loopback || (self.quick && self.only.is_empty()) {
             return Vec::new();
         }
-        let mut paths = Path::all(self.seconds.unwrap_or(SECONDS));
+        let mut paths = EmulatedPath::all(self.seconds.unwrap_or(SECONDS));
         paths.extend(lines::all(self));
         for path in &mut paths {
             path.scenarios = self.choose(std::mem::take(&mut path.scenarios));

@@ -14,7 +14,7 @@ use super::{
     Arguments,
     column::{AUTO, Column, DIRECT},
     data::{Cell, Family, LineFacts, Metric, Report, Section},
-    path::Path,
+    path::EmulatedPath,
     rounds::Pace,
     scenario::Scenario,
 };
@@ -124,7 +124,7 @@ impl Line {
 }
 
 /// All lines for each family, under each of the kernel's congestion controls, as far as they are asked for.
-pub(super) fn all(arguments: &Arguments) -> Vec<Path> {
+pub(super) fn all(arguments: &Arguments) -> Vec<EmulatedPath> {
     let mut paths = Vec::new();
     for family in Family::ALL {
         for line in table::all(arguments.seconds_on_lines()) {
@@ -149,14 +149,14 @@ fn path(
     family: Family,
     mut scenarios: Vec<Scenario>,
     keep: bool,
-) -> Path {
+) -> EmulatedPath {
     let name = format!("{}-{}", family.prefix(), line.name);
     for scenario in &mut scenarios {
         scenario.family = family.prefix();
         scenario.name = format!("{name}-{}-{}", scenario.part, control.name());
         scenario.fresh = !keep;
     }
-    Path {
+    EmulatedPath {
         title: format!("{name}, {}: {}", control.name(), line.words),
         link: line.link(),
         congestion_control: control.name(),
@@ -208,7 +208,7 @@ impl Arguments {
     }
 
     /// On lines, what is asked of Adit's default and what it is compared with, unless others are named.
-    pub(super) fn columns_on(&self, path: &Path, columns: &[Column]) -> Vec<Column> {
+    pub(super) fn columns_on(&self, path: &EmulatedPath, columns: &[Column]) -> Vec<Column> {
         let mut columns = columns.to_vec();
         if path.line.is_some() && self.columns.is_empty() {
             columns.retain(|column| [DIRECT, AUTO].contains(&column.name));

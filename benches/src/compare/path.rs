@@ -27,7 +27,7 @@ use crate::{
 
 /// A link, and what is measured on it.
 #[derive(Debug, Clone)]
-pub struct Path {
+pub struct EmulatedPath {
     /// Its section in the report.
     pub title: String,
     /// What it does to packets.
@@ -40,7 +40,7 @@ pub struct Path {
     pub scenarios: Vec<Scenario>,
 }
 
-impl Path {
+impl EmulatedPath {
     /// All of them. What is about time (black-outs) knows how long an ordinary measurement takes.
     pub fn all(seconds: f64) -> Vec<Self> {
         table::all(seconds)
@@ -51,7 +51,7 @@ impl Path {
 pub(super) fn measure(
     arguments: &Arguments,
     columns: &[Column],
-    path: &Path,
+    path: &EmulatedPath,
     report: &mut Report,
 ) -> Result<()> {
     if let Some(reason) = link::unavailable() {
@@ -80,7 +80,7 @@ pub(super) fn measure(
 fn measure_one(
     arguments: &Arguments,
     work: &Work<'_>,
-    path: &Path,
+    path: &EmulatedPath,
     report: &mut Report,
 ) -> Result<()> {
     let empty = Section {
@@ -133,7 +133,7 @@ struct Start {
 }
 
 impl PathStage {
-    fn start(path: &Path, pace: Pace) -> Result<Self> {
+    fn start(path: &EmulatedPath, pace: Pace) -> Result<Self> {
         let lab = Lab::start(&path.link)?;
         lab.set_congestion_control(path.congestion_control)?;
         Ok(Self {

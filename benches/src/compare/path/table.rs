@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::Path;
+use super::EmulatedPath;
 use crate::{
     compare::scenario::Scenario,
     link::{Bottleneck, Jitter, LinkConfig, Loss, Shape},
     load::{Bulk, Game, Load},
 };
 
-pub(super) fn all(seconds: f64) -> Vec<Path> {
+pub(super) fn all(seconds: f64) -> Vec<EmulatedPath> {
     let mut paths = Vec::new();
     for (control, suffix) in CONTROLS {
         let link = LinkConfig::symmetric(base(), SEED);
@@ -50,8 +50,8 @@ fn path(
     link: LinkConfig,
     congestion_control: &'static str,
     scenarios: Vec<Scenario>,
-) -> Path {
-    Path {
+) -> EmulatedPath {
+    EmulatedPath {
         title,
         link,
         congestion_control,

@@ -1,6 +1,6 @@
 //! Which targets there are.
 
-use super::{Bound, Check, Target};
+use super::check::{Bound, Check, Target};
 use crate::compare::{column::DIRECT, data::Metric, peers::RATHOLE};
 
 const LANES_OR_AUTO: &[&str] = &["adit-throughput", "adit-auto"];
