@@ -6,9 +6,11 @@
 
 mod chart;
 pub mod column;
+pub mod console;
 mod cost;
 pub mod data;
 pub mod html;
+mod layout;
 pub mod lines;
 pub mod path;
 mod peers;
@@ -111,7 +113,7 @@ pub fn redraw(arguments: &Redraw) -> Result<()> {
     if let Some(page) = &arguments.html {
         fs::write(page, html::page(&report))?;
     }
-    table::print(&report, arguments.markdown);
+    console::note(&table::write(&report, arguments.markdown));
     Ok(())
 }
 
@@ -130,7 +132,7 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.list {
         let on_paths = paths.into_iter().flat_map(|path| path.scenarios);
         let all: Vec<_> = scenarios.into_iter().chain(on_paths).collect();
-        table::print_choice(&columns, &all);
+        console::note(&table::choice(&columns, &all));
         return Ok(());
     }
     ensure!(
@@ -152,8 +154,8 @@ pub fn run(mut arguments: Arguments) -> Result<()> {
     for path in paths {
         path::measure(&arguments, &columns, &path, &mut report)?;
     }
-    table::print(&report, arguments.markdown);
-    table::note(&format!("\nwritten to {}", arguments.out.display()));
+    console::note(&table::write(&report, arguments.markdown));
+    console::note(&format!("\nwritten to {}", arguments.out.display()));
     Ok(())
 }
 
@@ -214,7 +216,7 @@ impl Arguments {
         }
         let peers = self.columns.is_empty() && !self.quick;
         if peers && let Some(why) = Peer::no_wireguard() {
-            table::warn(&format!("the column {WIREGUARD} is skipped: {why}"));
+            console::warn(&format!("the column {WIREGUARD} is skipped: {why}"));
         }
         if !self.columns.is_empty() {
             found.retain(|column| self.columns.iter().any(|wanted| wanted == column.name));
@@ -229,7 +231,7 @@ impl Arguments {
         if self.loopback || (self.quick && self.only.is_empty()) {
             return Vec::new();
         }
-        let mut paths = EmulatedPath::all(self.seconds.unwrap_or(SECONDS));
+        let mut paths = path::all(self.seconds.unwrap_or(SECONDS));
         paths.extend(lines::all(self));
         for path in &mut paths {
             path.scenarios = self.choose(std::mem::take(&mut path.scenarios));

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            compare::table::warn(&format!("{error:#}"));
+            compare::console::warn(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

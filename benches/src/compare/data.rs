@@ -100,6 +100,21 @@ pub enum Family {
     Loss,
 }
 
+impl Family {
+    /// All of them, in the order of a run.
+    pub const ALL: [Self; 4] = [Self::Bulk, Self::Game, Self::Share, Self::Loss];
+
+    /// What the names of its scenarios begin with.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Bulk => "lines",
+            Self::Game => "lines-game",
+            Self::Share => "lines-share",
+            Self::Loss => "lines-loss",
+        }
+    }
+}
+
 /// One scenario on all columns.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Measured {

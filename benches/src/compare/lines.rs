@@ -3,125 +3,26 @@
 
 mod bulk;
 mod game;
+mod line;
 mod loss;
+mod measured;
 pub mod print;
 mod share;
 mod table;
+mod verdict;
+mod way;
 
-use clap::ValueEnum;
-
+use self::line::Line;
+pub use self::way::Way;
 use super::{
     Arguments,
     column::{AUTO, Column, DIRECT},
-    data::{Cell, Family, LineFacts, Metric, Report, Section},
+    data::Family,
     path::EmulatedPath,
     rounds::Pace,
     scenario::Scenario,
 };
-use crate::{
-    link::{LinkConfig, Shape},
-    load::{Bulk, CongestionControl},
-};
-
-/// Which way bulk goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Way {
-    /// From the game server at home to players.
-    Up,
-    /// From players to the game server.
-    Down,
-}
-
-impl Way {
-    const BOTH: [Self; 2] = [Self::Up, Self::Down];
-
-    /// As in the names of scenarios.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
-
-    const fn bulk(self) -> Bulk {
-        Bulk::one(matches!(self, Self::Up))
-    }
-
-    /// For people.
-    const fn load(self) -> &'static str {
-        match self {
-            Self::Up => "upload",
-            Self::Down => "download",
-        }
-    }
-
-    /// Mbit/s that the line has this way.
-    const fn rate(self, line: &LineFacts) -> f64 {
-        match self {
-            Self::Up => line.up,
-            Self::Down => line.down,
-        }
-    }
-}
-
-impl Family {
-    const ALL: [Self; 4] = [Self::Bulk, Self::Game, Self::Share, Self::Loss];
-
-    /// What the names of its scenarios begin with.
-    const fn prefix(self) -> &'static str {
-        match self {
-            Self::Bulk => "lines",
-            Self::Game => "lines-game",
-            Self::Share => "lines-share",
-            Self::Loss => "lines-loss",
-        }
-    }
-
-    /// How often each is measured: the slowest of ten tells of what happens to one in ten.
-    const fn rounds(self) -> usize {
-        match self {
-            Self::Bulk => 10,
-            Self::Game | Self::Share | Self::Loss => 3,
-        }
-    }
-}
-
-/// One line.
-#[derive(Debug, Clone)]
-pub(super) struct Line {
-    /// On the command line.
-    name: &'static str,
-    /// What it is like.
-    words: &'static str,
-    up: Shape,
-    down: Shape,
-}
-
-impl Line {
-    fn facts(&self, family: Family, control: CongestionControl) -> LineFacts {
-        let link = self.link();
-        let rate = |shape: &Shape| shape.bottleneck.map_or(0.0, |one| one.rate as f64 / 1e6);
-        LineFacts {
-            name: self.name.to_owned(),
-            words: self.words.to_owned(),
-            family,
-            congestion_control: control.name().to_owned(),
-            round_trip: link.round_trip().as_secs_f64() * 1e3,
-            deviation: link.jitter_deviation().as_secs_f64() * 1e3,
-            up: rate(&link.up),
-            down: rate(&link.down),
-        }
-    }
-
-    /// Chance begins anew before each transfer.
-    fn link(&self) -> LinkConfig {
-        LinkConfig {
-            up: self.up.clone(),
-            down: self.down.clone(),
-            seed: 0,
-        }
-    }
-}
+use crate::load::CongestionControl;
 
 /// All lines for each family, under each of the kernel's congestion controls, as far as they are asked for.
 pub(super) fn all(arguments: &Arguments) -> Vec<EmulatedPath> {
@@ -165,35 +66,13 @@ fn path(
     }
 }
 
-/// The sections of one line in one family, in the order of the report.
-fn sections<'a>(
-    report: &'a Report,
-    line: &'a LineFacts,
-) -> impl Iterator<Item = (&'a Section, &'a LineFacts)> {
-    let facts = |section: &'a Section| Some((section, section.line.as_ref()?));
-    let all = report.sections.iter().filter_map(facts);
-    all.filter(move |(_, one)| one.name == line.name && one.family == line.family)
-}
-
-/// A figure of each round; `missing` where the round has failed.
-fn figures(cell: &Cell, metric: Metric, missing: f64) -> impl Iterator<Item = f64> {
-    let figure = move |round: &super::data::Figures| round.get(&metric).copied();
-    cell.rounds
-        .iter()
-        .map(move |round| figure(round).unwrap_or(missing))
-}
-
-/// How many rounds have failed: they lack what every other one has.
-fn failed(cell: &Cell, metric: Metric) -> usize {
-    let lacks = |round: &&super::data::Figures| !round.contains_key(&metric);
-    cell.rounds.iter().filter(lacks).count()
-}
-
-/// For people.
-fn count(all: usize, failed: usize) -> String {
-    match failed {
-        0 => all.to_string(),
-        failed => format!("{all} ({failed} failed)"),
+impl Family {
+    /// How often each is measured: the slowest of ten tells of what happens to one in ten.
+    const fn rounds(self) -> usize {
+        match self {
+            Self::Bulk => 10,
+            Self::Game | Self::Share | Self::Loss => 3,
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Arguments,
     column::Column,
+    console,
     data::{Cell, Figures, Measured, Metric, Report, Section},
     running::Running,
     scenario::{Outcome, Scenario},
-    table,
 };
 use crate::{
     process::Process,
@@ -167,7 +167,7 @@ impl Arguments {
         let columns = work.columns;
         let seed = work.pace.seed + round as u64;
         for scenario in work.scenarios {
-            table::progress(round, work.pace.rounds, &section.name, &scenario.title);
+            console::progress(round, work.pace.rounds, &section.name, &scenario.title);
             // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
             for turn in 0..columns.len() {
                 let turn = (turn + round) % columns.len();
@@ -212,7 +212,7 @@ impl Arguments {
         if self.quick && !column.is_peer() {
             bail!("{}: {error:#}", column.name);
         }
-        table::warn(&format!("{}: {error:#}", column.name));
+        console::warn(&format!("{}: {error:#}", column.name));
         Ok(())
     }
 }

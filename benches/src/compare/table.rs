@@ -1,13 +1,9 @@
 //! Tables, for a terminal or in Markdown.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a bench prints its figures"
-)]
 
 use super::{
     column::{Column, DIRECT},
     data::{Cell, Measured, Metric, Report, Spread},
+    layout::layout,
     lines,
     peers::RATHOLE,
     scenario::Scenario,
@@ -15,11 +11,12 @@ use super::{
 };
 
 /// What could be measured.
-pub(super) fn print_choice(columns: &[Column], scenarios: &[Scenario]) {
-    println!("columns: {}", names(columns));
+pub(super) fn choice(columns: &[Column], scenarios: &[Scenario]) -> String {
+    let mut text = format!("columns: {}", names(columns));
     for scenario in scenarios {
-        println!("{:<40} {}", scenario.name, scenario.title);
+        text += &format!("\n{:<40} {}", scenario.name, scenario.title);
     }
+    text
 }
 
 pub(super) fn names(columns: &[Column]) -> String {
@@ -27,25 +24,7 @@ pub(super) fn names(columns: &[Column]) -> String {
     names.join(", ")
 }
 
-pub(super) fn progress(round: usize, rounds: usize, place: &str, title: &str) {
-    eprintln!("round {} of {rounds}, {place}: {title}", round + 1);
-}
-
-/// Says what went wrong.
-pub fn warn(what: &str) {
-    eprintln!("{what}");
-}
-
-pub(super) fn note(what: &str) {
-    println!("{what}");
-}
-
 /// All tables.
-pub fn print(report: &Report, markdown: bool) {
-    println!("{}", write(report, markdown));
-}
-
-/// All tables, as text.
 pub fn write(report: &Report, markdown: bool) -> String {
     let mut text = String::new();
     let machine = &report.machine;
@@ -160,31 +139,4 @@ fn spread(cell: &Cell, metric: Metric) -> String {
         return median;
     }
     format!("{median} ({}–{})", metric.write(low), metric.write(high))
-}
-
-pub(super) fn layout(lines: &[Vec<String>], markdown: bool) -> String {
-    let count = lines.first().map_or(0, Vec::len);
-    let widths: Vec<usize> = (0..count)
-        .map(|place| {
-            let widths = lines.iter().map(|line| line[place].chars().count());
-            widths.max().unwrap_or(0)
-        })
-        .collect();
-    let mut text = String::new();
-    for (number, line) in lines.iter().enumerate() {
-        let cells: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:<width$}"))
-            .collect();
-        if markdown {
-            text += &format!("| {} |\n", cells.join(" | "));
-            if number == 0 {
-                text += &format!("|{}\n", "---|".repeat(count));
-            }
-        } else {
-            text += &format!("  {}\n", cells.join("  ").trim_end());
-        }
-    }
-    text
 }

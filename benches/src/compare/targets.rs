@@ -36,7 +36,7 @@ mod tests {
     use super::*;
     use crate::compare::{
         data::{Cell, Figures, Measured, Metric, Section},
-        path::EmulatedPath,
+        path,
         peers::RATHOLE,
         scenario::Scenario,
     };
@@ -85,9 +85,7 @@ mod tests {
 
     #[test]
     fn targets_name_scenarios_that_exist() {
-        let paths = EmulatedPath::all(2.0)
-            .into_iter()
-            .flat_map(|path| path.scenarios);
+        let paths = path::all(2.0).into_iter().flat_map(|path| path.scenarios);
         let names: Vec<_> = Scenario::loopback()
             .into_iter()
             .chain(paths)

@@ -1,9 +1,9 @@
 //! Bulk at the line's rate, always. A verdict takes the slowest transfer, not the median alone.
 
 use super::{
-    Way, count, failed, figures,
-    print::{Table, Verdict},
-    sections,
+    measured::{count, failed, figures, sections},
+    verdict::{Table, Verdict},
+    way::Way,
 };
 use crate::{
     compare::{

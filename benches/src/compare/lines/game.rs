@@ -1,9 +1,10 @@
 //! A game beside bulk in the same tunnel, on lines on which it would feel it.
 
 use super::{
-    Line, Way, count, failed, figures,
-    print::{Table, Verdict},
-    sections,
+    line::Line,
+    measured::{count, failed, figures, sections},
+    verdict::{Table, Verdict},
+    way::Way,
 };
 use crate::{
     compare::{

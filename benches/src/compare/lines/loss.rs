@@ -1,9 +1,9 @@
 //! What a lossy line takes of datagrams, from the first on: every round has a tunnel that knows nothing of the line.
 
 use super::{
-    Line, count, failed,
-    print::{Table, Verdict},
-    sections,
+    line::Line,
+    measured::{count, failed, sections},
+    verdict::{Table, Verdict},
 };
 use crate::{
     compare::{

@@ -1,9 +1,10 @@
 //! A line shared with others: neither starves, and two equal tunnels have about as much.
 
 use super::{
-    Line, Way, count, failed, figures,
-    print::{Table, Verdict},
-    sections,
+    line::Line,
+    measured::{count, failed, figures, sections},
+    verdict::{Table, Verdict},
+    way::Way,
 };
 use crate::{
     compare::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Line;
+use super::line::Line;
 use crate::link::{Bottleneck, Jitter, Loss, Pause, RateStep, Shape, Timetable};
 
 /// All of them. Rates that change do so within a transfer.

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::EmulatedPath;
+use super::emulated::EmulatedPath;
 use crate::{
     compare::scenario::Scenario,
     link::{Bottleneck, Jitter, LinkConfig, Loss, Shape},
     load::{Bulk, Game, Load},
 };
 
-pub(super) fn all(seconds: f64) -> Vec<EmulatedPath> {
+/// All of them. What is about time (black-outs) knows how long an ordinary measurement takes.
+pub fn all(seconds: f64) -> Vec<EmulatedPath> {
     let mut paths = Vec::new();
     for (control, suffix) in CONTROLS {
         let link = LinkConfig::symmetric(base(), SEED);
