@@ -5,10 +5,11 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    Arguments,
+    arguments::Pace,
     column::Column,
     console,
     data::{Cell, Figures, Measured, Metric, Report, Section},
+    report::ReportFile,
     running::Running,
     scenario::{Outcome, Scenario},
 };
@@ -41,23 +42,13 @@ impl Stage for Loopback {
     }
 }
 
-/// How a section is measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Pace {
-    pub(super) rounds: usize,
-    /// Of each measurement.
-    pub(super) seconds: f64,
-    /// The first round's.
-    pub(super) seed: u64,
-    /// Whether the processes of one round go on in the next.
-    pub(super) keep: bool,
-}
-
 /// What is measured on one stage.
 pub(super) struct Work<'a> {
     pub(super) columns: &'a [Column],
     pub(super) scenarios: &'a [Scenario],
     pub(super) pace: Pace,
+    /// Whether any failure but a peer's ends the run, as where it is about whether the test bed works.
+    pub(super) strict: bool,
 }
 
 impl Work<'_> {
@@ -114,44 +105,28 @@ impl Work<'_> {
         (0..self.pace.rounds).all(|round| self.is_round_done(section, round))
     }
 
-    fn is_round_done(&self, section: &Section, round: usize) -> bool {
-        self.scenarios.iter().all(|scenario| {
-            let measured = section
-                .scenarios
-                .iter()
-                .find(|one| one.name == scenario.name);
-            self.columns
-                .iter()
-                .filter_map(|column| measured?.cell(column.name))
-                .all(|cell| cell.rounds.len() > round)
-        })
-    }
-}
-
-impl Arguments {
     /// Measures what the section at `place` of the report has not yet, and writes after each round.
     pub(super) fn measure(
         &self,
         stage: &mut dyn Stage,
-        work: &Work<'_>,
-        report: &mut Report,
+        file: &mut ReportFile,
         place: usize,
     ) -> Result<()> {
         let mut kept = None;
-        for round in 0..work.pace.rounds {
-            let section = &mut report.sections[place];
-            if work.is_round_done(section, round) {
+        for round in 0..self.pace.rounds {
+            let section = &mut file.report.sections[place];
+            if self.is_round_done(section, round) {
                 continue;
             }
             let mut party = match kept.take() {
                 Some(party) => party,
-                None => Party::start(stage.topology(), work.columns.len())?,
+                None => Party::start(stage.topology(), self.columns.len())?,
             };
-            self.round(round, stage, work, &mut party, section)?;
-            if work.pace.keep {
+            self.round(round, stage, &mut party, section)?;
+            if self.pace.keep {
                 kept = Some(party);
             }
-            self.write(report)?;
+            file.write()?;
         }
         Ok(())
     }
@@ -160,14 +135,13 @@ impl Arguments {
         &self,
         round: usize,
         stage: &mut dyn Stage,
-        work: &Work<'_>,
         party: &mut Party,
         section: &mut Section,
     ) -> Result<()> {
-        let columns = work.columns;
-        let seed = work.pace.seed + round as u64;
-        for scenario in work.scenarios {
-            console::progress(round, work.pace.rounds, &section.name, &scenario.title);
+        let columns = self.columns;
+        let seed = self.pace.seed + round as u64;
+        for scenario in self.scenarios {
+            console::progress(round, self.pace.rounds, &section.name, &scenario.title);
             // Whoever comes first finds another machine than whoever comes last: each is first in its turn.
             for turn in 0..columns.len() {
                 let turn = (turn + round) % columns.len();
@@ -185,7 +159,7 @@ impl Arguments {
                 let measurement = Measurement {
                     scenario,
                     column,
-                    seconds: work.pace.seconds,
+                    seconds: self.pace.seconds,
                 };
                 stage.prepare(seed);
                 let result = party.measure(&measurement, turn, stage);
@@ -207,13 +181,26 @@ impl Arguments {
         Ok(())
     }
 
-    /// Where it is about whether the test bed works, only peers may fail.
+    /// Says what has failed; an error where that ends the run.
     fn forgive(&self, column: &Column, error: &anyhow::Error) -> Result<()> {
-        if self.quick && !column.is_peer() {
+        if self.strict && !column.is_peer() {
             bail!("{}: {error:#}", column.name);
         }
         console::warn(&format!("{}: {error:#}", column.name));
         Ok(())
+    }
+
+    fn is_round_done(&self, section: &Section, round: usize) -> bool {
+        self.scenarios.iter().all(|scenario| {
+            let measured = section
+                .scenarios
+                .iter()
+                .find(|one| one.name == scenario.name);
+            self.columns
+                .iter()
+                .filter_map(|column| measured?.cell(column.name))
+                .all(|cell| cell.rounds.len() > round)
+        })
     }
 }
 

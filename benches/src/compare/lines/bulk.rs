@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     compare::{
-        Arguments,
+        arguments::Arguments,
         column::DIRECT,
         data::{Cell, LineFacts, Metric, Report, Section, Spread},
         scenario::Scenario,

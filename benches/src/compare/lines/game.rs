@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     compare::{
-        Arguments,
+        arguments::Arguments,
         column::DIRECT,
         data::{Cell, Family, LineFacts, Metric, Report, Section, Spread},
         scenario::Scenario,

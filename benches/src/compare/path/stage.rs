@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use super::emulated::EmulatedPath;
 use crate::{
     compare::{
+        arguments::Pace,
         data::Metric,
-        rounds::{Pace, Stage},
+        rounds::Stage,
         scenario::{Outcome, Scenario},
     },
     link::{self, Direction, Lab},
