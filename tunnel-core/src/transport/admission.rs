@@ -8,16 +8,17 @@
 //! its address, takes more than an eighth; nor does a /48 of IPv6, whose owner has 65,536 sources.
 
 mod known;
+mod source;
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use self::known::Known;
+pub(crate) use self::source::Source;
 use crate::sync::lock;
-use known::Known;
 
 /// The bounds of [`Admission`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,31 +39,6 @@ impl Default for AdmissionLimits {
             cpu_permille: 50,
             burst: Duration::from_millis(250),
         }
-    }
-}
-
-/// Where somebody comes from, as far as limits tell people apart: an IPv4 address, or the /64 that one site has of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Source(IpAddr);
-
-impl Source {
-    pub(crate) fn of(ip: IpAddr) -> Self {
-        Self(network(ip.to_canonical(), 32, 64))
-    }
-}
-
-impl Source {
-    /// Who pays for the address, as far as that can be told: of IPv6, a /48 is one customer's.
-    fn customer(self) -> IpAddr {
-        network(self.0, 32, 48)
-    }
-}
-
-/// The first so many bits of an address, as its family has it.
-fn network(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << (32 - v4))).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << (128 - v6))).into(),
     }
 }
 
@@ -235,6 +211,8 @@ const PLACES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);

@@ -22,8 +22,10 @@ mod cid;
 mod config;
 pub(crate) mod congestion;
 mod crypto;
+mod error;
 mod filter;
 pub(crate) mod firsts;
+mod identity;
 mod keys;
 mod socket;
 
@@ -39,53 +41,16 @@ use quinn::{ConnectionError, Endpoint, VarInt};
 
 use self::{cid::CidKey, keys::RelayKeys};
 pub(crate) use self::{
+    error::{QuicAcceptError, QuicConnectError},
     filter::{DropReason, Filter},
+    identity::{ClientIdentity, RelayIdentity},
     socket::Drops,
 };
 use crate::{
-    join::TokenId,
     key::{self, Psk, PublicKey, SecretKey},
-    proto::handshake::{
-        Answer, Capabilities, Hello, ProcessId, Suite, VersionMismatch, VersionRange, keys::Secret,
-    },
-    transport::{admission, psk::PskSource},
+    proto::handshake::{Answer, Hello, Suite, keys::Secret},
+    transport::admission,
 };
-
-/// Who a relay is, and what it says to every client.
-#[derive(Debug)]
-pub(crate) struct RelayIdentity {
-    /// Its static key.
-    pub(crate) secret_key: SecretKey,
-    /// Its process.
-    pub(crate) process: ProcessId,
-    /// The protocol versions it speaks.
-    pub(crate) versions: VersionRange,
-    /// What it can do.
-    pub(crate) capabilities: Capabilities,
-    /// Its clients' pre-shared keys.
-    pub(crate) psks: Arc<dyn PskSource>,
-}
-
-/// Who a client is, and which relay it wants.
-#[derive(Clone, Debug)]
-pub(crate) struct ClientIdentity {
-    /// Its static key.
-    pub(crate) secret_key: SecretKey,
-    /// The relay's static key.
-    pub(crate) relay: PublicKey,
-    /// The pre-shared key, or the token's secret.
-    pub(crate) psk: Psk,
-    /// Its process.
-    pub(crate) process: ProcessId,
-    /// The protocol versions it speaks.
-    pub(crate) versions: VersionRange,
-    /// What it can do.
-    pub(crate) capabilities: Capabilities,
-    /// The token whose secret is the pre-shared key, in enrolment only.
-    pub(crate) token: Option<TokenId>,
-    /// The cipher: [`Suite::fastest`] unless told otherwise.
-    pub(crate) suite: Suite,
-}
 
 /// A relay's endpoint on `socket`, where strangers cost no more than `admission` lets them. What the socket drops is
 /// counted in `drops`.
@@ -205,32 +170,6 @@ pub(crate) async fn connect(
     Ok((connection, *answer))
 }
 
-/// Why a client got no connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum QuicConnectError {
-    /// There was nothing to start with.
-    #[error("cannot start a connection: {0}")]
-    Start(#[source] quinn::ConnectError),
-    /// The relay's public key is a point of low order, or there is no randomness for an ephemeral one.
-    #[error("cannot start a handshake: the relay's public key is none, or there is no randomness")]
-    RelayKey,
-    /// rustls was built without QUIC.
-    #[error("cannot start a handshake: {0}")]
-    NoQuic(String),
-    /// The relay answered, but with another secret: it does not know this client, or no longer.
-    #[error(
-        "the relay does not admit this client: its key is unknown or revoked, or its secret is wrong"
-    )]
-    NotAdmitted,
-    /// The two sides have no protocol version in common.
-    #[error(transparent)]
-    Incompatible(VersionMismatch),
-    /// The path or the peer failed. A timeout may also mean another relay key than the relay's.
-    #[error("no connection to the relay: {0}")]
-    Connection(#[source] ConnectionError),
-}
-
 /// A client that has proved itself.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -293,21 +232,6 @@ impl Answered {
 /// A client has been let in, and may send as much as a tunnel's streams.
 pub(crate) fn open_window(connection: &quinn::Connection) {
     connection.set_receive_window(VarInt::from_u32(config::WINDOW));
-}
-
-/// Why a relay did not get a client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum QuicAcceptError {
-    /// The client did not prove itself in time; a client with a wrong secret cannot.
-    #[error("the client did not finish its handshake in time")]
-    Timeout,
-    /// The two sides have no protocol version in common.
-    #[error("client {0}: {1}")]
-    Incompatible(PublicKey, #[source] VersionMismatch),
-    /// Message 1 was wrong, or the client went away.
-    #[error("the client's handshake failed: {0}")]
-    Connection(#[source] ConnectionError),
 }
 
 /// `export("adit lanes", "", 32)`: the root of a tunnel's further lanes, the same on both ends.

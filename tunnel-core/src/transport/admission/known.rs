@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 
-use super::{Source, network};
+use super::source::Source;
 
 /// Sources that are known.
 #[derive(Debug, Default)]
@@ -19,16 +19,6 @@ pub(super) struct Known {
 /// How many sources each network has, and since when it has any.
 #[derive(Debug, Default)]
 struct Shares(HashMap<IpAddr, (usize, u64)>);
-
-impl Source {
-    fn wide(self) -> IpAddr {
-        network(self.0, 16, 32)
-    }
-
-    fn narrow(self) -> IpAddr {
-        network(self.0, 24, 48)
-    }
-}
 
 impl Known {
     pub(super) fn has(&self, source: Source) -> bool {

@@ -11,7 +11,7 @@ use std::{
 
 use aws_lc_rs::constant_time;
 
-use super::{LaneWindow, PeerMisbehaved};
+use super::{error::PeerMisbehaved, window::LaneWindow};
 use crate::{
     proto::handshake::{
         Secret, Suite,
@@ -167,7 +167,7 @@ const OPENING_LEN: usize = 57;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{proto::testing::unhex, transport::lane::NumberError};
+    use crate::{proto::testing::unhex, transport::lane::window::NumberError};
 
     fn exporter() -> Secret {
         Secret::from(std::array::from_fn(|i| 32 + i as u8))

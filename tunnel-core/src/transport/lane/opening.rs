@@ -6,8 +6,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use super::{
-    Io, LaneError, LaneHalves, LaneRegistry, PeerMisbehaved, TunnelId,
-    further::{FURTHER, FurtherOpening, lane_secret},
+    conn::Io,
+    error::{LaneError, PeerMisbehaved},
+    further::{FURTHER, FurtherOpening, LaneRegistry, TunnelId, lane_secret},
+    halves::LaneHalves,
 };
 use crate::{
     key::{self, Psk, PublicKey, SecretKey},

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{LaneError, conn::ReadHalf};
+use super::{conn::ReadHalf, error::LaneError};
 use crate::{
     metrics::Gauge,
     proto::record::{Deframer, RECORD_BODY_MAX, RECORD_OVERHEAD, RecordError, RecordType},

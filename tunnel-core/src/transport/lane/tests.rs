@@ -1,6 +1,7 @@
 use std::{
     collections::HashMap,
     future::Future,
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -13,13 +14,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
+use super::{window::NumberError, *};
 use crate::{
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
     proto::{
-        handshake::{Answer, Capabilities, Hello, ProcessId, SUPPORTED},
-        record::RECORD_BODY_MAX,
+        handshake::{
+            Answer, Capabilities, HandshakeError, Hello, ProcessId, SUPPORTED, Secret, Suite,
+        },
+        record::{self, RECORD_BODY_MAX, RecordError, RecordType, Role},
         testing::XorShift,
     },
     transport::PskSource,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::{io::AsyncWriteExt, net::tcp::OwnedWriteHalf};
 
-use super::{LaneError, conn::WriteHalf};
+use super::{conn::WriteHalf, error::LaneError};
 use crate::proto::record::{RECORD_BODY_MAX, RECORD_MAX, RECORD_OVERHEAD, RecordType, Sealer};
 
 /// Writes records to a lane.

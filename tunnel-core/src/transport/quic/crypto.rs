@@ -14,7 +14,8 @@ use quinn::{ConnectError, ConnectionId, Side, TransportErrorCode};
 use quinn_proto::{TransportError, transport_parameters::TransportParameters};
 
 use super::{
-    ClientIdentity, QuicConnectError, RelayIdentity,
+    error::QuicConnectError,
+    identity::{ClientIdentity, RelayIdentity},
     keys::{Suites, initial_secret, next_generation, retry_tag, suite_of},
 };
 use crate::{

@@ -8,8 +8,15 @@ use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
 
 use super::{socket::DropCounts, *};
 use crate::{
-    proto::{handshake::SUPPORTED, testing::XorShift},
-    transport::admission::{Admission, AdmissionLimits},
+    join::TokenId,
+    proto::{
+        handshake::{Capabilities, ProcessId, SUPPORTED, VersionRange},
+        testing::XorShift,
+    },
+    transport::{
+        admission::{Admission, AdmissionLimits},
+        psk::PskSource,
+    },
 };
 
 const RELAY_KEY: [u8; 32] = [0x22; 32];
