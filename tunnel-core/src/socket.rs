@@ -84,15 +84,20 @@ pub(crate) fn join_udp(
 /// the others join it, while it holds the port. From then on a process of the same user that asks for it could join as well.
 pub(crate) fn bind_udp_shards(address: SocketAddr, shards: usize) -> io::Result<Vec<UdpSocket>> {
     let first = bind_udp(address)?;
-    let mut sockets = vec![first];
     #[cfg(target_os = "linux")]
-    if shards > 1 && add_shards(&mut sockets, address, shards).is_err() {
-        sockets.truncate(1);
-        share_no_more(&sockets[0]);
+    {
+        let mut sockets = vec![first];
+        if shards > 1 && add_shards(&mut sockets, address, shards).is_err() {
+            sockets.truncate(1);
+            share_no_more(&sockets[0]);
+        }
+        Ok(sockets)
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = shards;
-    Ok(sockets)
+    {
+        let _ = shards;
+        Ok(vec![first])
+    }
 }
 
 /// Makes the only socket of a port that no other may join.

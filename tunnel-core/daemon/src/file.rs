@@ -1,7 +1,9 @@
 //! Files: bounded reads, and writes that are there as a whole or not at all.
 
+#[cfg(unix)]
+use std::fs;
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
     str::FromStr,
