@@ -277,7 +277,9 @@ async fn forward_udp(inside: UdpSocket, state: Arc<State>) {
         if passes {
             let spoofed = state.spoofed.lock().unwrap().clone();
             count += 1;
-            let way = spoofed.filter(|_| count.is_multiple_of(8)).unwrap_or(outside);
+            let way = spoofed
+                .filter(|_| count.is_multiple_of(8))
+                .unwrap_or(outside);
             drop(way.send(&buffer[..length]).await);
         }
     }
