@@ -110,7 +110,7 @@ impl Peer {
 
     /// Starts both of its processes.
     pub(super) fn start(&self, topology: &dyn Topology, target: SocketAddr) -> Result<Running> {
-        let site = Site {
+        let setup = Setup {
             topology,
             target,
             listen: ports::free()?,
@@ -118,28 +118,28 @@ impl Peer {
             files: tempfile::Builder::new().prefix("adit-bench-").tempdir()?,
         };
         let (relay, client) = match self {
-            Self::Rathole { program, noise } => site.rathole(program, *noise)?,
+            Self::Rathole { program, noise } => setup.rathole(program, *noise)?,
             Self::Frp {
                 server,
                 client,
                 quic,
-            } => site.frp(server, client, *quic)?,
-            Self::Chisel(program) => site.chisel(program)?,
-            Self::Bore(program) => site.bore(program)?,
+            } => setup.frp(server, client, *quic)?,
+            Self::Chisel(program) => setup.chisel(program)?,
+            Self::Bore(program) => setup.bore(program)?,
             Self::WireGuard(tools) => return tools.start(topology),
         };
         Ok(Running {
-            address: (topology.address(Side::Outside), site.public).into(),
+            address: (topology.address(Side::Outside), setup.public).into(),
             relay: Some(relay),
             client: Some(client),
             topology: None,
-            _kept: Some(Box::new(site.files)),
+            _kept: Some(Box::new(setup.files)),
         })
     }
 }
 
-/// Where a peer is to be started.
-struct Site<'a> {
+/// What a peer is started with.
+struct Setup<'a> {
     topology: &'a dyn Topology,
     target: SocketAddr,
     /// Where its server listens for its client.
@@ -149,7 +149,7 @@ struct Site<'a> {
     files: TempDir,
 }
 
-impl Site<'_> {
+impl Setup<'_> {
     fn rathole(&self, program: &Path, noise: bool) -> Result<(Process, Process)> {
         let outside = self.topology.address(Side::Outside);
         let (mut server_transport, mut client_transport) = (String::new(), String::new());

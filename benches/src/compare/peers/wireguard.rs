@@ -138,7 +138,7 @@ impl WireGuard {
             relay: Some(far.take()?),
             client: Some(near.take()?),
             topology: grounds.clone().map(|grounds| grounds as Arc<dyn Topology>),
-            _kept: Some(Box::new(Site {
+            _kept: Some(Box::new(Kept {
                 _server: server,
                 _sockets: [far.socket, near.socket],
                 _route: route,
@@ -204,7 +204,7 @@ impl Topology for Grounds {
 
 /// What goes with the column, in this order.
 #[derive(Debug)]
-struct Site {
+struct Kept {
     _server: Process,
     _sockets: [ControlSocket; 2],
     _route: Option<Route>,
