@@ -89,12 +89,12 @@ async fn main() -> Result<()> {
 
     let game = echo_server().await?;
     for (plan, secret_key) in [("free", free), ("paying", paying)] {
-        let identity = ClientIdentity {
-            relay: HostPort::from(address),
+        let identity = ClientIdentity::new(
+            HostPort::from(address),
             relay_public_key,
             secret_key,
-            psk: psk.clone(),
-        };
+            psk.clone(),
+        );
         for protocol in ["udp", "both"] {
             let service = RawService {
                 name: "match".into(),

@@ -30,12 +30,12 @@ async fn main() -> Result<()> {
 
     // The relay knows one client, the secret that they share, and the public ports that it may use.
     let (relay_key, node_key) = (SecretKey::generate()?, SecretKey::generate()?);
-    let mut identity = ClientIdentity {
-        relay: "127.0.0.1:4433".parse()?,
-        relay_public_key: relay_key.public_key(),
-        secret_key: node_key,
-        psk: Psk::generate()?,
-    };
+    let mut identity = ClientIdentity::new(
+        "127.0.0.1:4433".parse()?,
+        relay_key.public_key(),
+        node_key,
+        Psk::generate()?,
+    );
     let (key, psk) = (identity.secret_key.public_key(), identity.psk.clone());
     let policy = StaticAuthority::new().client("node-1", key, psk, "1024-65535".parse()?);
     let relay = Relay::builder(relay_key, Arc::new(policy)).listen("127.0.0.1:0".parse()?);
@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     // The client offers the game there, until it is told otherwise.
     let instance = Instance::new("my_game".parse()?, vec![Service::try_from(&service)?])?;
     let client = Client::builder(identity).instances([instance]).start()?;
-    client.bound().await;
+    client.bound().await?;
 
     // The player knows the public port and nothing else.
     let player = UdpSocket::bind("127.0.0.1:0").await?;

@@ -21,12 +21,12 @@ async fn main() -> Result<()> {
     let game = echo_server().await?;
     match arguments.as_slice() {
         [relay, relay_public_key, secret_key, psk] => {
-            let identity = ClientIdentity {
-                relay: relay.parse()?,
-                relay_public_key: relay_public_key.parse()?,
-                secret_key: secret_key.parse()?,
-                psk: psk.parse()?,
-            };
+            let identity = ClientIdentity::new(
+                relay.parse()?,
+                relay_public_key.parse()?,
+                secret_key.parse()?,
+                psk.parse()?,
+            );
             serve(identity, game, game.port()).await
         }
         [] => alone(game).await,
@@ -71,18 +71,13 @@ async fn alone(game: SocketAddr) -> Result<()> {
         .start()
         .await?;
     let address = relay.local_addr().context("the relay does not listen")?;
-    let identity = ClientIdentity {
-        relay: HostPort::from(address),
-        relay_public_key,
-        secret_key,
-        psk,
-    };
+    let identity = ClientIdentity::new(HostPort::from(address), relay_public_key, secret_key, psk);
 
     let public = free_port().await?;
     let client = Client::builder(identity).start()?;
     // Instances may come and go at run time.
-    client.insert(instance(game, public)?).await;
-    client.bound().await;
+    client.insert(instance(game, public)?).await?;
+    client.bound().await?;
     println!("players may come to 127.0.0.1:{public}");
     let player = SocketAddr::from(([127, 0, 0, 1], public));
     let trips = udp_round_trips(player, 100, 5).await?;

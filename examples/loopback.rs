@@ -61,15 +61,10 @@ async fn main() -> Result<()> {
             service("throughput", throughput, Optimize::Throughput),
         ],
     })?;
-    let identity = ClientIdentity {
-        relay: HostPort::from(address),
-        relay_public_key,
-        secret_key: node_key,
-        psk,
-    };
+    let identity = ClientIdentity::new(HostPort::from(address), relay_public_key, node_key, psk);
     let client = Client::builder(identity).instances([instance]).start()?;
-    client.bound().await;
-    let status = client.status().await;
+    client.bound().await?;
+    let status = client.status().await?;
     println!(
         "client        {} over {}",
         status.name.unwrap_or_default(),

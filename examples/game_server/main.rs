@@ -56,12 +56,12 @@ async fn enrol(join: &JoinString) -> Result<ClientIdentity> {
         "the relay {} knows this game as {}",
         join.relay, enrolled.name
     );
-    Ok(ClientIdentity {
-        relay: join.relay.clone(),
-        relay_public_key: join.relay_public_key,
+    Ok(ClientIdentity::new(
+        join.relay.clone(),
+        join.relay_public_key,
         secret_key,
-        psk: enrolled.psk,
-    })
+        enrolled.psk,
+    ))
 }
 
 /// Offers the game until Ctrl-C, or until the relay sends the client away for good.
@@ -94,17 +94,12 @@ async fn alone(game: SocketAddr) -> Result<()> {
         .start()
         .await?;
     let address = relay.local_addr().context("the relay does not listen")?;
-    let identity = ClientIdentity {
-        relay: address.into(),
-        relay_public_key,
-        secret_key,
-        psk,
-    };
+    let identity = ClientIdentity::new(address.into(), relay_public_key, secret_key, psk);
     let public = free_port().await?;
     let client = Client::builder(identity)
         .instances([instance(game, public)?])
         .start()?;
-    client.bound().await;
+    client.bound().await?;
     println!("players may come to 127.0.0.1:{public}");
 
     let public = SocketAddr::from(([127, 0, 0, 1], public));

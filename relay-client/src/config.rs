@@ -46,12 +46,12 @@ impl Config {
         let instances = validate_instances(raw.instances, reader);
         let client = raw.client?;
         Some(Self {
-            identity: ClientIdentity {
-                relay: client.relay?,
-                relay_public_key: client.relay_public_key?,
-                secret_key: client.key?,
-                psk: client.psk?,
-            },
+            identity: ClientIdentity::new(
+                client.relay?,
+                client.relay_public_key?,
+                client.key?,
+                client.psk?,
+            ),
             grace: client.grace.unwrap_or(config::DEFAULT_GRACE),
             instances,
             limits: raw.limits,

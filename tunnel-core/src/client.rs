@@ -19,6 +19,7 @@ mod mailbox;
 mod policy;
 mod ports;
 mod race;
+mod receipts;
 mod resume;
 mod room;
 mod serve;
@@ -33,7 +34,10 @@ pub use builder::{ClientBuilder, ClientIdentity, ClientStartError};
 pub use enrol::{EnrolError, Enrolled, enrol, enrol_mem};
 pub use handle::Client;
 pub use limits::ClientLimits;
-pub use status::{ClientEnd, ClientStatus};
+pub use receipts::{Receipt, Unsettled};
+pub use status::{ClientEnd, ClientStatus, NotBound};
+
+pub use crate::proto::session::client::InstanceState;
 
 #[cfg(test)]
 mod tests;

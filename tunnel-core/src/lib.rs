@@ -41,12 +41,12 @@
 //! });
 //!
 //! let (relay_key, node_key, psk) = (SecretKey::generate()?, SecretKey::generate()?, Psk::generate()?);
-//! let identity = ClientIdentity {
-//!     relay: "relay.example.net:4433".parse()?,
-//!     relay_public_key: relay_key.public_key(),
-//!     secret_key: node_key.clone(),
-//!     psk: psk.clone(),
-//! };
+//! let identity = ClientIdentity::new(
+//!     "relay.example.net:4433".parse()?,
+//!     relay_key.public_key(),
+//!     node_key.clone(),
+//!     psk.clone(),
+//! );
 //! let authority =
 //!     StaticAuthority::new().client("node-1", node_key.public_key(), psk, "1024-65535".parse()?);
 //!
@@ -65,7 +65,7 @@
 //! };
 //! let instance = Instance::try_from(&RawInstance { id: "srv_123".into(), services: vec![service] })?;
 //! let client = Client::builder(identity).mem(&network).instances([instance]).start()?;
-//! client.bound().await;
+//! client.bound().await?;
 //!
 //! let mut player = TcpStream::connect(public).await?;
 //! let mut greeting = String::new();

@@ -88,14 +88,16 @@ async fn a_client_comes_in_while_first_messages_flood_the_relay() {
         [service("game", "both", lab.port, server.address())],
     );
     let client = lab.start(lab.identity(), [game]);
-    hang("the instance's being bound", client.bound()).await;
+    hang("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     tcp_echo(&mut lab.tcp(lab.port).await, b"in the flood").await;
     udp_echo(&lab.udp(lab.port).await, b"in the flood").await;
     // And where a client has proved itself before, QUIC itself goes first.
     let quic_before = lab.relay().metrics().handshakes_ignored;
     let second = lab.start(lab.identity(), []);
     hang("a tunnel over QUIC", async {
-        while second.status().await.transport != Some(Transport::Quic) {
+        while second.status().await.unwrap().transport != Some(Transport::Quic) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -137,7 +139,9 @@ async fn ten_thousand_silent_connections_keep_no_client_out() {
         }
     }
     let client = good.unwrap();
-    hang("the instance's being bound", client.bound()).await;
+    hang("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     tcp_echo(&mut lab.tcp(lab.port).await, b"among the silent").await;
     let counted = lab.relay().metrics();
     assert_eq!(counted.no_descriptors, 0);

@@ -58,18 +58,18 @@ pub(super) async fn client(options: ClientOptions) -> Result<()> {
         id: "bench".into(),
         services: vec![game],
     })?;
-    let identity = ClientIdentity {
-        relay: options.relay.to_string().parse()?,
-        relay_public_key: SecretKey::from(RELAY_KEY).public_key(),
-        secret_key: SecretKey::from(NODE_KEY),
-        psk: Psk::from(PSK),
-    };
+    let identity = ClientIdentity::new(
+        options.relay.to_string().parse()?,
+        SecretKey::from(RELAY_KEY).public_key(),
+        SecretKey::from(NODE_KEY),
+        Psk::from(PSK),
+    );
     let mut client = Client::builder(identity).instances([instance]);
     if !options.service.udp {
         client = client.without_udp();
     }
     let client = client.start()?;
-    client.bound().await;
+    client.bound().await?;
     say(&"bound")?;
     std::future::pending().await
 }

@@ -16,9 +16,9 @@ use adit_daemon::{
 use clap::Args;
 use tokio::{sync::Notify, time};
 use tunnel_core::{
-    client::{self, Client, ClientEnd, ClientStartError},
+    client::{self, Client, ClientEnd, ClientStartError, InstanceState},
     join::JoinString,
-    proto::{backoff::Backoff, session::client::InstanceState},
+    proto::backoff::Backoff,
 };
 
 use crate::{
@@ -75,7 +75,7 @@ async fn serve(setup: Arc<Setup>, join: Option<(Place, JoinString)>) -> Result<(
         };
         let report = observe::report(events, || client.metrics(), async || status(&client).await);
         let ready = async {
-            client.bound().await;
+            bound(&client).await;
             print::announce("ready");
         };
         let serve = async { tokio::join!(reloads, report, ready) };
@@ -112,11 +112,12 @@ fn start(config: &Config) -> Result<Client, ClientStartError> {
 
 /// One line for `systemctl status`.
 async fn status(client: &Client) -> String {
-    let status = client.status().await;
+    let status = match client.status().await {
+        Ok(status) => status,
+        Err(end) => return end.to_string(),
+    };
     let instances = &status.instances;
-    let bound = instances
-        .iter()
-        .filter(|(_, state)| *state == InstanceState::Bound);
+    let bound = instances.iter().filter(|(_, state)| state.is_bound());
     let tunnel = match status.transport {
         Some(transport) => format!("connected over {transport}"),
         None => "not connected".into(),
@@ -132,6 +133,16 @@ async fn status(client: &Client) -> String {
         }
     }
     line
+}
+
+/// Waits until every service is bound, however often the relay refuses one: what it permits may change.
+async fn bound(client: &Client) {
+    let mut events = client.events();
+    while client.bound().await.is_err() {
+        drop(events.next().await);
+        // The main task answers once it has done what the event tells of.
+        drop(client.status().await);
+    }
 }
 
 /// Joins the relay, however long it takes until it answers.
@@ -177,7 +188,9 @@ async fn read_again(setup: &Arc<Setup>, running: &mut Config, client: &Client) {
     if running.limits != config.limits {
         tracing::warn!("[limits] has changed: it takes effect at the next start");
     }
-    client.set_instances(config.instances.clone()).await;
+    if let Err(end) = client.set_instances(config.instances.clone()).await {
+        return tracing::error!("{end}: the configuration is of no more use");
+    }
     tracing::info!(
         instances = config.instances.len(),
         "configuration read again"

@@ -65,12 +65,12 @@ fn run(relay: &Relay) -> Running {
 async fn enrol(join: &JoinString) -> ClientIdentity {
     let secret_key = SecretKey::generate().unwrap();
     let enrolled = client::enrol(join, &secret_key).await.unwrap();
-    ClientIdentity {
-        relay: join.relay.clone(),
-        relay_public_key: join.relay_public_key,
+    ClientIdentity::new(
+        join.relay.clone(),
+        join.relay_public_key,
         secret_key,
-        psk: enrolled.psk,
-    }
+        enrolled.psk,
+    )
 }
 
 /// An instance with one TCP service, on a free public port, whose target echoes.
@@ -112,13 +112,14 @@ fn echoes(stream: &mut TcpStream) {
 async fn bound(client: &Client) {
     tokio::time::timeout(PATIENCE, client.bound())
         .await
+        .unwrap()
         .unwrap();
 }
 
 /// Waits until the client's tunnel is gone.
 async fn loses_its_tunnel(client: &Client) {
     let end = Instant::now() + PATIENCE;
-    while client.status().await.transport.is_some() {
+    while client.status().await.unwrap().transport.is_some() {
         assert!(Instant::now() < end, "the tunnel stands");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -283,14 +284,14 @@ async fn invitations_and_revocations_take_effect_while_the_relay_runs() {
     loses_its_tunnel(&client).await;
     closes("127.0.0.1", port);
     running.says("tunnel of before is down: the client was revoked");
-    assert!(other.status().await.transport.is_some());
+    assert!(other.status().await.unwrap().transport.is_some());
     assert_eq!(relay.list()[1]["state"], "revoked");
     // A revoked name is revived by an invitation, with a new key.
     let again = relay.invite(&["before"]);
     running.says(STATE_TAKEN_OVER);
     let revived = Client::builder(enrol(&again).await).start().unwrap();
     bound(&revived).await;
-    assert!(client.status().await.transport.is_none());
+    assert!(client.status().await.unwrap().transport.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,12 +305,12 @@ async fn an_interrupted_join_is_redeemed_again_by_the_same_key_only() {
     assert_eq!(first.psk, again.psk);
     let other = client::enrol(&join, &SecretKey::generate().unwrap()).await;
     assert!(other.is_err());
-    let identity = ClientIdentity {
-        relay: join.relay.clone(),
-        relay_public_key: join.relay_public_key,
-        secret_key: key.clone(),
-        psk: again.psk,
-    };
+    let identity = ClientIdentity::new(
+        join.relay.clone(),
+        join.relay_public_key,
+        key.clone(),
+        again.psk,
+    );
     let client = Client::builder(identity).start().unwrap();
     bound(&client).await;
     let late = client::enrol(&join, &key).await;
@@ -365,12 +366,12 @@ async fn a_client_of_the_file_comes_and_goes_by_reload() {
         .unwrap()
         .parse()
         .unwrap();
-    let identity = ClientIdentity {
-        relay: config.split('"').nth(1).unwrap().parse().unwrap(),
-        relay_public_key: relay_key.public_key(),
-        secret_key: key,
+    let identity = ClientIdentity::new(
+        config.split('"').nth(1).unwrap().parse().unwrap(),
+        relay_key.public_key(),
+        key,
         psk,
-    };
+    );
     let (instance, port) = echo("echo");
     let client = Client::builder(identity)
         .instances([instance])
@@ -402,11 +403,13 @@ async fn a_pre_shared_key_that_is_replaced_ends_the_tunnel_of_the_old_one() {
     let mut running = run(&relay);
     let config = fs::read_to_string(relay.config()).unwrap();
     let relay_key = fs::read_to_string(relay.path("relay.key")).unwrap();
-    let identity = |psk| ClientIdentity {
-        relay: config.split('"').nth(1).unwrap().parse().unwrap(),
-        relay_public_key: relay_key.parse::<SecretKey>().unwrap().public_key(),
-        secret_key: key.clone(),
-        psk,
+    let identity = |psk| {
+        ClientIdentity::new(
+            config.split('"').nth(1).unwrap().parse().unwrap(),
+            relay_key.parse::<SecretKey>().unwrap().public_key(),
+            key.clone(),
+            psk,
+        )
     };
     let (instance, port) = echo("echo");
     let start = |psk| {
@@ -426,7 +429,7 @@ async fn a_pre_shared_key_that_is_replaced_ends_the_tunnel_of_the_old_one() {
     let client = start(new).unwrap();
     bound(&client).await;
     echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
-    assert!(leaked.status().await.transport.is_none());
+    assert!(leaked.status().await.unwrap().transport.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,12 +445,7 @@ async fn a_state_file_that_is_locked_delays_no_signal() {
     ));
     let invited = relay.invite(&["node-2"]);
     let mut running = run(&relay);
-    let identity = ClientIdentity {
-        relay: invited.relay.clone(),
-        relay_public_key: invited.relay_public_key,
-        secret_key: key,
-        psk,
-    };
+    let identity = ClientIdentity::new(invited.relay.clone(), invited.relay_public_key, key, psk);
     let client = Client::builder(identity).start().unwrap();
     bound(&client).await;
     let holder = rusqlite::Connection::open(relay.path("state.db")).unwrap();

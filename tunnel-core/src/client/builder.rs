@@ -14,8 +14,9 @@ use crate::{
         handle::Client,
         limits::ClientLimits,
         ports::LocalPorts,
+        receipts::Receipts,
         shared::Shared,
-        status::ClientEnd,
+        status::{Binding, ClientEnd},
     },
     instance::{HostPort, Instance},
     key::{self, KeyError, Psk, PublicKey, SecretKey},
@@ -26,6 +27,7 @@ use crate::{
 
 /// Who a client is, and which relay it belongs to.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ClientIdentity {
     /// Where the relay listens.
     pub relay: HostPort,
@@ -35,6 +37,23 @@ pub struct ClientIdentity {
     pub secret_key: SecretKey,
     /// The key that client and relay share.
     pub psk: Psk,
+}
+
+impl ClientIdentity {
+    /// The client of this key, at the relay of this address and key.
+    pub const fn new(
+        relay: HostPort,
+        relay_public_key: PublicKey,
+        secret_key: SecretKey,
+        psk: Psk,
+    ) -> Self {
+        Self {
+            relay,
+            relay_public_key,
+            secret_key,
+            psk,
+        }
+    }
 }
 
 /// How a client is set up; from [`Client::builder`].
@@ -117,19 +136,22 @@ impl ClientBuilder {
         let credential = Credential { psk, token: None };
         let connector = Connector::new(shared.clone(), dialer, credential);
         let (commands, received) = mpsc::channel(COMMANDS);
-        let (all_bound, bound) = watch::channel(false);
-        let driver = Driver::new(shared.clone(), connector, self.instances, all_bound);
-        let finished = spawn(shared.clone(), driver, received);
+        let (finish, finished) = watch::channel(None);
+        let (binding, bound) = watch::channel(Binding::Pending);
+        let receipts = Receipts::new(finished.clone());
+        let driver = Driver::new(shared.clone(), connector, self.instances, receipts, binding);
+        spawn(shared.clone(), driver, received, finish);
         Ok(Client::new(shared, commands, finished, bound))
     }
 }
 
-/// Starts a client's tasks. Says how its main task has ended.
+/// Starts a client's tasks. `finish` is told how its main task has ended.
 fn spawn(
     shared: Arc<Shared>,
     driver: Driver,
     commands: mpsc::Receiver<Command>,
-) -> watch::Receiver<Option<ClientEnd>> {
+    finish: watch::Sender<Option<ClientEnd>>,
+) {
     let expiring = shared.clone();
     supervise(
         shared.reporter(),
@@ -140,7 +162,6 @@ fn spawn(
             async move { shared.flows.expire().await }
         },
     );
-    let (finish, finished) = watch::channel(None);
     tokio::spawn(async move {
         let end = caught(driver.run(commands)).await.unwrap_or_else(|_| {
             shared.reporter().panicked("the client's main task");
@@ -149,7 +170,6 @@ fn spawn(
         });
         finish.send_replace(Some(end));
     });
-    finished
 }
 
 /// Why a client did not start.

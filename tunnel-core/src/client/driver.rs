@@ -10,15 +10,16 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     client::{
-        command::{Change, Command},
+        command::Command,
         connector::{Connector, News},
         policy::hearing::Hearing,
+        receipts::Receipts,
         shared::Shared,
-        status::{ClientEnd, ClientStatus},
+        status::{Binding, ClientEnd, ClientStatus},
         targets,
     },
     event::Event,
-    instance::Instance,
+    instance::{Instance, InstanceId},
     proto::{
         message::{Code, Message, MessageError},
         session::{
@@ -39,7 +40,8 @@ pub(crate) struct Driver {
     relay_drains: bool,
     /// The client shuts down: it takes no new players, and goes when the last has left.
     drain: Option<Drain>,
-    all_bound: watch::Sender<bool>,
+    receipts: Receipts,
+    binding: watch::Sender<Binding>,
 }
 
 /// What the main task woke up for.
@@ -60,7 +62,8 @@ impl Driver {
         shared: Arc<Shared>,
         connector: Connector,
         instances: Vec<Instance>,
-        all_bound: watch::Sender<bool>,
+        receipts: Receipts,
+        binding: watch::Sender<Binding>,
     ) -> Self {
         let mut session = ClientSession::new(shared.random());
         for instance in instances {
@@ -72,7 +75,8 @@ impl Driver {
             session,
             relay_drains: false,
             drain: None,
-            all_bound,
+            receipts,
+            binding,
         };
         driver.keep_off_targets();
         driver
@@ -222,14 +226,26 @@ impl Driver {
     }
 
     fn handle_command(&mut self, command: Command) {
+        // Whoever asked may no longer wait for the answer.
         match command {
-            Command::Change(change, done) => {
-                self.change(change);
-                self.tell_bound();
-                // Whoever asked no longer waits.
-                _ = done.send(());
+            Command::Set(instances, answer) => {
+                self.set_instances(instances);
+                self.handle_change();
+                _ = answer.send(());
             }
-            Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Insert(instance, answer) => {
+                let id = instance.id().clone();
+                self.insert(instance);
+                let receipt = self.receipts.open(id);
+                self.handle_change();
+                _ = answer.send(receipt);
+            }
+            Command::Remove(id, answer) => {
+                let was_there = self.remove(&id);
+                self.handle_change();
+                _ = answer.send(was_there);
+            }
+            Command::Status(answer) => _ = answer.send(self.status()),
             Command::Shutdown { grace, done } => {
                 let now = Instant::now();
                 self.session.drain(now, grace);
@@ -239,27 +255,38 @@ impl Driver {
         }
     }
 
-    fn change(&mut self, change: Change) {
-        match change {
-            Change::Set(instances) => {
-                let wanted: BTreeSet<_> = instances.iter().map(|i| i.id().clone()).collect();
-                let gone: Vec<_> = self
-                    .session
-                    .instances()
-                    .map(|(instance, _)| instance.id().clone())
-                    .filter(|id| !wanted.contains(id))
-                    .collect();
-                for id in gone {
-                    self.session.remove(&id);
-                }
-                for instance in instances {
-                    self.session.insert(instance);
-                }
-            }
-            Change::Insert(instance) => self.session.insert(instance),
-            Change::Remove(id) => drop(self.session.remove(&id)),
+    fn set_instances(&mut self, instances: Vec<Instance>) {
+        let wanted: BTreeSet<_> = instances.iter().map(|i| i.id().clone()).collect();
+        let gone: Vec<_> = self
+            .session
+            .instances()
+            .map(|(instance, _)| instance.id().clone())
+            .filter(|id| !wanted.contains(id))
+            .collect();
+        for id in gone {
+            self.remove(&id);
         }
+        for instance in instances {
+            self.insert(instance);
+        }
+    }
+
+    fn insert(&mut self, instance: Instance) {
+        if self.session.instance(instance.id()) != Some(&instance) {
+            self.receipts.withdraw(instance.id());
+        }
+        self.session.insert(instance);
+    }
+
+    fn remove(&mut self, id: &InstanceId) -> bool {
+        self.receipts.withdraw(id);
+        self.session.remove(id)
+    }
+
+    /// Instances have changed.
+    fn handle_change(&mut self) {
         self.keep_off_targets();
+        self.tell_bound();
     }
 
     /// No socket of ours may be where a game server listens, or will.
@@ -272,10 +299,16 @@ impl Driver {
         }
     }
 
-    fn tell_bound(&self) {
-        let now = self.session.is_all_bound();
-        self.all_bound
-            .send_if_modified(|bound| std::mem::replace(bound, now) != now);
+    /// Tells those who wait for it what is bound.
+    fn tell_bound(&mut self) {
+        let session = &self.session;
+        let now = Binding::of(session.is_all_bound(), session.instances());
+        self.binding.send_if_modified(|binding| {
+            let is_news = *binding != now;
+            *binding = now;
+            is_news
+        });
+        self.receipts.settle(|id| session.state(id));
     }
 
     fn handle_liveness(&mut self, liveness: Liveness) {

@@ -6,9 +6,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     client::{
-        command::{Change, Command},
+        command::Command,
+        receipts::Receipt,
         shared::Shared,
-        status::{ClientEnd, ClientStatus},
+        status::{Binding, ClientEnd, ClientStatus, NotBound},
     },
     event::Events,
     instance::{Instance, InstanceId},
@@ -22,12 +23,12 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let identity = ClientIdentity {
-///     relay: "relay.example.net:4433".parse()?,
-///     relay_public_key: "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE".parse()?,
-///     secret_key: std::fs::read_to_string("client.key")?.parse()?,
-///     psk: std::fs::read_to_string("client.psk")?.parse()?,
-/// };
+/// let identity = ClientIdentity::new(
+///     "relay.example.net:4433".parse()?,
+///     "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE".parse()?,
+///     std::fs::read_to_string("client.key")?.parse()?,
+///     std::fs::read_to_string("client.psk")?.parse()?,
+/// );
 /// let game = RawService {
 ///     name: "game".into(),
 ///     protocol: "both".into(),
@@ -36,7 +37,7 @@ use crate::{
 /// };
 /// let instance = Instance::try_from(&RawInstance { id: "srv_123".into(), services: vec![game] })?;
 /// let client = Client::builder(identity).instances([instance]).start()?;
-/// client.bound().await;
+/// client.bound().await?;
 /// println!("players may come");
 /// println!("{}", client.finished().await);
 /// # Ok(())
@@ -47,7 +48,7 @@ pub struct Client {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     finished: watch::Receiver<Option<ClientEnd>>,
-    bound: watch::Receiver<bool>,
+    bound: watch::Receiver<Binding>,
 }
 
 impl Client {
@@ -55,7 +56,7 @@ impl Client {
         shared: Arc<Shared>,
         commands: mpsc::Sender<Command>,
         finished: watch::Receiver<Option<ClientEnd>>,
-        bound: watch::Receiver<bool>,
+        bound: watch::Receiver<Binding>,
     ) -> Self {
         Self {
             shared,
@@ -66,45 +67,51 @@ impl Client {
     }
 
     /// Makes the instances these: adds, changes and removes what differs, and touches nothing else. Does not wait for
-    /// the relay: [`bound`](Self::bound) does.
-    pub async fn set_instances(&self, instances: impl IntoIterator<Item = Instance>) {
-        self.change(Change::Set(instances.into_iter().collect()))
-            .await;
+    /// the relay: [`bound`](Self::bound) does. An error says that the client has ended.
+    pub async fn set_instances(
+        &self,
+        instances: impl IntoIterator<Item = Instance>,
+    ) -> Result<(), ClientEnd> {
+        let instances = instances.into_iter().collect();
+        self.ask(|answer| Command::Set(instances, answer)).await
     }
 
-    /// Adds an instance, or changes the one of that id.
-    pub async fn insert(&self, instance: Instance) {
-        self.change(Change::Insert(instance)).await;
+    /// Adds an instance, or changes the one of that id. The receipt tells what the relay says to it:
+    /// `client.insert(instance).await?.settled().await`. An error says that the client has ended.
+    pub async fn insert(&self, instance: Instance) -> Result<Receipt, ClientEnd> {
+        self.ask(|answer| Command::Insert(instance, answer)).await
     }
 
-    /// Removes an instance: its ports are closed and its players ended.
-    pub async fn remove(&self, id: InstanceId) {
-        self.change(Change::Remove(id)).await;
+    /// Removes an instance: its ports are closed and its players ended. Returns whether it was there. An error says that the
+    /// client has ended.
+    pub async fn remove(&self, id: InstanceId) -> Result<bool, ClientEnd> {
+        self.ask(|answer| Command::Remove(id, answer)).await
     }
 
-    /// The tunnel, and what became of each instance.
-    pub async fn status(&self) -> ClientStatus {
-        let (reply, status) = oneshot::channel();
-        self.send(Command::Status(reply)).await;
-        status.await.unwrap_or_default()
+    /// The tunnel, and what became of each instance. An error says that the client has ended.
+    pub async fn status(&self) -> Result<ClientStatus, ClientEnd> {
+        self.ask(Command::Status).await
     }
 
-    /// Waits until every instance is bound.
-    pub async fn bound(&self) {
-        // An error says that the client has ended: it will never be.
-        if self.bound.clone().wait_for(|bound| *bound).await.is_err() {
-            std::future::pending().await
+    /// Waits until every instance is bound. A refusal that may pass by itself, as when somebody else has the port, is waited
+    /// for, since the client tries again; others are an error, as is the client's end. Cancel safe.
+    pub async fn bound(&self) -> Result<(), NotBound> {
+        let mut bound = self.bound.clone();
+        let bound = bound.wait_for(|bound| *bound != Binding::Pending).await;
+        let bound = bound.as_deref().cloned();
+        match bound {
+            // What was bound when the client ended is so no longer.
+            Ok(_) | Err(_) if self.bound.has_changed().is_err() => {
+                Err(self.finished().await.into())
+            }
+            Ok(Binding::Refused(refused)) => Err(refused),
+            _ => Ok(()),
         }
     }
 
-    /// Waits until the client has ended, and says why. Losing the relay does not end it.
+    /// Waits until the client has ended, and says why. Losing the relay does not end it. Cancel safe.
     pub async fn finished(&self) -> ClientEnd {
-        let mut finished = self.finished.clone();
-        let ended = finished.wait_for(Option::is_some).await;
-        ended
-            .ok()
-            .and_then(|end| end.clone())
-            .unwrap_or(ClientEnd::Stopped)
+        ClientEnd::of(&self.finished).await
     }
 
     /// What happens from now on; the first to ask also hears what has happened since the start.
@@ -122,22 +129,22 @@ impl Client {
     ///
     /// A player is there as long as the connection is open, or a datagram has passed in the last seconds.
     pub async fn shutdown(&self, grace: Duration) {
-        let (done, ended) = oneshot::channel();
-        self.send(Command::Shutdown { grace, done }).await;
-        // It has ended already.
-        drop(ended.await);
+        // An error says that it has ended already.
+        drop(self.ask(|done| Command::Shutdown { grace, done }).await);
     }
 
-    async fn change(&self, change: Change) {
-        let (done, changed) = oneshot::channel();
-        self.send(Command::Change(change, done)).await;
-        // The client has ended: nothing of it is bound any more.
-        drop(changed.await);
-    }
-
-    async fn send(&self, command: Command) {
-        // The driver has ended: `finished` says why.
-        drop(self.commands.send(command).await);
+    /// Sends a command and waits for its answer.
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ClientEnd> {
+        let (answer, answered) = oneshot::channel();
+        // A command that nobody takes is dropped with its sender.
+        drop(self.commands.send(command(answer)).await);
+        match answered.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.finished().await),
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Hostile {
             .start()
             .unwrap();
         let relay = Self::let_in(endpoint, relay_key, psk).await;
-        client.bound().await;
+        client.bound().await.unwrap();
         (relay, client)
     }
 

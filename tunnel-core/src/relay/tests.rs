@@ -204,7 +204,9 @@ impl Site {
             .instances(instances)
             .start()
             .unwrap();
-        soon("the instances' being bound", client.bound()).await;
+        soon("the instances' being bound", client.bound())
+            .await
+            .unwrap();
         client
     }
 

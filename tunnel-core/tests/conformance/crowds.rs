@@ -259,7 +259,8 @@ async fn what_a_client_holds_is_given_back_with_its_services(via: Via) {
     until("the count", || lab.relay().metrics().drop_client_cap == 1).await;
     client
         .set_instances([simple("b", "udp", lab.port + 1, server.address())])
-        .await;
+        .await
+        .unwrap();
     until("the end of the service", || {
         lab.relay().metrics().flows == 0
     })

@@ -59,7 +59,7 @@ async fn a_relay_that_drains_refuses_new_players_and_keeps_those_who_are_there(v
             matches!(event, Event::PeerDraining { .. })
         })
         .await;
-        assert!(client.status().await.relay_drains);
+        assert!(client.status().await.unwrap().relay_drains);
         waited("the listener's end", async || {
             let refused = TcpStream::connect(lab.at(lab.port)).await.err()?;
             (refused.kind() == io::ErrorKind::ConnectionRefused).then_some(())

@@ -1,7 +1,13 @@
 //! Instances: bound as a whole, changed without a touch on their neighbours, and given back.
 
+use std::time::Duration;
+
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tunnel_core::{event::Event, proto::message::Code};
+use tunnel_core::{
+    client::{ClientEnd, InstanceState, NotBound},
+    event::Event,
+    proto::message::Code,
+};
 
 use crate::support::{
     Lab, Via, bound, hang, instance, refused,
@@ -13,6 +19,7 @@ on_every_transport!(
     an_instance_is_bound_as_a_whole_or_not_at_all,
     a_port_of_another_client_is_refused_until_it_is_given_back,
     an_id_of_another_client_is_refused,
+    a_receipt_says_what_became_of_an_instance,
     ports_outside_of_what_a_client_may_have_are_refused,
     ports_outside_of_what_the_relay_gives_out_are_refused,
     a_change_of_one_instance_leaves_its_neighbour_alone,
@@ -88,6 +95,53 @@ async fn an_id_of_another_client_is_refused(via: Via) {
     tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
 }
 
+async fn a_receipt_says_what_became_of_an_instance(via: Via) {
+    let lab = Lab::new(via).await;
+    let server = Server::tcp(lab.ip).await;
+    let permitted = format!("{}-{}", lab.port, lab.port + 1).parse().unwrap();
+    let client = lab.start(lab.identity_with(permitted), []);
+    let insert = async |id: &str, port: u16| {
+        let instance = simple(id, "tcp", port, server.address());
+        let receipt = client.insert(instance).await.unwrap();
+        hang("an answer", receipt.settled()).await.unwrap()
+    };
+    match insert("in", lab.port).await {
+        InstanceState::Bound { ports, .. } => {
+            assert_eq!(ports, [lab.port.to_string().parse().unwrap()]);
+        }
+        other => panic!("{other:?}"),
+    }
+    // The same once more is no change.
+    assert!(insert("in", lab.port).await.is_bound());
+    client.bound().await.unwrap();
+    match insert("out", lab.port + 2).await {
+        InstanceState::Refused { code, text, .. } => {
+            assert_eq!(code, Code::NotPermitted);
+            assert!(text.contains(&(lab.port + 2).to_string()), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // No wait helps against that; another version does.
+    let refused = hang("an answer", client.bound()).await.unwrap_err();
+    assert!(matches!(refused, NotBound::Refused { .. }), "{refused}");
+    assert!(insert("out", lab.port + 1).await.is_bound());
+    client.bound().await.unwrap();
+    assert!(client.remove("in".parse().unwrap()).await.unwrap());
+    assert!(!client.remove("in".parse().unwrap()).await.unwrap());
+
+    let waits = simple("waits", "tcp", lab.port, server.address());
+    let receipt = client.insert(waits.clone()).await.unwrap();
+    client.shutdown(Duration::ZERO).await;
+    assert_eq!(client.insert(waits).await.unwrap_err(), ClientEnd::Stopped);
+    assert_eq!(client.set_instances([]).await, Err(ClientEnd::Stopped));
+    assert_eq!(client.status().await.unwrap_err(), ClientEnd::Stopped);
+    assert_eq!(client.bound().await, Err(ClientEnd::Stopped.into()));
+    match hang("the receipt's end", receipt.settled()).await {
+        Ok(state) => assert!(state.is_bound(), "the relay was faster"),
+        Err(error) => assert_eq!(error, ClientEnd::Stopped.into()),
+    }
+}
+
 async fn ports_outside_of_what_a_client_may_have_are_refused(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
@@ -148,13 +202,14 @@ async fn a_change_of_one_instance_leaves_its_neighbour_alone(via: Via) {
         let changed = simple("changing", "both", port, target);
         client
             .set_instances([neighbour.clone(), changed.clone()])
-            .await;
+            .await
+            .unwrap();
         bound(&client, &changed).await;
         tcp_echo(&mut tcp, b"during").await;
         udp_echo(&udp, b"during").await;
         tcp_echo(&mut lab.tcp(port).await, b"the changed one").await;
     }
-    client.set_instances([neighbour.clone()]).await;
+    client.set_instances([neighbour.clone()]).await.unwrap();
     until("the end of the changed one", || {
         std::net::TcpListener::bind(lab.at(lab.port + 1)).is_ok()
     })
@@ -184,7 +239,7 @@ async fn a_change_of_one_service_leaves_the_others_alone(via: Via) {
     tcp_echo(&mut tcp, b"before").await;
     udp_echo(&udp, b"before").await;
     for port in [lab.port + 2, lab.port + 3] {
-        client.insert(with(port)).await;
+        client.insert(with(port)).await.unwrap();
         bound(&client, &with(port)).await;
         tcp_echo(&mut tcp, b"during").await;
         udp_echo(&udp, b"during").await;
@@ -212,7 +267,7 @@ async fn a_change_that_is_refused_leaves_what_stood(via: Via) {
             service("beacon", "tcp", lab.port + 1, target),
         ],
     );
-    client.insert(wanted.clone()).await;
+    client.insert(wanted.clone()).await.unwrap();
     assert_eq!(refused(&client, "a").await, Code::PortInUse);
     tcp_echo(&mut tcp, b"as before").await;
     udp_echo(&udp, b"as before").await;
@@ -242,7 +297,7 @@ async fn a_port_may_change_its_protocol(via: Via) {
     let mut beacon = lab.tcp(lab.port + 1).await;
     tcp_echo(&mut beacon, b"before").await;
     for protocol in ["both", "udp", "tcp", "both"] {
-        client.insert(with(protocol)).await;
+        client.insert(with(protocol)).await.unwrap();
         bound(&client, &with(protocol)).await;
         if protocol != "udp" {
             tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
@@ -262,7 +317,7 @@ async fn a_port_may_move_from_one_instance_to_another(via: Via) {
     let client = lab.client([simple("a", "both", lab.port, target)]).await;
     for id in ["b", "c", "d"] {
         let next = simple(id, "both", lab.port, target);
-        client.set_instances([next.clone()]).await;
+        client.set_instances([next.clone()]).await.unwrap();
         bound(&client, &next).await;
         tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
     }
@@ -279,7 +334,7 @@ async fn a_new_target_serves_the_next_player(via: Via) {
     tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
     drop(before);
     let changed = simple("a", "tcp", lab.port, after.address());
-    client.insert(changed.clone()).await;
+    client.insert(changed.clone()).await.unwrap();
     bound(&client, &changed).await;
     tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
     assert_eq!(client.metrics().stream_no_service, 0);
@@ -296,7 +351,7 @@ async fn a_removed_instance_ends_its_players_and_gives_its_ports_back(via: Via) 
     tcp_echo(&mut tcp, b"hello").await;
     udp_echo(&udp, b"hello").await;
     let mut events = lab.relay().events();
-    client.remove("a".parse().unwrap()).await;
+    client.remove("a".parse().unwrap()).await.unwrap();
     assert_eq!(end_of(&mut tcp).await, End::Reset);
     hang("word of it", async {
         loop {
@@ -325,18 +380,23 @@ async fn the_relay_tells_what_is_bound(via: Via) {
     let identity = lab.identity();
     let key = identity.secret_key.public_key();
     let client = lab.start(identity, [simple("a", "tcp", lab.port, server.address())]);
-    hang("the instance's being bound", client.bound()).await;
+    hang("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     let status = lab.relay().status().await.unwrap();
     let [known] = &status.clients[..] else {
         panic!("{status:?}");
     };
     assert_eq!(known.key, key);
-    assert_eq!(Some(known.name.clone()), client.status().await.name);
-    assert_eq!(known.transport, client.status().await.transport);
+    assert_eq!(
+        Some(known.name.clone()),
+        client.status().await.unwrap().name
+    );
+    assert_eq!(known.transport, client.status().await.unwrap().transport);
     assert_eq!(known.instances.len(), 1);
     assert_eq!(known.instances[0].id.as_str(), "a");
     assert_eq!(known.instances[0].services[0].public.first(), lab.port);
     assert_eq!(status.counters.tunnels, 1);
 }
 
-const HASTE: std::time::Duration = std::time::Duration::ZERO;
+const HASTE: Duration = Duration::ZERO;

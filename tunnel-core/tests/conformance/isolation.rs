@@ -54,7 +54,9 @@ async fn a_flood_of_one_instance_drops_nothing_of_another_of_the_same_client(via
         simple("flooded", "udp", lab.port + 1, silent.local_addr().unwrap()),
     ];
     let client = lab.start_with(lab.identity(), instances, limits);
-    hang("the instances' being bound", client.bound()).await;
+    hang("the instances' being bound", client.bound())
+        .await
+        .unwrap();
     // Datagrams of one flow may overtake each other as long as lanes are added.
     waited("the lanes", async || {
         (client.metrics().lanes == 3).then_some(())
@@ -132,11 +134,14 @@ async fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused
             "neighbour",
             [game.clone(), service("more", "tcp", lab.port + 2, target)],
         );
-        client.set_instances([more.clone(), beside.clone()]).await;
+        client
+            .set_instances([more.clone(), beside.clone()])
+            .await
+            .unwrap();
         bound(&client, &more).await;
         bound(&client, &beside).await;
         tcp_echo(&mut lab.tcp(lab.port + 1).await, b"hello").await;
-        client.set_instances([alone.clone()]).await;
+        client.set_instances([alone.clone()]).await.unwrap();
         bound(&client, &alone).await;
         let gone = lab.at(lab.port + 1);
         waited("the end of the service", async || {

@@ -138,7 +138,7 @@ async fn a_client_may_start_before_its_relay(via: Via) {
 async fn a_client_without_instances_is_bound_when_it_is_welcome(via: Via) {
     let lab = Lab::new(via).await;
     let client = lab.client([]).await;
-    assert!(client.status().await.name.is_some());
+    assert!(client.status().await.unwrap().name.is_some());
 }
 
 async fn an_instance_added_later_is_waited_for(via: Via) {
@@ -147,13 +147,19 @@ async fn an_instance_added_later_is_waited_for(via: Via) {
     let client = lab.client([]).await;
     client
         .insert(simple("a", "tcp", lab.port, server.address()))
-        .await;
-    hang("the new instance's being bound", client.bound()).await;
+        .await
+        .unwrap();
+    hang("the new instance's being bound", client.bound())
+        .await
+        .unwrap();
     tcp_echo(&mut lab.tcp(lab.port).await, b"hello").await;
     client
         .set_instances([simple("b", "tcp", lab.port + 1, server.address())])
-        .await;
-    hang("the other instance's being bound", client.bound()).await;
+        .await
+        .unwrap();
+    hang("the other instance's being bound", client.bound())
+        .await
+        .unwrap();
     tcp_echo(&mut lab.tcp(lab.port + 1).await, b"hello").await;
 }
 
@@ -315,7 +321,7 @@ async fn an_unknown_client_is_not_let_in(via: Via) {
         })
         .await;
     }
-    assert_eq!(client.status().await.transport, None);
+    assert_eq!(client.status().await.unwrap().transport, None);
     assert_eq!(lab.relay().metrics().tunnels_opened, 0);
     // It is let in as soon as the relay knows it.
     lab.roster.admit(
@@ -347,7 +353,7 @@ async fn a_wrong_secret_and_a_wrong_relay_key_let_nobody_in_and_are_told(via: Vi
             "another secret, or damaged"
         };
         assert!(told.contains(expected), "{told}");
-        assert_eq!(client.status().await.transport, None);
+        assert_eq!(client.status().await.unwrap().transport, None);
     }
     assert_eq!(lab.relay().metrics().tunnels_opened, 0);
 }
@@ -537,7 +543,7 @@ async fn what_was_removed_while_the_tunnel_was_down_is_given_back(via: Via) {
         matches!(event, Event::TunnelDown { .. })
     })
     .await;
-    client.remove("gone".parse().unwrap()).await;
+    client.remove("gone".parse().unwrap()).await.unwrap();
     bound(&client, &kept).await;
     waited("the port", async || {
         TcpListener::bind(lab.at(lab.port + 1)).await.ok()
@@ -598,8 +604,8 @@ pub(crate) async fn next(events: &mut Events, wanted: impl Fn(&Event) -> bool) -
 /// Waits until a client has noticed that nothing of it is bound.
 pub(crate) async fn until_unbound(client: &Client) {
     waited("the loss of the tunnel", async || {
-        let status = client.status().await;
-        let bound = |state: &InstanceState| *state == InstanceState::Bound;
+        let status = client.status().await.unwrap();
+        let bound = |state: &InstanceState| state.is_bound();
         let none = !status.instances.iter().any(|(_, state)| bound(state));
         (none && status.transport.is_none()).then_some(())
     })

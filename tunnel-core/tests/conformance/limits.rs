@@ -157,11 +157,14 @@ async fn ports_of_an_instance_and_of_a_client_are_bounded(via: Via) {
     let client = lab.start(lab.identity(), [large, fits.clone()]);
     bound(&client, &fits).await;
     assert_eq!(refused(&client, "large").await, Code::Limit);
-    client.insert(range("more", "tcp", lab.port + 20, 4)).await;
+    client
+        .insert(range("more", "tcp", lab.port + 20, 4))
+        .await
+        .unwrap();
     assert_eq!(refused(&client, "more").await, Code::Limit);
     assert!(lab.relay().metrics().instances_refused >= 2);
     let third = range("third", "tcp", lab.port + 30, 3);
-    client.insert(third.clone()).await;
+    client.insert(third.clone()).await.unwrap();
     bound(&client, &third).await;
     tcp_echo(&mut lab.tcp(lab.port + 30).await, b"hello").await;
 }
@@ -174,7 +177,7 @@ async fn declarations_are_paced_and_come_through_in_the_end(via: Via) {
     let server = Server::tcp(lab.ip).await;
     let wanted = |n| simple(&format!("i{n}"), "tcp", lab.port + n, server.address());
     let client = lab.start(lab.identity(), (0..4).map(wanted));
-    hang("all being bound", client.bound()).await;
+    hang("all being bound", client.bound()).await.unwrap();
     assert!(lab.relay().metrics().declarations_limited > 0);
     assert!(client.metrics().instances_refused > 0);
     for n in 0..4 {
@@ -207,7 +210,9 @@ async fn tunnels_are_bounded(via: Via) {
     tcp_echo(&mut player, b"undisturbed").await;
     // It goes on trying, and comes in when there is room.
     hang("the first one's end", first.shutdown(Duration::ZERO)).await;
-    hang("the second's being bound", second.bound()).await;
+    hang("the second's being bound", second.bound())
+        .await
+        .unwrap();
 }
 
 async fn a_stalled_reader_holds_what_the_relay_lets_it(via: Via) {
@@ -405,7 +410,9 @@ async fn a_player_waits_for_a_tunnel_as_long_as_the_relay_lets_it() {
         let identity = lab.identity();
         let key = identity.secret_key.public_key();
         let client = lab.start(identity, [simple("a", "tcp", lab.port, server.address())]);
-        hang("the instance's being bound", client.bound()).await;
+        hang("the instance's being bound", client.bound())
+            .await
+            .unwrap();
         // It does not come back, and its ports are held.
         lab.roster.revoke(&key);
         lab.forwarder().cut();
@@ -456,7 +463,7 @@ async fn a_relay_without_cpu_for_strangers_lets_nobody_in_and_counts() {
         lab.relay().metrics().handshakes_ignored > 0
     })
     .await;
-    assert_eq!(client.status().await.transport, None);
+    assert_eq!(client.status().await.unwrap().transport, None);
     assert_eq!(lab.relay().metrics().tunnels_opened, 0);
     hang("the client's end", client.shutdown(Duration::ZERO)).await;
 }
@@ -465,7 +472,7 @@ async fn a_relay_without_cpu_for_strangers_lets_nobody_in_and_counts() {
 async fn start(lab: &Lab, limits: ClientLimits, game: tunnel_core::instance::Instance) -> Client {
     let client = lab.start_with(lab.identity(), [game], limits);
     tokio::select! {
-        () = hang("the instance's being bound", client.bound()) => {}
+        bound = hang("the instance's being bound", client.bound()) => bound.unwrap(),
         end = client.finished() => panic!("{end:?}, not {:?}", ClientEnd::Stopped),
     }
     client

@@ -217,10 +217,10 @@ async fn what_is_removed_meanwhile_is_not_kept(via: Via) {
     let seen = udp_seen(&player, b"before").await;
     dies(&mut lab, &client, &wanted).await;
     until("the parking", || client.metrics().flows_parked == 1).await;
-    client.set_instances([]).await;
+    client.set_instances([]).await.unwrap();
     until("the flow's end", || client.metrics().flows == 0).await;
     assert_eq!(client.metrics().flows_parked, 0);
-    client.insert(wanted.clone()).await;
+    client.insert(wanted.clone()).await.unwrap();
     bound(&client, &wanted).await;
     assert_ne!(udp_seen(&player, b"after").await, seen);
 }

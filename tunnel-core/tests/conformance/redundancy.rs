@@ -65,7 +65,7 @@ async fn a_mode_that_is_changed_takes_effect_at_once(via: Via) {
     let player = lab.udp(lab.port).await;
     udp_echo(&player, b"before").await;
     let changed = declared(&lab, &server, "duplicate");
-    client.insert(changed.clone()).await;
+    client.insert(changed.clone()).await.unwrap();
     bound(&client, &changed).await;
     udp_echo(&player, b"after").await;
     assert_eq!(server.players().len(), 1, "the flow is the same");
@@ -360,13 +360,13 @@ async fn what_is_known_of_a_path_outlives_tunnels_on_both_sides() {
     let server = Server::udp(lab.ip).await;
     let identity = lab.identity();
     let client = lab.start(identity.clone(), [declared(&lab, &server, "adaptive")]);
-    hang("the instance", client.bound()).await;
+    hang("the instance", client.bound()).await.unwrap();
     prove(&lab, &client).await;
 
     let [_, sent] = beside(&client, &lab);
     drop(client);
     let client = lab.start(identity, [declared(&lab, &server, "adaptive")]);
-    hang("the instance", client.bound()).await;
+    hang("the instance", client.bound()).await.unwrap();
     let player = lab.udp(lab.port).await;
     hang("the new client's copies", async {
         while beside(&client, &lab)[0] < 10 {

@@ -143,7 +143,13 @@ async fn a_reset_while_there_is_no_channel_reaches_the_other_end(via: Via) {
         lab.forwarder().refuse(true);
         lab.forwarder().cut();
         waited("the tunnel's end", async || {
-            client.status().await.transport.is_none().then_some(())
+            client
+                .status()
+                .await
+                .unwrap()
+                .transport
+                .is_none()
+                .then_some(())
         })
         .await;
         let mut other = if player_resets {
@@ -184,7 +190,13 @@ async fn streams_of_a_client_that_does_not_come_back_are_reset(via: Via) {
     lab.forwarder().refuse(true);
     lab.forwarder().cut();
     waited("the tunnel's end", async || {
-        first.status().await.transport.is_none().then_some(())
+        first
+            .status()
+            .await
+            .unwrap()
+            .transport
+            .is_none()
+            .then_some(())
     })
     .await;
     // Another process of the same client: its streams are its own.
@@ -245,11 +257,11 @@ async fn a_stream_whose_lane_breaks_goes_on_over_quic(via: Via) {
         matches!(event, Event::LanesBlocked { .. })
     })
     .await;
-    assert!(client.status().await.lanes_blocked);
+    assert!(client.status().await.unwrap().lanes_blocked);
     assert!(client.metrics().lanes_failed > 0);
     lab.forwarder().refuse(false);
     next(&mut events, |event| *event == Event::LanesBack).await;
-    assert!(!client.status().await.lanes_blocked);
+    assert!(!client.status().await.unwrap().lanes_blocked);
     let _next = on_a_lane(&lab).await;
     lanes_carry(&lab, 2).await;
 }
@@ -287,10 +299,10 @@ async fn packets_from_an_address_that_nobody_has_shown_move_no_client(via: Via) 
     // message.
     let other = simple("b", "tcp", lab.port + 2, server.address());
     for _ in 0..40 {
-        client.insert(other.clone()).await;
+        client.insert(other.clone()).await.unwrap();
         tcp_echo(&mut talk, b"on QUIC").await;
         tcp_echo(&mut bulk, b"on a lane").await;
-        client.remove(other.id().clone()).await;
+        client.remove(other.id().clone()).await.unwrap();
     }
     assert_eq!(resumed(&lab), 0, "the lane was left for one packet");
     assert_eq!(lab.relay().metrics().tunnels_opened, 1);

@@ -306,7 +306,7 @@ async fn an_option_that_is_changed_takes_effect_at_once(via: Via) {
     second.send(b"one too many").await.unwrap();
     until("the count", || lab.relay().metrics().drop_address_cap > 0).await;
 
-    client.insert(game(2)).await;
+    client.insert(game(2)).await.unwrap();
     bound(&client, &game(2)).await;
     udp_echo(&second, b"hello").await;
     udp_echo(&first, b"hello again").await;
@@ -323,7 +323,7 @@ async fn a_target_that_is_changed_takes_its_players_along(via: Via) {
     let player = lab.udp(lab.port).await;
     udp_answer(&player, b"hello", b"old hello").await;
     let changed = simple("a", "udp", lab.port, after.address());
-    client.insert(changed.clone()).await;
+    client.insert(changed.clone()).await.unwrap();
     bound(&client, &changed).await;
     // The player knows nothing of it and goes on.
     udp_answer(&player, b"hello", b"new hello").await;

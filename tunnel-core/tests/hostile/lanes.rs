@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tunnel_core::{Transport, client::ClientIdentity, event::Event, instance::RawService};
+use tunnel_core::{Transport, event::Event, instance::RawService};
 
 use crate::{
     Played, fails,
@@ -22,13 +22,11 @@ use crate::{
 pub(crate) async fn on_lanes(lab: &Lab, n: u16) -> (Wire, Played) {
     let wire = Wire::start(lab.ip, lab.listen()).await;
     wire.block_udp();
-    let identity = ClientIdentity {
-        relay: wire.address().into(),
-        ..lab.identity()
-    };
+    let mut identity = lab.identity();
+    identity.relay = wire.address().into();
     let played = Played::start(lab, identity, n).await;
     assert_eq!(
-        played.client.status().await.transport,
+        played.client.status().await.unwrap().transport,
         Some(Transport::Lane)
     );
     (wire, played)
@@ -136,10 +134,8 @@ async fn what_is_flipped_on_a_lane_reaches_no_player() {
     let lab = Lab::new(Via::Quic).await;
     let wire = Wire::start(lab.ip, lab.listen()).await;
     wire.block_udp();
-    let identity = ClientIdentity {
-        relay: wire.address().into(),
-        ..lab.identity()
-    };
+    let mut identity = lab.identity();
+    identity.relay = wire.address().into();
     let server = Server::tcp(lab.ip).await;
     let bulk = RawService {
         optimize: Some("throughput".into()),
@@ -201,13 +197,11 @@ async fn is_no_relay(lab: &Lab, recording: Option<Vec<u8>>) {
             drop(victim.read(&mut opening).await);
         }
     });
-    let identity = ClientIdentity {
-        relay: address.into(),
-        ..lab.identity()
-    };
+    let mut identity = lab.identity();
+    identity.relay = address.into();
     let client = lab.start(identity, []);
     fails(&mut client.events(), 1).await;
-    assert_eq!(client.status().await.transport, None);
+    assert_eq!(client.status().await.unwrap().transport, None);
     enemy.abort();
 }
 

@@ -62,10 +62,9 @@ async fn the_late_proof_of_a_dead_process_takes_nothing_over_on_quic() {
 }
 
 fn through(wire: &Wire, identity: &ClientIdentity) -> ClientIdentity {
-    ClientIdentity {
-        relay: wire.address().into(),
-        ..identity.clone()
-    }
+    let mut identity = identity.clone();
+    identity.relay = wire.address().into();
+    identity
 }
 
 /// Two have proved themselves: the one that is at work, and the one that is late.

@@ -70,7 +70,7 @@ impl Played {
         assert_eq!(counters.tunnels_opened, self.tunnels);
         assert_eq!((counters.flows, counters.streams), (1, 1));
         assert_eq!((counters.flows_opened, counters.streams_opened), (1, 1));
-        assert!(self.client.status().await.transport.is_some());
+        assert!(self.client.status().await.unwrap().transport.is_some());
     }
 }
 

@@ -42,11 +42,9 @@ async fn first_packet(lab: &Lab, identity: ClientIdentity) -> Vec<u8> {
     first
 }
 
-fn through(wire: &Wire, identity: ClientIdentity) -> ClientIdentity {
-    ClientIdentity {
-        relay: wire.address().into(),
-        ..identity
-    }
+fn through(wire: &Wire, mut identity: ClientIdentity) -> ClientIdentity {
+    identity.relay = wire.address().into();
+    identity
 }
 
 pub(crate) async fn socket(ip: IpAddr) -> UdpSocket {
@@ -143,14 +141,10 @@ async fn a_replayed_session_takes_nothing_over() {
 async fn known_unknown_wrong_and_revoked_get_the_same_and_at_most_threefold() {
     let lab = lab().await;
     let known = lab.identity();
-    let wrong = ClientIdentity {
-        psk: Psk::generate().unwrap(),
-        ..lab.identity()
-    };
-    let unknown = ClientIdentity {
-        secret_key: SecretKey::generate().unwrap(),
-        ..lab.identity()
-    };
+    let mut wrong = lab.identity();
+    wrong.psk = Psk::generate().unwrap();
+    let mut unknown = lab.identity();
+    unknown.secret_key = SecretKey::generate().unwrap();
     let revoked = lab.identity_with(PortSet::all());
     lab.roster.revoke(&revoked.secret_key.public_key());
     let mut answers = Vec::new();
@@ -221,7 +215,7 @@ async fn what_is_reflected_doubled_reordered_cut_and_flipped_on_the_path_loses_n
     });
     let mut played = Played::start(&lab, through(&wire, lab.identity()), 0).await;
     assert_eq!(
-        played.client.status().await.transport,
+        played.client.status().await.unwrap().transport,
         Some(Transport::Quic)
     );
 
@@ -347,7 +341,7 @@ async fn forged_answers_do_not_end_a_handshake() {
     });
     let mut played = Played::start(&lab, through(&wire, lab.identity()), 0).await;
     assert_eq!(
-        played.client.status().await.transport,
+        played.client.status().await.unwrap().transport,
         Some(Transport::Quic)
     );
     played.is_undisturbed(&lab).await;
@@ -371,6 +365,6 @@ async fn a_recording_of_the_relay_is_no_relay() {
     other.meddle_tcp(|_, _, chunk| chunk.clear());
     let client = lab.start(through(&other, lab.identity()), []);
     fails(&mut client.events(), 1).await;
-    assert_eq!(client.status().await.transport, None);
+    assert_eq!(client.status().await.unwrap().transport, None);
     assert_eq!(lab.relay().metrics().tunnels_opened, tunnels);
 }

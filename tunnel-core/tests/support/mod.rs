@@ -141,12 +141,12 @@ impl Lab {
             Via::Router | Via::Lane => self.forwarder().address(),
             Via::Mem => SocketAddr::new(self.ip, 9),
         };
-        ClientIdentity {
-            relay: address.into(),
-            relay_public_key: self.secret_key.public_key(),
+        ClientIdentity::new(
+            address.into(),
+            self.secret_key.public_key(),
             secret_key,
             psk,
-        }
+        )
     }
 
     /// Starts a client with this identity.
@@ -177,7 +177,9 @@ impl Lab {
     /// A new client with these instances, all of them bound.
     pub(crate) async fn client(&self, instances: impl IntoIterator<Item = Instance>) -> Client {
         let client = self.start(self.identity(), instances);
-        hang("the instances' being bound", client.bound()).await;
+        hang("the instances' being bound", client.bound())
+            .await
+            .unwrap();
         let expected = match self.via {
             Via::Quic | Via::Router => Transport::Quic,
             Via::Lane => Transport::Lane,
@@ -186,10 +188,12 @@ impl Lab {
         // Where the machine is so busy that QUIC needs longer than its head start, the client comes up on a lane and goes
         // over to QUIC afterwards.
         waited("the transport", async || {
-            (client.status().await.transport == Some(expected)).then_some(())
+            (client.status().await.unwrap().transport == Some(expected)).then_some(())
         })
         .await;
-        hang("the instances' being bound", client.bound()).await;
+        hang("the instances' being bound", client.bound())
+            .await
+            .unwrap();
         client
     }
 
@@ -292,10 +296,10 @@ pub(crate) fn simple(
 /// Waits until this very instance is bound.
 pub(crate) async fn bound(client: &Client, wanted: &Instance) {
     waited("an instance's being bound", async || {
-        let status = client.status().await;
+        let status = client.status().await.unwrap();
         let mut instances = status.instances.iter();
         instances
-            .any(|(it, state)| it == wanted && *state == InstanceState::Bound)
+            .any(|(it, state)| it == wanted && state.is_bound())
             .then_some(())
     })
     .await;
@@ -304,7 +308,7 @@ pub(crate) async fn bound(client: &Client, wanted: &Instance) {
 /// Waits until an instance is refused, and says why.
 pub(crate) async fn refused(client: &Client, id: &str) -> Code {
     waited("an instance's being refused", async || {
-        let status = client.status().await;
+        let status = client.status().await.unwrap();
         let found = status
             .instances
             .iter()

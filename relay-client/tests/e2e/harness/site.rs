@@ -216,12 +216,12 @@ impl Node {
             let text = fs::read_to_string(self.dir.join(name)).unwrap();
             text.trim().to_owned()
         };
-        ClientIdentity {
-            relay: value("relay =").parse().unwrap(),
-            relay_public_key: value("relay_public_key").parse().unwrap(),
-            secret_key: file("client.key").parse().unwrap(),
-            psk: file("client.psk").parse().unwrap(),
-        }
+        ClientIdentity::new(
+            value("relay =").parse().unwrap(),
+            value("relay_public_key").parse().unwrap(),
+            file("client.key").parse().unwrap(),
+            file("client.psk").parse().unwrap(),
+        )
     }
 
     /// Starts the client; it may not be ready yet.

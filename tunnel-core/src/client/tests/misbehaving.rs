@@ -149,7 +149,7 @@ async fn what_a_relay_may_not_say_makes_the_client_leave_with_a_code() {
             }
         });
         assert!(again.await.expect(what) > Duration::ZERO);
-        assert_eq!(scene.client.status().await.transport, None);
+        assert_eq!(scene.client.status().await.unwrap().transport, None);
     }
 }
 

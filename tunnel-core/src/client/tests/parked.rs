@@ -153,7 +153,7 @@ async fn nothing_of_parked_flows_is_said_to_the_next_process() {
     scene.games[0].send_to(b"to nobody", anna).await.unwrap();
     scene.counted("the drop", |it| it.drop_parked == 1).await;
     // It ends while it waits: that is not the new process' business either.
-    scene.client.set_instances([]).await;
+    scene.client.set_instances([]).await.unwrap();
     scene.counted("its end", |it| it.flows == 0).await;
     let said = timeout(
         Duration::from_millis(300),

@@ -141,6 +141,16 @@ impl ClientSession {
         true
     }
 
+    /// The instance of this id.
+    pub fn instance(&self, id: &InstanceId) -> Option<&Instance> {
+        Some(&self.instances.get(id)?.wanted.instance)
+    }
+
+    /// What became of the instance of this id.
+    pub fn state(&self, id: &InstanceId) -> Option<&InstanceState> {
+        Some(&self.instances.get(id)?.state)
+    }
+
     /// The instances and what became of them.
     pub fn instances(&self) -> impl Iterator<Item = (&Instance, &InstanceState)> {
         self.instances
@@ -165,11 +175,7 @@ impl ClientSession {
 
     /// Whether every instance is bound.
     pub fn is_all_bound(&self) -> bool {
-        self.is_welcome()
-            && self
-                .instances
-                .values()
-                .all(|entry| entry.state == InstanceState::Bound)
+        self.is_welcome() && self.instances.values().all(|entry| entry.state.is_bound())
     }
 
     /// A tunnel stands; the relay's WELCOME is awaited.
@@ -191,7 +197,7 @@ impl ClientSession {
         self.connected = None;
         self.messages.clear();
         for entry in self.instances.values_mut() {
-            if entry.state == InstanceState::Bound {
+            if entry.state.is_bound() {
                 entry.state = InstanceState::Pending;
             }
             entry.retry_at = None;
@@ -370,7 +376,10 @@ impl ClientSession {
         if entry.wanted.revision != revision {
             return;
         }
-        entry.state = InstanceState::Bound;
+        let services = entry.wanted.instance.services().iter();
+        entry.state = InstanceState::Bound {
+            ports: services.map(|service| service.public).collect(),
+        };
         entry.backoff.reset();
         entry.retry_at = None;
         self.events.push_back(ClientEvent::Bound(instance));

@@ -215,7 +215,7 @@ fn an_instance_is_pending_until_the_relay_has_bound_it() {
 
     client.events();
     client.hear(bound("a", declared.revision));
-    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.state("a").is_bound());
     assert!(client.session.is_all_bound());
     assert_eq!(client.events(), [ClientEvent::Bound(id("a"))]);
 }
@@ -242,7 +242,7 @@ fn inserting_the_same_instance_again_does_nothing() {
     client.session.insert(instance("a", "old", &[7777]));
     assert_eq!(client.sent(), []);
     assert_eq!(client.events(), []);
-    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.state("a").is_bound());
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn being_bound_makes_the_next_wait_short_again() {
         client.hear(refused("a", revision));
     }
     client.hear(bound("a", revision));
-    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.state("a").is_bound());
     client.events();
     client.hear(Message::Unbound {
         instance: id("a"),
@@ -337,7 +337,7 @@ fn one_refused_instance_keeps_no_other_from_being_bound() {
     client.hear(refused("a", declared[0].revision));
     client.hear(bound("b", declared[1].revision));
     assert!(matches!(client.state("a"), InstanceState::Refused { .. }));
-    assert_eq!(client.state("b"), InstanceState::Bound);
+    assert!(client.state("b").is_bound());
 }
 
 #[test]
@@ -519,7 +519,7 @@ fn answers_to_older_revisions_say_nothing() {
         "{told:?}"
     );
     client.hear(bound("a", new));
-    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.state("a").is_bound());
 }
 
 #[test]
@@ -555,7 +555,7 @@ fn after_a_reconnect_everything_is_declared_anew_with_the_same_ids() {
     client.hear(welcome());
     assert_eq!(client.declared(), [a.clone(), b, c]);
     client.hear(bound("a", a.revision));
-    assert_eq!(client.state("a"), InstanceState::Bound);
+    assert!(client.state("a").is_bound());
 }
 
 #[test]

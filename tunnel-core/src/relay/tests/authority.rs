@@ -49,7 +49,9 @@ async fn an_enrolment_is_no_tunnel_and_takes_none_over() {
         .instances([echo.instance("a", site.port)])
         .start()
         .unwrap();
-    soon("the instance's being bound", client.bound()).await;
+    soon("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     let mut player = Neighbour::of(&site, site.port).await;
     let is_bound = |event: &Event| matches!(event, Event::Bound { .. });
     assert_eq!(tunnels_until(&mut events, is_bound).await.len(), 1);
@@ -86,7 +88,9 @@ async fn who_cannot_prove_its_key_takes_nothing_over() {
         .instances([wanted.clone()])
         .start()
         .unwrap();
-    soon("the instance's being bound", client.bound()).await;
+    soon("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     let mut player = Neighbour::of(&site, site.port).await;
     // The same key, another process, and not the secret that both sides share. It tries QUIC and lanes.
     let thief = ClientIdentity {
@@ -106,7 +110,10 @@ async fn who_cannot_prove_its_key_takes_nothing_over() {
         player.plays().await;
     }
     assert_eq!(site.relay.metrics().tunnels_opened, 1);
-    assert_eq!(client.status().await.transport, Some(Transport::Quic));
+    assert_eq!(
+        client.status().await.unwrap().transport,
+        Some(Transport::Quic)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +185,9 @@ async fn another_pre_shared_key_ends_the_tunnel_that_the_old_one_made() {
             .start()
     };
     let old = start(identity.clone()).unwrap();
-    soon("the instance's being bound", old.bound()).await;
+    soon("the instance's being bound", old.bound())
+        .await
+        .unwrap();
     let mut player = Neighbour::of(&site, site.port).await;
     let neighbour = site.client([echo.instance("b", site.port + 1)]).await;
     let mut other = Neighbour::of(&site, site.port + 1).await;
@@ -198,11 +207,13 @@ async fn another_pre_shared_key_ends_the_tunnel_that_the_old_one_made() {
     );
     // Who has the new one is let in, and the old one stays out.
     let new = start(ClientIdentity { psk, ..identity }).unwrap();
-    soon("the instance's being bound", new.bound()).await;
+    soon("the instance's being bound", new.bound())
+        .await
+        .unwrap();
     Neighbour::of(&site, site.port).await.plays().await;
-    assert_eq!(old.status().await.transport, None);
+    assert_eq!(old.status().await.unwrap().transport, None);
     other.plays().await;
-    assert!(neighbour.status().await.transport.is_some());
+    assert!(neighbour.status().await.unwrap().transport.is_some());
 }
 
 #[tokio::test]
@@ -264,7 +275,9 @@ async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
     kept.plays().await;
     // It is declared again and again, and comes back with the permission.
     lock(&site.desk.forbidden).clear();
-    soon("the instance's being bound", client.bound()).await;
+    soon("the instance's being bound", client.bound())
+        .await
+        .unwrap();
     Neighbour::of(&site, site.port + 1).await;
 }
 
@@ -302,7 +315,9 @@ async fn fails_at(question: &'static str) {
     assert!(site.relay.metrics().panics > 0);
     // As soon as the authority answers again, so does the relay.
     lock(&site.desk.panics).clear();
-    soon("the late one's being bound", late.bound()).await;
+    soon("the late one's being bound", late.bound())
+        .await
+        .unwrap();
     Neighbour::of(&site, site.port + 1).await;
     neighbour.plays().await;
     assert_eq!(site.relay.metrics().tunnels, 2);

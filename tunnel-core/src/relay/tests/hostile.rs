@@ -61,7 +61,7 @@ impl Scene {
         Neighbour::of(&self.site, self.site.port).await;
         assert_eq!(self.metrics().panics, 0);
         assert_eq!(self.client.metrics().panics, 0);
-        let status = self.client.status().await;
+        let status = self.client.status().await.unwrap();
         assert_eq!(status.transport, Some(Transport::Quic));
     }
 }
@@ -469,10 +469,11 @@ async fn a_flood_of_declarations_keeps_nobody_else_waiting() {
         scene
             .client
             .insert(scene._echo.instance(id.as_str(), port))
-            .await;
-        soon("its being bound", scene.client.bound()).await;
+            .await
+            .unwrap();
+        soon("its being bound", scene.client.bound()).await.unwrap();
         Neighbour::of(&scene.site, port).await;
-        scene.client.remove(id).await;
+        scene.client.remove(id).await.unwrap();
         scene.neighbour.plays().await;
     }
     connection.close(quinn::VarInt::from_u32(0), b"");

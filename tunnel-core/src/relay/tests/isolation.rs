@@ -186,10 +186,10 @@ async fn two_hundred_changes_beside_a_neighbour_cost_it_not_one_packet() {
             0 => &client,
             _ => &other,
         };
-        changed.insert(echo.instance("b", port)).await;
-        soon("the change", changed.bound()).await;
+        changed.insert(echo.instance("b", port)).await.unwrap();
+        soon("the change", changed.bound()).await.unwrap();
         neighbour.plays().await;
-        changed.remove("b".parse().unwrap()).await;
+        changed.remove("b".parse().unwrap()).await.unwrap();
         neighbour.plays().await;
     }
     let metrics = site.relay.metrics();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    instance::Instance,
+    instance::{Instance, PortRange},
     proto::{
         backoff::Backoff,
         message::{Code, Message, Revision, ServiceDeclaration, ServiceId},
@@ -39,14 +39,26 @@ pub enum InstanceState {
     /// Not declared yet, or not answered.
     Pending,
     /// All of its services are bound.
-    Bound,
+    #[non_exhaustive]
+    Bound {
+        /// The relay's ports, one range for each service, in their order.
+        ports: Vec<PortRange>,
+    },
     /// The relay refused it; it is tried again.
+    #[non_exhaustive]
     Refused {
         /// Why.
         code: Code,
         /// Why, in words.
         text: String,
     },
+}
+
+impl InstanceState {
+    /// Whether all services of the instance are bound.
+    pub const fn is_bound(&self) -> bool {
+        matches!(self, Self::Bound { .. })
+    }
 }
 
 impl Entry {
