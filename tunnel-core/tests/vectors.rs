@@ -271,7 +271,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("1700", Frame::Idle),
         (
             "1803010107",
-            Frame::Beside {
+            Frame::Join {
                 stream: StreamId(7),
             },
         ),

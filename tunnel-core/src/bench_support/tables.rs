@@ -9,7 +9,7 @@ use crate::{
     key::PublicKey,
     proto::message::{Revision, ServiceDeclaration, ServiceId},
     relay::registry::{Action, Change, OwnerLimits, Registry},
-    tunnel::datagram::{Fair, Whose},
+    tunnel::datagram::{Fair, FairKey},
 };
 
 /// The relay's registry, full of instances of one service each.
@@ -74,7 +74,7 @@ impl FairQueue {
     /// Adds to the part of one service. Says whether another had to go.
     pub fn push(&mut self, whose: u16, datagram: Bytes, most: usize) -> bool {
         let now = Instant::now();
-        (self.0.push(now, Whose::flow(whose, 0), datagram, most)).is_some()
+        (self.0.push(now, FairKey::flow(whose, 0), datagram, most)).is_some()
     }
 
     /// Takes the next one whose turn it is.

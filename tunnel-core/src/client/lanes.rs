@@ -324,7 +324,7 @@ async fn first_use(lane: &mut Lane) -> Option<Use> {
                     Ok(Frame::Attach { stream, received }) => {
                         Some(Use::Stream(Taken::Attach(stream, received)))
                     }
-                    Ok(Frame::Beside { stream }) => Some(Use::Stream(Taken::Beside(stream))),
+                    Ok(Frame::Join { stream }) => Some(Use::Stream(Taken::Beside(stream))),
                     _ => None,
                 };
             }

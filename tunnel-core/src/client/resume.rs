@@ -14,7 +14,7 @@ use crate::{
     metrics::Gauge,
     proto::stream::frame::{Frame, ResetCode, StreamId},
     tunnel::stream::{
-        Channel, ChannelError, Flowing, Moved, Onward, RESUME_PATIENCE, Resumed, Resumption,
+        Channel, ChannelError, Flowing, Moved, NextChannel, RESUME_PATIENCE, Resumed, Resumption,
         StreamEnd,
     },
 };
@@ -72,7 +72,7 @@ impl ClientResumption {
     }
 
     /// Agrees to a channel that stands beside the stream's own.
-    async fn agree(&mut self, attach: Attach, flowing: &Flowing) -> Option<Box<Onward>> {
+    async fn agree(&mut self, attach: Attach, flowing: &Flowing) -> Option<Box<NextChannel>> {
         let mut channel = attach.channel;
         if flowing.is_turning() {
             // The relay is there already, and stays.
@@ -80,14 +80,14 @@ impl ClientResumption {
             return None;
         }
         let stream = self.stream;
-        let beside = Frame::Beside { stream };
+        let beside = Frame::Join { stream };
         flowing.set_named(true);
         // Of a lane that broke the relay hears as we do.
         channel.tx.write(Some(beside), None).await.ok()?;
         self.on_lane = channel.is_lane().then(|| on_lanes(&self.shared));
         self.path = attach.tunnel.path.subscribe();
         let back = std::mem::replace(&mut self.back, attach.back);
-        Some(Box::new(Onward { channel, back }))
+        Some(Box::new(NextChannel { channel, back }))
     }
 }
 

@@ -205,7 +205,7 @@ async fn serve_stream(shared: Arc<Shared>, tunnel: Arc<ClientTunnel>, mut channe
                 refused.channel.tx.abort(Some(code)).await;
             }
         }
-        Ok(Ok(Item::Frame(Frame::Beside { stream }))) => {
+        Ok(Ok(Item::Frame(Frame::Join { stream }))) => {
             let attach = Attach {
                 tunnel,
                 channel,

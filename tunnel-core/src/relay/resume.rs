@@ -27,8 +27,8 @@ use crate::{
         tunnel::{AttachError, Player, RelayTunnel},
     },
     tunnel::stream::{
-        Carrier, Channel, ChannelError, Flowing, Item, Moved, Onward, RESUME_PATIENCE, Resumed,
-        Resumption, StreamEnd,
+        Carrier, Channel, ChannelError, Flowing, Item, Moved, NextChannel, RESUME_PATIENCE,
+        Resumed, Resumption, StreamEnd,
     },
 };
 
@@ -268,7 +268,7 @@ impl RelayResumption {
                 self.on_lane = Some(on_lane_of(&self.shared, self.tunnel.client, self.stream));
                 self.since = Instant::now();
                 let back = None;
-                Some(Moved::Onto(Box::new(Onward { channel, back })))
+                Some(Moved::Onto(Box::new(NextChannel { channel, back })))
             }
             // The stream ends there, of which QUIC brings word, or has not begun.
             Err(AttachError::Refused(_)) => {
@@ -306,7 +306,7 @@ impl RelayResumption {
                 self.on_lane = None;
                 self.since = Instant::now();
                 let back = Some(self.lane_keeper());
-                Some(Moved::Onto(Box::new(Onward { channel, back })))
+                Some(Moved::Onto(Box::new(NextChannel { channel, back })))
             }
             Err(AttachError::Refused(_)) => {
                 flowing.set_named(false);
@@ -339,7 +339,7 @@ impl RelayResumption {
 
 /// [`agree`] with a timeout.
 async fn agree_in_time(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
-    match tokio::time::timeout(BESIDE_PATIENCE, agree(channel, stream)).await {
+    match tokio::time::timeout(JOIN_PATIENCE, agree(channel, stream)).await {
         Ok(agreed) => agreed,
         Err(_) => Err(AttachError::Broken(ChannelError::Ended)),
     }
@@ -347,12 +347,9 @@ async fn agree_in_time(channel: &mut Channel, stream: StreamId) -> Result<(), At
 
 /// Names the stream on a channel beside its own, and waits for the client to do the same.
 async fn agree(channel: &mut Channel, stream: StreamId) -> Result<(), AttachError> {
-    channel
-        .tx
-        .write(Some(Frame::Beside { stream }), None)
-        .await?;
+    channel.tx.write(Some(Frame::Join { stream }), None).await?;
     match channel.rx.read().await? {
-        Item::Frame(Frame::Beside { stream: named }) if named == stream => Ok(()),
+        Item::Frame(Frame::Join { stream: named }) if named == stream => Ok(()),
         Item::Frame(Frame::Reset { code }) => Err(AttachError::Refused(code)),
         Item::Frame(other) => Err(ChannelError::Unexpected(other.kind()).into()),
         Item::Data(_) | Item::End => Err(ChannelError::Ended.into()),
@@ -394,7 +391,7 @@ async fn attach_on(
 const ATTACH_PATIENCE: Duration = Duration::from_secs(3);
 /// How long the client may take to name the stream on a lane that was just verified: it does so at once, unless it still connects
 /// to the target.
-const BESIDE_PATIENCE: Duration = Duration::from_secs(10);
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause before another lane is tried after one that broke.
 const LANE_PAUSE_LEAST: Duration = Duration::from_secs(1);
 /// Longest such pause, and how long a lane must have served for the first to hold again: a middlebox that ends long

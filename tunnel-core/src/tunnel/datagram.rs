@@ -10,7 +10,7 @@ mod quic_queue;
 mod reader;
 mod sender;
 
-pub(crate) use fair::{Fair, Whose};
+pub(crate) use fair::{Fair, FairKey};
 pub(crate) use inbound::{Inbound, Reassembled};
 pub(crate) use lane_queues::{LaneQueue, LaneQueues};
 pub(crate) use limits::QueueLimits;

@@ -15,7 +15,7 @@ pub(crate) use budget::{Budget, MEMORY, Memory};
 pub(crate) use channel::{Channel, ChannelError, Item};
 #[cfg(test)]
 pub(crate) use channel::{ChannelRx, ChannelTx};
-pub(crate) use handover::{Flowing, Onward};
+pub(crate) use handover::{Flowing, NextChannel};
 pub(crate) use resumption::{
     Carrier, Direction, Moved, RESUME_PATIENCE, Resumed, Resumption, StreamEnd, StreamKind,
 };

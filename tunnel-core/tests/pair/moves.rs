@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tunnel_core::proto::stream::{RecvHalf, SendHalf, TUNNEL_BUDGET, handover::Turn};
+use tunnel_core::proto::stream::{RecvHalf, SendHalf, TUNNEL_BUDGET, handover::Handover};
 
 use crate::{CLIENT, Net, RELAY, Random, pool};
 
@@ -71,7 +71,7 @@ enum Piece {
 struct End {
     send: SendHalf,
     recv: RecvHalf,
-    turn: Turn,
+    handover: Handover,
     source: Bytes,
     waiting: VecDeque<Bytes>,
     taken: usize,
@@ -90,7 +90,7 @@ impl End {
         Self {
             send: SendHalf::new(base),
             recv: RecvHalf::new(),
-            turn: Turn::default(),
+            handover: Handover::default(),
             source,
             waiting: VecDeque::new(),
             taken: 0,
@@ -115,7 +115,7 @@ impl End {
     /// Leaves all that it used. Says what that was.
     fn leave(&mut self) -> Vec<Channel> {
         self.recv.handle_channel_lost();
-        self.turn = Turn::default();
+        self.handover = Handover::default();
         self.early.clear();
         let on = self.on.take();
         let used = on.into_iter().flat_map(|(tx, rx)| [tx, rx]);
@@ -333,7 +333,7 @@ impl Run {
             return;
         }
         // Without a channel nothing can stand beside it, and one turn follows the other.
-        if end.on.is_none() || !end.turn.handle_agreed() {
+        if end.on.is_none() || !end.handover.handle_agreed() {
             let left = end.leave().into_iter().chain([channel]);
             return self.give_up(left.collect());
         }
@@ -357,7 +357,7 @@ impl Run {
             }
             Piece::Fin(offset) => end.recv.handle_fin(offset).unwrap(),
             Piece::Move(offset) => {
-                end.turn.handle_move(offset, &end.recv).unwrap();
+                end.handover.handle_move(offset, &end.recv).unwrap();
                 self.follow(side);
             }
             Piece::Attach(_) | Piece::Beside => unreachable!(),
@@ -367,14 +367,14 @@ impl Run {
     /// Reads the next channel once the one before is read to its end.
     fn follow(&mut self, side: usize) {
         let end = &mut self.ends[side];
-        if !end.turn.may_follow() {
+        if !end.handover.may_follow() {
             return;
         }
         let (Some((_, rx)), Some(next)) = (&mut end.on, end.next) else {
             unreachable!("seed {}: nowhere to follow to", self.seed);
         };
         *rx = next;
-        if end.turn.handle_followed() {
+        if end.handover.handle_followed() {
             end.next = None;
         }
         for piece in std::mem::take(&mut self.ends[side].early) {
@@ -438,11 +438,11 @@ impl Run {
             return;
         };
         let end = &mut self.ends[side];
-        if end.turn.may_leave() && self.random.below(3) == 0 {
+        if end.handover.may_leave() && self.random.below(3) == 0 {
             let next = end.next.unwrap();
             let offset = end.send.offset();
             end.on = Some((next, rx));
-            if end.turn.handle_left() {
+            if end.handover.handle_left() {
                 end.next = None;
             }
             self.moves += 1;

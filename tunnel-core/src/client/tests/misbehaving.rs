@@ -270,7 +270,7 @@ async fn a_stream_that_breaks_the_rules_ends_alone() {
         ("a move unasked", &[Frame::Move { offset: 0 }]),
         (
             "a name for where it is",
-            &[Frame::Beside {
+            &[Frame::Join {
                 stream: StreamId(1),
             }],
         ),
@@ -327,7 +327,7 @@ async fn what_stands_beside_a_stream_is_that_streams_alone() {
     let scene = Scene::new().await;
     let (mut first, mut game) = scene.stream(1).await;
     let (mut other, mut others_game) = scene.stream(2).await;
-    let beside = |stream| Frame::Beside {
+    let beside = |stream| Frame::Join {
         stream: StreamId(stream),
     };
     // One that nobody has, and one that has ended: there is nothing that could move.

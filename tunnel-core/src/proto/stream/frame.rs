@@ -80,7 +80,7 @@ pub enum Frame {
     /// The channel, a lane, carries this stream no more.
     Idle,
     /// The channel stands beside the stream's own, for what follows on MOVE there; each side sends it first.
-    Beside {
+    Join {
         /// Which stream.
         stream: StreamId,
     },
@@ -97,7 +97,7 @@ impl Frame {
             Self::Reset { .. } => RESET,
             Self::Move { .. } => MOVE,
             Self::Idle => IDLE,
-            Self::Beside { .. } => BESIDE,
+            Self::Join { .. } => JOIN,
         }
     }
 
@@ -126,7 +126,7 @@ impl Frame {
             }
             Self::Reset { code } => code.encode(out),
             Self::Idle => {}
-            Self::Beside { stream } => put_field(out, 1, stream),
+            Self::Join { stream } => put_field(out, 1, stream),
         }
     }
 
@@ -143,7 +143,7 @@ impl Frame {
             RESET => whole(body).map(|code| Self::Reset { code }),
             MOVE => whole(body).map(|offset| Self::Move { offset }),
             IDLE => Reader::new(body).finish().map(|()| Self::Idle),
-            BESIDE => beside(body),
+            JOIN => join(body),
             kind => return Err(FrameError::UnknownType(kind)),
         };
         decoded.map_err(|error| FrameError::Malformed { kind, error })
@@ -323,7 +323,7 @@ impl Head {
         };
         let max = match kind {
             DATA => MAX_DATA,
-            OPEN..=BESIDE => MAX_BODY,
+            OPEN..=JOIN => MAX_BODY,
             kind => return Err(FrameError::UnknownType(kind)),
         };
         let Ok(length) = reader.varint() else {
@@ -401,7 +401,7 @@ const FIN: u8 = 0x14;
 const RESET: u8 = 0x15;
 const MOVE: u8 = 0x16;
 const IDLE: u8 = 0x17;
-const BESIDE: u8 = 0x18;
+const JOIN: u8 = 0x18;
 
 fn open(body: &[u8]) -> Result<Frame, WireError> {
     let mut stream = Slot::new("stream id");
@@ -446,7 +446,7 @@ fn attach(body: &[u8]) -> Result<Frame, WireError> {
     })
 }
 
-fn beside(body: &[u8]) -> Result<Frame, WireError> {
+fn join(body: &[u8]) -> Result<Frame, WireError> {
     let mut stream = Slot::new("stream id");
     for field in Fields::new(body) {
         let (tag, value) = field?;
@@ -454,7 +454,7 @@ fn beside(body: &[u8]) -> Result<Frame, WireError> {
             stream.read(value)?;
         }
     }
-    Ok(Frame::Beside {
+    Ok(Frame::Join {
         stream: stream.finish()?,
     })
 }

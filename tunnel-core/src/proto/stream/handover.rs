@@ -13,7 +13,7 @@ use crate::proto::stream::{misbehaved::StreamMisbehaved, recv::RecvHalf};
 
 /// One side's change of channel.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct Handover {
     /// Both sides have named the stream on the new channel.
     agreed: bool,
     /// We have said MOVE, and send there.
@@ -24,7 +24,7 @@ pub struct Turn {
     followed: bool,
 }
 
-impl Turn {
+impl Handover {
     /// A new channel stands beside the old one. Returns whether the stream goes there: not while it is on its way to
     /// another.
     pub const fn handle_agreed(&mut self) -> bool {
@@ -38,7 +38,7 @@ impl Turn {
         self.agreed && !self.left
     }
 
-    /// We have said MOVE. Returns whether this ends the turn, so that the next may begin.
+    /// We have said MOVE. Returns whether this ends the handover, so that the next may begin.
     pub fn handle_left(&mut self) -> bool {
         self.left = true;
         self.end()
@@ -65,7 +65,7 @@ impl Turn {
         self.agreed && self.called && !self.followed
     }
 
-    /// We read the new channel. Returns whether this ends the turn, so that the next may begin.
+    /// We read the new channel. Returns whether this ends the handover, so that the next may begin.
     pub fn handle_followed(&mut self) -> bool {
         self.followed = true;
         self.end()
@@ -104,7 +104,7 @@ pub struct Look {
 /// Tells whether the processor is what limits a stream, by the bytes that have gone through in both directions together
 /// and by the processor time that passes meanwhile. It looks at the clocks once for each [`stretch`].
 #[derive(Debug)]
-pub struct Meter {
+pub struct PaceMeter {
     pace: Pace,
     /// Bytes per second.
     rate: u64,
@@ -112,7 +112,7 @@ pub struct Meter {
     mark: u64,
 }
 
-impl Meter {
+impl PaceMeter {
     /// From now on, with `through` bytes gone through before. At `rate` bytes per second QUIC is taken to be at the
     /// processor's limit, whatever else is known.
     pub const fn new(since: Look, through: u64, rate: u64) -> Self {
@@ -166,7 +166,7 @@ pub struct Calm {
 }
 
 impl Calm {
-    /// From now on, with `through` bytes gone through before, for a [`Meter`] of `rate`.
+    /// From now on, with `through` bytes gone through before, for a [`PaceMeter`] of `rate`.
     pub const fn new(through: u64, rate: u64) -> Self {
         Self {
             least: slow(rate).saturating_mul(CALM_LOOK.as_secs()),
@@ -184,7 +184,7 @@ impl Calm {
     }
 }
 
-/// Bytes between two looks of a [`Meter`] of `rate`: an eighth of a second, so that one write into the buffers of sockets does
+/// Bytes between two looks of a [`PaceMeter`] of `rate`: an eighth of a second, so that one write into the buffers of sockets does
 /// not count as a rate, and 1 MiB at least, more than pages, chat and a game's ticks come to.
 pub const fn stretch(rate: u64) -> u64 {
     let stretch = rate / 8;
@@ -219,56 +219,56 @@ mod tests {
 
     #[test]
     fn a_stream_leaves_only_when_both_have_agreed() {
-        let mut turn = Turn::default();
-        assert!(!turn.may_leave());
-        assert!(turn.handle_agreed());
-        assert!(!turn.handle_agreed(), "one at a time");
-        assert!(turn.may_leave());
-        assert!(!turn.handle_left());
-        assert!(!turn.may_leave());
-        assert!(!turn.handle_agreed(), "still under way");
+        let mut handover = Handover::default();
+        assert!(!handover.may_leave());
+        assert!(handover.handle_agreed());
+        assert!(!handover.handle_agreed(), "one at a time");
+        assert!(handover.may_leave());
+        assert!(!handover.handle_left());
+        assert!(!handover.may_leave());
+        assert!(!handover.handle_agreed(), "still under way");
     }
 
     #[test]
     fn the_next_turn_begins_when_both_directions_have_changed() {
         for leaves_first in [true, false] {
-            let mut turn = Turn::default();
-            turn.handle_agreed();
+            let mut handover = Handover::default();
+            handover.handle_agreed();
             if leaves_first {
-                assert!(!turn.handle_left());
+                assert!(!handover.handle_left());
             }
-            turn.handle_move(9, &received(9)).unwrap();
-            assert!(turn.may_follow());
-            assert_eq!(turn.handle_followed(), leaves_first);
+            handover.handle_move(9, &received(9)).unwrap();
+            assert!(handover.may_follow());
+            assert_eq!(handover.handle_followed(), leaves_first);
             if !leaves_first {
-                assert!(turn.may_leave());
-                assert!(turn.handle_left());
+                assert!(handover.may_leave());
+                assert!(handover.handle_left());
             }
-            assert!(turn.handle_agreed());
+            assert!(handover.handle_agreed());
         }
     }
 
     #[test]
     fn a_move_may_come_before_the_word_that_agrees() {
-        let mut turn = Turn::default();
-        turn.handle_move(0, &received(0)).unwrap();
-        assert!(!turn.may_follow());
-        assert!(turn.handle_agreed());
-        assert!(turn.may_follow());
+        let mut handover = Handover::default();
+        handover.handle_move(0, &received(0)).unwrap();
+        assert!(!handover.may_follow());
+        assert!(handover.handle_agreed());
+        assert!(handover.may_follow());
     }
 
     #[test]
     fn a_move_names_what_was_sent_and_comes_once() {
-        let mut turn = Turn::default();
+        let mut handover = Handover::default();
         for offset in [8, 10, 1 << 40] {
             let wrong = StreamMisbehaved::WrongMoveOffset {
                 offset,
                 received: 9,
             };
-            assert_eq!(turn.handle_move(offset, &received(9)), Err(wrong));
+            assert_eq!(handover.handle_move(offset, &received(9)), Err(wrong));
         }
-        turn.handle_move(9, &received(9)).unwrap();
-        let twice = turn.handle_move(9, &received(9));
+        handover.handle_move(9, &received(9)).unwrap();
+        let twice = handover.handle_move(9, &received(9));
         assert_eq!(twice, Err(StreamMisbehaved::MovedTwice));
     }
 
@@ -278,7 +278,7 @@ mod tests {
             now: Instant::now(),
             processor: Duration::from_secs(7),
         };
-        let mut meter = Meter::new(start, 0, LANE_RATE);
+        let mut meter = PaceMeter::new(start, 0, LANE_RATE);
         let mut told = None;
         for millis in 0..=2_000 {
             let time = Duration::from_millis(millis);
@@ -315,7 +315,7 @@ mod tests {
             now: Instant::now(),
             processor: Duration::ZERO,
         };
-        let mut meter = Meter::new(start, 0, LANE_RATE);
+        let mut meter = PaceMeter::new(start, 0, LANE_RATE);
         for through in [stretch(LANE_RATE), 2 * stretch(LANE_RATE)] {
             let told = meter.handle_progress(through, || start);
             assert_eq!(told, Some(Pace::Bulk));

@@ -29,7 +29,7 @@ use crate::{
     },
     socket::{self, family},
     sync::lock,
-    tunnel::{datagram::Whose, fault},
+    tunnel::{datagram::FairKey, fault},
 };
 
 /// A shard of one service: a socket for each of its UDP ports, and the flows that come in there. The packets of one player always
@@ -274,7 +274,7 @@ impl Route {
             ..DatagramHead::data(flow.id)
         };
         // In the player's queue, behind what the flow has sent before.
-        let whose = Whose::address(self.service.public.first(), flow.key.player().ip());
+        let whose = FairKey::address(self.service.public.first(), flow.key.player().ip());
         self.tunnel.datagrams.send(whose, head, &[], scratch);
     }
 }

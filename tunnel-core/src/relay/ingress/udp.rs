@@ -17,7 +17,7 @@ use crate::{
     },
     socket::canonical,
     sync::lock,
-    tunnel::{datagram::Whose, fault, futures::sleep_until, supervise::supervise},
+    tunnel::{datagram::FairKey, fault, futures::sleep_until, supervise::supervise},
 };
 
 impl UdpShard {
@@ -135,7 +135,7 @@ impl UdpShard {
         }
         metrics.datagrams_in.one();
         metrics.datagram_bytes_in.add(payload.len() as u64);
-        let whose = Whose::address(self.service.binding.public.first(), player.ip());
+        let whose = FairKey::address(self.service.binding.public.first(), player.ip());
         let redundancy = route.service.redundancy;
         (route.tunnel.datagrams).send_protected(whose, head, payload, redundancy, scratch);
     }

@@ -308,13 +308,13 @@ async fn a_stream_that_breaks_the_rules_ends_alone_and_is_counted() {
         ),
         (
             "a name for where it is",
-            &[Frame::Beside {
+            &[Frame::Join {
                 stream: StreamId(1),
             }],
         ),
         (
             "somebody else's name",
-            &[Frame::Beside {
+            &[Frame::Join {
                 stream: StreamId(0),
             }],
         ),

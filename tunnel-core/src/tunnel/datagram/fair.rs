@@ -12,14 +12,14 @@ use crate::proto::flow::by_prefix;
 
 /// Whose a datagram is: services share a queue evenly, and the players of a service its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Whose {
+pub(crate) struct FairKey {
     /// The first public port of the service.
     service: u16,
     /// One of 256 places, which players share by chance: enough that two of those who flood and play seldom meet.
     player: u8,
 }
 
-impl Whose {
+impl FairKey {
     /// A player by its address, of IPv6 by its network, however many flows it opens. Nobody can aim at another's place.
     pub(crate) fn address(service: u16, player: IpAddr) -> Self {
         static PLACES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
@@ -38,7 +38,7 @@ impl Whose {
 /// What waits, by whose it is: each has its turn, and a full queue drops what the longest part of it holds longest.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
-    parts: HashMap<Whose, Part<T>>,
+    parts: HashMap<FairKey, Part<T>>,
     services: HashMap<u16, Service>,
     /// Services of which something waits, in the order of their turns.
     turns: VecDeque<u16>,
@@ -97,7 +97,7 @@ impl<T> Default for Fair<T> {
 
 impl<T> Fair<T> {
     /// Adds to the part of `whose`. Returns what had to go, if there were `most` already.
-    pub(crate) fn push(&mut self, now: Instant, whose: Whose, item: T, most: usize) -> Option<T> {
+    pub(crate) fn push(&mut self, now: Instant, whose: FairKey, item: T, most: usize) -> Option<T> {
         let dropped = if self.len >= most.max(1) {
             self.make_room(whose)
         } else {
@@ -126,7 +126,7 @@ impl<T> Fair<T> {
         let place = self.turns.pop_front()?;
         let service = self.services.get_mut(&place)?;
         let player = service.turns.pop_front()?;
-        let whose = Whose {
+        let whose = FairKey {
             service: place,
             player,
         };
@@ -148,7 +148,7 @@ impl<T> Fair<T> {
         next.map(|(came, item)| Waited { item, came, began })
     }
 
-    fn make_room(&mut self, whose: Whose) -> Option<T> {
+    fn make_room(&mut self, whose: FairKey) -> Option<T> {
         let share = self.len / self.turns.len().max(1);
         let own = self.services.get(&whose.service).map_or(0, |it| it.len);
         // A flood meets its own part here, and no other is looked at.
@@ -165,7 +165,7 @@ impl<T> Fair<T> {
             whose.player
         } else {
             let len = |player: u8| {
-                let whose = Whose {
+                let whose = FairKey {
                     service: fattest,
                     player,
                 };
@@ -174,7 +174,7 @@ impl<T> Fair<T> {
             let lens = service.turns.iter().map(|&player| (len(player), player));
             lens.max()?.1
         };
-        let fattest = Whose {
+        let fattest = FairKey {
             service: fattest,
             player,
         };
@@ -193,7 +193,7 @@ impl<T> Fair<T> {
     }
 
     /// An empty part keeps its room for the next packet, as long as there are few.
-    fn forget(&mut self, whose: Whose) {
+    fn forget(&mut self, whose: FairKey) {
         if self.parts.len() > PARTS_KEPT {
             self.parts.remove(&whose);
         }
@@ -219,13 +219,13 @@ mod tests {
 
     use super::*;
 
-    fn player(service: u16, flow: u64) -> Whose {
-        Whose::flow(service, flow)
+    fn player(service: u16, flow: u64) -> FairKey {
+        FairKey::flow(service, flow)
     }
 
     #[test]
     fn a_player_with_an_ipv6_network_is_one_player() {
-        let of = |ip: &str| Whose::address(7777, ip.parse().unwrap());
+        let of = |ip: &str| FairKey::address(7777, ip.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:ffff:ffff:ffff"));
         let networks = (0..64).map(|n| of(&format!("2001:db8:0:{n:x}::1")).player);
         assert!(networks.collect::<HashSet<_>>().len() > 8);
@@ -267,9 +267,9 @@ mod tests {
     #[test]
     fn a_player_has_one_place_whatever_its_flows() {
         let address = IpAddr::from(Ipv4Addr::new(192, 0, 2, 7));
-        assert_eq!(Whose::address(7, address), Whose::address(7, address));
+        assert_eq!(FairKey::address(7, address), FairKey::address(7, address));
         let places: HashSet<_> = (0..=255)
-            .map(|n| Whose::address(7, Ipv4Addr::new(192, 0, 2, n).into()).player)
+            .map(|n| FairKey::address(7, Ipv4Addr::new(192, 0, 2, n).into()).player)
             .collect();
         // 256 drawn of 256 leave 94 empty on average.
         assert!(places.len() > 100, "{}", places.len());

@@ -15,7 +15,7 @@ use crate::{
     metrics::Metrics,
     sync::lock,
     tunnel::datagram::{
-        fair::{Fair, Whose},
+        fair::{Fair, FairKey},
         limits::QueueLimits,
     },
 };
@@ -67,7 +67,7 @@ impl LaneQueues {
         }
     }
 
-    pub(super) fn send(&self, whose: Whose, flow: u64, datagram: Bytes, metrics: &Metrics) {
+    pub(super) fn send(&self, whose: FairKey, flow: u64, datagram: Bytes, metrics: &Metrics) {
         let mut lanes = lock(&self.lanes);
         lanes.retain(|lane| !lane.has_ended.load(Ordering::Relaxed));
         let Some(place) = flow.checked_rem(lanes.len() as u64) else {
@@ -129,8 +129,8 @@ mod tests {
 
     use super::*;
 
-    fn whose() -> Whose {
-        Whose::flow(1, 1)
+    fn whose() -> FairKey {
+        FairKey::flow(1, 1)
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use crate::transport::quic::congestion;
 
 /// Counts what datagrams leave on a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct GameMeter {
     /// Bytes, with what each costs on the wire.
     sent: AtomicU64,
     /// A player's stream has talked.
@@ -27,7 +27,7 @@ pub(crate) struct Meter {
     woken: Notify,
 }
 
-impl Meter {
+impl GameMeter {
     pub(crate) fn handle_sent(&self, bytes: usize) {
         // Relaxed: a look that misses the last datagram sees it with the next.
         self.sent
@@ -61,7 +61,7 @@ impl Meter {
 }
 
 /// Tells the connection's congestion control the game's rate, and whether anybody plays, for as long as the connection lasts.
-pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<Meter>) {
+pub(crate) async fn declare(connection: quinn::Connection, meter: Arc<GameMeter>) {
     let mut rate = Rate::default();
     let mut talk = Talk::default();
     loop {
@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_game_needs_is_unknown_when_it_begins_after_a_silence() {
         let (connection, _, _peer, _endpoints) = pair(Suite::Aes256Gcm).await;
-        let meter = Arc::<Meter>::default();
+        let meter = Arc::<GameMeter>::default();
         let declares = tokio::spawn(declare(connection.clone(), meter.clone()));
         let is = async |wanted| {
             while congestion::declared(&connection) != wanted {

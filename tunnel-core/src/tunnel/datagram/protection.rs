@@ -26,7 +26,7 @@ use crate::{
     sync::lock,
     transport::blocks::make_room,
     tunnel::{
-        datagram::{fair::Whose, quic_queue::QuicQueue},
+        datagram::{fair::FairKey, quic_queue::QuicQueue},
         futures::sleep_until,
     },
 };
@@ -161,7 +161,7 @@ impl Protection {
     /// Sends one datagram, and sees to it that its copy or a repair follows.
     pub(super) fn send(
         &self,
-        whose: Whose,
+        whose: FairKey,
         mut head: DatagramHead,
         scheme: Scheme,
         payload: &[u8],
@@ -409,7 +409,7 @@ mod tests {
         for (sent, lost) in [(10, 1), (11, 0)] {
             for _ in 0..10 {
                 let head = DatagramHead::data(FlowId(1));
-                let whose = Whose::flow(1, 1);
+                let whose = FairKey::flow(1, 1);
                 ours.send(whose, head, Scheme::Source, b"move", &mut BytesMut::new());
             }
             // Beside them one question was sent, and repairs perhaps.
@@ -429,7 +429,7 @@ mod tests {
         let mut send = |payload: &[u8]| {
             let head = DatagramHead::data(FlowId(7));
             protection.send(
-                Whose::flow(1, 1),
+                FairKey::flow(1, 1),
                 head,
                 Scheme::Copied,
                 payload,

@@ -15,9 +15,9 @@ use crate::{
     metrics::Metrics,
     sync::lock,
     tunnel::datagram::{
-        fair::{Fair, Whose},
+        fair::{Fair, FairKey},
         limits::QueueLimits,
-        meter::{self, Meter},
+        meter::{self, GameMeter},
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) struct QuicQueue {
     /// Whether anything waits, read without the lock: the usual case is that nothing does.
     is_waiting: AtomicBool,
     added: Notify,
-    meter: Arc<Meter>,
+    meter: Arc<GameMeter>,
     /// What QUIC has room for when nothing waits in it.
     room: usize,
     start: Instant,
@@ -55,7 +55,7 @@ impl QuicQueue {
     }
 
     /// What is told of those who would feel a queue.
-    pub(super) const fn meter(&self) -> &Arc<Meter> {
+    pub(super) const fn meter(&self) -> &Arc<GameMeter> {
         &self.meter
     }
 
@@ -124,7 +124,7 @@ impl QuicQueue {
             && self.connection.datagram_send_buffer_space() >= length
     }
 
-    pub(super) fn send(&self, whose: Whose, datagram: Bytes, metrics: &Metrics) {
+    pub(super) fn send(&self, whose: FairKey, datagram: Bytes, metrics: &Metrics) {
         if self.is_idle(datagram.len()) {
             self.send_now(datagram, metrics);
             return;
@@ -222,7 +222,11 @@ mod tests {
         let drains = tokio::spawn(drain(queue.clone(), metrics.clone()));
         congestion::choke(&connection, true);
         for _ in 0..100 {
-            queue.send(Whose::flow(1, 1), Bytes::from_static(&[7; 1_000]), &metrics);
+            queue.send(
+                FairKey::flow(1, 1),
+                Bytes::from_static(&[7; 1_000]),
+                &metrics,
+            );
         }
         let emptied = async {
             while queue.is_waiting.load(Ordering::Acquire) {

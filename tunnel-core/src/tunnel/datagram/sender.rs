@@ -18,10 +18,10 @@ use crate::{
     },
     transport::blocks::make_room,
     tunnel::datagram::{
-        fair::Whose,
+        fair::FairKey,
         lane_queues::LaneQueues,
         limits::QueueLimits,
-        meter::Meter,
+        meter::GameMeter,
         protection::{PathTo, Protection},
         quic_queue::QuicQueue,
     },
@@ -65,7 +65,7 @@ impl DatagramSender {
     }
 
     /// What is told of those who would feel a queue, where QUIC's congestion control can do something about it.
-    pub(crate) fn meter(&self) -> Option<Arc<Meter>> {
+    pub(crate) fn meter(&self) -> Option<Arc<GameMeter>> {
         match &self.way {
             Way::Quic(queue) => Some(queue.meter().clone()),
             Way::Lanes(_) => None,
@@ -93,7 +93,7 @@ impl DatagramSender {
     /// caller keeps, so that a packet costs no allocation of its own.
     pub(crate) fn send(
         &self,
-        whose: Whose,
+        whose: FairKey,
         head: DatagramHead,
         payload: &[u8],
         scratch: &mut BytesMut,
@@ -106,7 +106,7 @@ impl DatagramSender {
     /// Sends one datagram, protected as its service wishes; counts why not. Never waits.
     pub(crate) fn send_protected(
         &self,
-        whose: Whose,
+        whose: FairKey,
         head: DatagramHead,
         payload: &[u8],
         redundancy: Redundancy,
@@ -179,7 +179,7 @@ impl DatagramSender {
         }
     }
 
-    fn send_one(&self, whose: Whose, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
+    fn send_one(&self, whose: FairKey, head: DatagramHead, payload: &[u8], scratch: &mut BytesMut) {
         let length = head.encoded_len() + payload.len();
         make_room(scratch, length);
         head.encode(scratch);

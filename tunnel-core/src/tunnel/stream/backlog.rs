@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes, BytesMut};
 /// Bytes in order. What has to stay is copied once, so that it holds its own length and neither the buffer that it
 /// came in (256 KiB of a lane) nor an entry for each byte that a peer sends by itself.
 #[derive(Debug, Default)]
-pub(crate) struct Waiting {
+pub(crate) struct Backlog {
     /// What stays, in blocks of its own.
     settled: VecDeque<Bytes>,
     /// The last of it, with room for more.
@@ -17,7 +17,7 @@ pub(crate) struct Waiting {
     settled_bytes: usize,
 }
 
-impl Waiting {
+impl Backlog {
     /// More came.
     pub(crate) fn push(&mut self, data: Bytes) {
         if !data.is_empty() {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::proto::testing::XorShift;
 
-    fn drained(waiting: &mut Waiting, most: usize) -> Vec<u8> {
+    fn drained(waiting: &mut Backlog, most: usize) -> Vec<u8> {
         let mut out = Vec::new();
         while !waiting.is_empty() {
             let mut slices = [IoSlice::new(&[]); 4];
@@ -118,7 +118,7 @@ mod tests {
     }
 
     /// Bytes of memory that is kept.
-    fn held(waiting: &Waiting) -> usize {
+    fn held(waiting: &Backlog) -> usize {
         let blocks: usize = waiting.settled.iter().map(Bytes::len).sum();
         let entries = waiting.settled.capacity() + waiting.fresh.capacity();
         blocks + waiting.block.capacity() + entries * size_of::<Bytes>()
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn many_single_bytes_of_a_large_buffer_hold_little_more_than_themselves() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Backlog::default();
         let mut sent = Vec::new();
         for number in 0..100_000u32 {
             // Each in a buffer of its own, as a hostile peer can arrange it.
@@ -145,7 +145,7 @@ mod tests {
     fn nothing_is_lost_or_doubled_however_it_comes_and_goes() {
         let mut random = XorShift::new(3);
         for _ in 0..200 {
-            let (mut waiting, mut sent, mut got) = (Waiting::default(), Vec::new(), Vec::new());
+            let (mut waiting, mut sent, mut got) = (Backlog::default(), Vec::new(), Vec::new());
             for _ in 0..50 {
                 let length = (random.next() % 3_000) as usize;
                 let data = random.bytes(length);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_at_once_is_not_copied() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Backlog::default();
         let data = Bytes::from_static(b"at once");
         waiting.push(data.clone());
         let mut slices = [IoSlice::new(&[]); 4];

@@ -58,7 +58,7 @@ pub(crate) enum Full {
 }
 
 impl Budget {
-    /// So many bytes, at most what the protocol lets a tunnel hold, and a share of what all may.
+    /// `most` bytes, at most what the protocol lets a tunnel hold, and a share of what all may.
     pub(crate) fn new(memory: Arc<Memory>, most: u64) -> Self {
         Self {
             memory,
@@ -84,8 +84,8 @@ impl Budget {
     }
 
     /// Bytes came that their socket does not take yet, of a stream of which `own` bytes wait with them; they wait in any case, until
-    /// [`waited`](Self::waited). Where all hold too much, who reads what comes is not the one to go.
-    pub(crate) fn wait(&self, bytes: u64, own: u64) -> Result<(), Full> {
+    /// [`release_undelivered`](Self::release_undelivered). Where all hold too much, who reads what comes is not the one to go.
+    pub(crate) fn reserve_undelivered(&self, bytes: u64, own: u64) -> Result<(), Full> {
         let waiting = self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.memory.take(bytes);
         if waiting > WAITING_MAX {
@@ -97,17 +97,20 @@ impl Budget {
         }
     }
 
-    pub(crate) fn waited(&self, bytes: u64) {
+    /// Their socket took bytes that waited.
+    pub(crate) fn release_undelivered(&self, bytes: u64) {
         self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         self.memory.give_back(bytes);
     }
 
-    pub(crate) fn take(&self, bytes: u64) {
+    /// Bytes were sent, and are kept until they are acknowledged.
+    pub(crate) fn reserve_unacked(&self, bytes: u64) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         self.memory.take(bytes);
     }
 
-    pub(crate) fn give_back(&self, bytes: u64) {
+    /// Bytes that were kept are acknowledged.
+    pub(crate) fn release_unacked(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
         self.memory.give_back(bytes);
     }
@@ -145,10 +148,10 @@ mod tests {
     fn one_tunnel_may_hold_all_that_the_protocol_allows() {
         let budget = Budget::new(Memory::new(MEMORY), u64::MAX);
         assert_eq!(budget.free(), TUNNEL_BUDGET);
-        budget.take(TUNNEL_BUDGET);
+        budget.reserve_unacked(TUNNEL_BUDGET);
         assert!(budget.free() == 0 && budget.is_short());
-        assert_eq!(budget.wait(WAITING_MAX, MIB), Ok(()));
-        assert_eq!(budget.wait(1, MIB), Err(Full::Tunnel));
+        assert_eq!(budget.reserve_undelivered(WAITING_MAX, MIB), Ok(()));
+        assert_eq!(budget.reserve_undelivered(1, MIB), Err(Full::Tunnel));
     }
 
     #[test]
@@ -161,9 +164,9 @@ mod tests {
                 assert!(budget.free() >= HELD_MIN);
                 // As streams do it, a little at a time, in both directions.
                 while budget.free() > 0 {
-                    budget.take(budget.free().min(64 * 1024));
+                    budget.reserve_unacked(budget.free().min(64 * 1024));
                 }
-                while budget.wait(64 * 1024, MIB).is_ok() {}
+                while budget.reserve_undelivered(64 * 1024, MIB).is_ok() {}
                 budget
             })
             .collect();
@@ -180,16 +183,19 @@ mod tests {
         let (greedy, modest) = [(); 2]
             .map(|()| Budget::new(memory.clone(), TUNNEL_BUDGET))
             .into();
-        while greedy.wait(64 * 1024, MIB).is_ok() {}
-        assert_eq!(greedy.wait(1, MIB), Err(Full::All));
-        assert_eq!(modest.wait(MIB, MIB), Ok(()));
+        while greedy.reserve_undelivered(64 * 1024, MIB).is_ok() {}
+        assert_eq!(greedy.reserve_undelivered(1, MIB), Err(Full::All));
+        assert_eq!(modest.reserve_undelivered(MIB, MIB), Ok(()));
         assert!(modest.free() >= MIB);
     }
     #[test]
     fn who_reads_what_comes_does_not_go_for_who_does_not() {
         let budget = Budget::new(Memory::new(0), TUNNEL_BUDGET);
-        assert_eq!(budget.wait(WAITING_MIN, WAITING_MIN), Ok(()));
-        assert_eq!(budget.wait(1_000, READER_MOST), Ok(()));
-        assert_eq!(budget.wait(1_000, READER_MOST + 1), Err(Full::All));
+        assert_eq!(budget.reserve_undelivered(WAITING_MIN, WAITING_MIN), Ok(()));
+        assert_eq!(budget.reserve_undelivered(1_000, READER_MOST), Ok(()));
+        assert_eq!(
+            budget.reserve_undelivered(1_000, READER_MOST + 1),
+            Err(Full::All)
+        );
     }
 }

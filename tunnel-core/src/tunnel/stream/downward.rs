@@ -13,7 +13,7 @@ use crate::{
     proto::stream::{StreamMisbehaved, frame::Frame},
     sync::lock,
     tunnel::stream::{
-        backlog::Waiting,
+        backlog::Backlog,
         budget::Full,
         channel::{ChannelError, ChannelRx, Item},
         resumption::StreamEnd,
@@ -39,7 +39,7 @@ impl Stream<'_> {
                         let released = state.send.handle_ack(now, offset)?;
                         self.measure(&mut state);
                         drop(state);
-                        self.carrier.budget.give_back(released);
+                        self.carrier.budget.release_unacked(released);
                         self.up.raise();
                     }
                     Item::Frame(Frame::Move { offset }) => {
@@ -79,11 +79,11 @@ impl Stream<'_> {
         {
             let mut state = lock(&self.state);
             let state = &mut *state;
-            state.turn.handle_move(offset, &state.recv)?;
+            state.handover.handle_move(offset, &state.recv)?;
         }
         // Its last word here may be faster than its first one there.
         let agreed = async {
-            while !lock(&self.state).turn.may_follow() {
+            while !lock(&self.state).handover.may_follow() {
                 self.follow.raised().await;
             }
         };
@@ -91,7 +91,7 @@ impl Stream<'_> {
         if is_agreed.is_err() || !self.next.change_rx(rx) {
             return Err(StreamEnd::Moved);
         }
-        if lock(&self.state).turn.handle_followed() {
+        if lock(&self.state).handover.handle_followed() {
             self.flowing.set_turning(false);
         }
         Ok(())
@@ -124,7 +124,7 @@ impl Stream<'_> {
         let length = data.len() as u64;
         state.recv.handle_data(length)?;
         let own = state.recv.waiting();
-        match self.carrier.budget.wait(length, own) {
+        match self.carrier.budget.reserve_undelivered(length, own) {
             Ok(()) => {}
             Err(Full::Tunnel) => {
                 return Err(StreamMisbehaved::WindowExceeded { waiting: own }.into());
@@ -183,14 +183,14 @@ impl Stream<'_> {
             }
         }
         // A stalled reader's queue is not kept for ever.
-        state.waiting = Waiting::default();
+        state.waiting = Backlog::default();
         Ok(())
     }
 
     fn delivered(&self, state: &mut State, written: usize) {
         self.written.add(written as u64);
         state.recv.handle_delivered(written as u64);
-        self.carrier.budget.waited(written as u64);
+        self.carrier.budget.release_undelivered(written as u64);
         if !state.ack_known || state.recv.owes_ack_now() {
             state.ack_known = true;
             self.up.raise();

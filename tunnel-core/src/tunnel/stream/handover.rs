@@ -27,7 +27,7 @@ pub(crate) struct Flowing {
     is_turning: AtomicBool,
     /// We have named it on another channel.
     is_named: AtomicBool,
-    /// Of the pace and the turn. One waits: the stream's own resumption.
+    /// Of the pace and the handover. One waits: the stream's own resumption.
     changed: Notify,
 }
 
@@ -86,15 +86,15 @@ impl Flowing {
 
 /// Where a stream goes on, while the channel that it is on works.
 #[derive(Debug)]
-pub(crate) struct Onward {
+pub(crate) struct NextChannel {
     pub(crate) channel: Channel,
     /// Gets the lane that it leaves, once nothing of the stream is on it any more.
     pub(crate) back: Option<oneshot::Sender<Channel>>,
 }
 
-/// The way from one channel to the next: each direction takes its half when its turn comes.
+/// The way from one channel to the next: each direction takes its half when it leaves its own.
 #[derive(Debug, Default)]
-pub(crate) struct Next(Mutex<Option<Box<Passage>>>);
+pub(crate) struct ChannelSwitch(Mutex<Option<Box<Passage>>>);
 
 #[derive(Debug)]
 struct Passage {
@@ -105,14 +105,14 @@ struct Passage {
     back: Option<oneshot::Sender<Channel>>,
 }
 
-impl Next {
-    pub(crate) fn put(&self, onward: Onward) {
+impl ChannelSwitch {
+    pub(crate) fn put(&self, next: NextChannel) {
         *lock(&self.0) = Some(Box::new(Passage {
-            tx: Some(onward.channel.tx),
-            rx: Some(onward.channel.rx),
+            tx: Some(next.channel.tx),
+            rx: Some(next.channel.rx),
             left_tx: None,
             left_rx: None,
-            back: onward.back,
+            back: next.back,
         }));
     }
 

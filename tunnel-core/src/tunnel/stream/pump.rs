@@ -13,7 +13,7 @@ use tokio::{io::Interest, net::TcpStream};
 use crate::{
     proto::stream::{
         frame::ResetCode,
-        handover::{Meter, Turn},
+        handover::{Handover, PaceMeter},
     },
     socket,
     sync::lock,
@@ -22,7 +22,7 @@ use crate::{
         futures::poll_when_woken,
         stream::{
             channel::{Channel, ChannelError},
-            handover::Onward,
+            handover::NextChannel,
             liveness::gone,
             resumption::{Carrier, Moved, Resumed, Resumption, StreamEnd, StreamKind},
             state::{Stream, look},
@@ -126,8 +126,8 @@ impl Stream<'_> {
                 tokio::select! {
                     moved = resumption.moved(&self.flowing) => match moved {
                         Moved::Away => return StreamEnd::Moved,
-                        Moved::Onto(onward) => {
-                            if !self.turn_to(*onward) {
+                        Moved::Onto(next) => {
+                            if !self.hand_over_to(*next) {
                                 return StreamEnd::Moved;
                             }
                         }
@@ -159,15 +159,15 @@ impl Stream<'_> {
     }
 
     /// Both directions leave their channel for this one, each at its next word; unless they are on their way to another.
-    fn turn_to(&self, onward: Onward) -> bool {
-        let may_turn = lock(&self.state).turn.handle_agreed();
-        if may_turn {
+    fn hand_over_to(&self, next: NextChannel) -> bool {
+        let may_go = lock(&self.state).handover.handle_agreed();
+        if may_go {
             self.flowing.set_turning(true);
-            self.next.put(onward);
+            self.next.put(next);
             self.up.raise();
             self.follow.raise();
         }
-        may_turn
+        may_go
     }
 
     /// Gets another channel, while the socket takes what has come.
@@ -180,8 +180,8 @@ impl Stream<'_> {
             let mut state = lock(&self.state);
             state.recv.handle_channel_lost();
             state.ack_known = false;
-            state.turn = Turn::default();
-            state.meter = Meter::new(look(), state.through(), self.kind.lane_rate);
+            state.handover = Handover::default();
+            state.meter = PaceMeter::new(look(), state.through(), self.kind.lane_rate);
             self.flowing.set(state.meter.pace());
             self.flowing.set_turning(false);
             state.recv.received()
@@ -223,9 +223,9 @@ impl Stream<'_> {
             let state = lock(&self.state);
             (state.send.unacked(), state.recv.waiting())
         };
-        carrier.budget.take(held);
+        carrier.budget.reserve_unacked(held);
         // What a tunnel may keep was checked when it came.
-        _ = carrier.budget.wait(waiting, waiting);
+        _ = carrier.budget.reserve_undelivered(waiting, waiting);
         self.leave();
         self.carrier = carrier;
     }

@@ -14,11 +14,11 @@ use crate::{
         },
     },
     tunnel::{
-        datagram::meter::Meter,
+        datagram::meter::GameMeter,
         stream::{
             budget::Budget,
             channel::{Channel, ChannelError},
-            handover::{Flowing, Onward},
+            handover::{Flowing, NextChannel},
         },
     },
 };
@@ -28,7 +28,7 @@ use crate::{
 pub(crate) struct Carrier {
     pub(crate) budget: Arc<Budget>,
     /// Is told when a player talks, if the tunnel has a QUIC connection.
-    pub(crate) meter: Option<Arc<Meter>>,
+    pub(crate) meter: Option<Arc<GameMeter>>,
     /// Ends the stream with a reset on both sides: its tunnel has ended for good.
     pub(crate) closed: CancellationToken,
 }
@@ -64,7 +64,7 @@ pub(crate) enum Moved {
     Away,
     /// On this channel of the same tunnel, on which both sides have named it, as soon as each direction has ended on
     /// the one that it is on.
-    Onto(Box<Onward>),
+    Onto(Box<NextChannel>),
 }
 
 /// A channel on which a stream goes on.

@@ -17,13 +17,13 @@ use crate::{
     metrics::Counter,
     proto::stream::{
         RecvHalf, SendHalf,
-        handover::{Look, Meter, Turn},
+        handover::{Handover, Look, PaceMeter},
     },
     socket,
     sync::lock,
     tunnel::stream::{
-        backlog::Waiting,
-        handover::{Flowing, Next},
+        backlog::Backlog,
+        handover::{ChannelSwitch, Flowing},
         resumption::{Carrier, Direction, StreamKind},
     },
 };
@@ -40,7 +40,7 @@ pub(super) struct Stream<'a> {
     /// Wakes `backlog`: something waits for the socket, or the end came.
     pub(super) down: Signal,
     pub(super) flowing: Flowing,
-    pub(super) next: Next,
+    pub(super) next: ChannelSwitch,
     pub(super) read: &'a Counter,
     pub(super) written: &'a Counter,
 }
@@ -63,10 +63,10 @@ impl<'a> Stream<'a> {
         let state = State {
             send: SendHalf::new(now),
             recv: RecvHalf::new(),
-            waiting: Waiting::default(),
+            waiting: Backlog::default(),
             ack_known: false,
-            turn: Turn::default(),
-            meter: Meter::new(look(), 0, kind.lane_rate),
+            handover: Handover::default(),
+            meter: PaceMeter::new(look(), 0, kind.lane_rate),
         };
         Self {
             socket,
@@ -77,7 +77,7 @@ impl<'a> Stream<'a> {
             follow: Signal::default(),
             down: Signal::default(),
             flowing: Flowing::default(),
-            next: Next::default(),
+            next: ChannelSwitch::default(),
             read,
             written,
         }
@@ -86,14 +86,16 @@ impl<'a> Stream<'a> {
     /// Gives back what the stream holds of its tunnel's budget.
     pub(super) fn leave(&self) {
         let state = lock(&self.state);
-        self.carrier.budget.give_back(state.send.unacked());
-        self.carrier.budget.waited(state.recv.waiting());
+        self.carrier.budget.release_unacked(state.send.unacked());
+        self.carrier
+            .budget
+            .release_undelivered(state.recv.waiting());
     }
 
     /// Counts what the socket gave and the channel gets, and keeps it until it is acknowledged.
     pub(super) fn sent(&self, data: Bytes) {
         self.read.add(data.len() as u64);
-        self.carrier.budget.take(data.len() as u64);
+        self.carrier.budget.reserve_unacked(data.len() as u64);
         lock(&self.state).send.handle_sent(Instant::now(), data);
     }
 }
@@ -121,11 +123,11 @@ pub(super) struct State {
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
     /// What the socket did not take yet.
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Backlog,
     /// Whether `upward` knows that an acknowledgement is owed.
     pub(super) ack_known: bool,
-    pub(super) turn: Turn,
-    pub(super) meter: Meter,
+    pub(super) handover: Handover,
+    pub(super) meter: PaceMeter,
 }
 
 impl State {

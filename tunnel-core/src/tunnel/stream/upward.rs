@@ -146,7 +146,7 @@ impl Stream<'_> {
     async fn leave_channel(&self, tx: &mut ChannelTx) -> Result<(), StreamEnd> {
         let offset = {
             let state = lock(&self.state);
-            if !state.turn.may_leave() {
+            if !state.handover.may_leave() {
                 return Ok(());
             }
             state.send.offset()
@@ -156,7 +156,7 @@ impl Stream<'_> {
         if !self.next.change_tx(tx) {
             return Err(StreamEnd::Moved);
         }
-        if lock(&self.state).turn.handle_left() {
+        if lock(&self.state).handover.handle_left() {
             self.flowing.set_turning(false);
         }
         self.kind.metrics.streams_moved.one();

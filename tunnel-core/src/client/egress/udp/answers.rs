@@ -19,7 +19,7 @@ use crate::{
         stream::frame::ResetCode,
     },
     tunnel::{
-        datagram::{DatagramSender, Whose},
+        datagram::{DatagramSender, FairKey},
         fault,
         futures::{poll_when_woken, sleep_until},
     },
@@ -124,7 +124,7 @@ impl Answers {
                         metrics.datagrams_out.one();
                         metrics.datagram_bytes_out.add(length as u64);
                         let answer = buffer.get(..length).unwrap_or_default();
-                        let whose = Whose::flow(self.flow.target.service.public.first(), id.0);
+                        let whose = FairKey::flow(self.flow.target.service.public.first(), id.0);
                         let head = DatagramHead::data(id);
                         let redundancy = self.flow.target.redundancy();
                         sender.send_protected(whose, head, answer, redundancy, scratch);
@@ -159,7 +159,7 @@ pub(super) fn send_close(sender: &DatagramSender, flow: FlowId) {
         ..DatagramHead::data(flow)
     };
     BUFFERS.with_borrow_mut(|(_, scratch)| {
-        sender.send(Whose::flow(NOBODY, flow.0), head, &[], scratch)
+        sender.send(FairKey::flow(NOBODY, flow.0), head, &[], scratch)
     });
 }
 

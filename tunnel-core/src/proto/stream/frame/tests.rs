@@ -26,7 +26,7 @@ fn frames() -> Vec<Frame> {
         },
         Frame::Move { offset: 1 << 20 },
         Frame::Idle,
-        Frame::Beside {
+        Frame::Join {
             stream: StreamId(1 << 33),
         },
     ]
