@@ -87,6 +87,7 @@ pub(super) async fn admit(shared: Arc<Shared>, proven: Proven) {
     establish(shared, proven, version, admission, slot).await;
 }
 
+/// Makes a tunnel of the connection of a client that was admitted, and serves it to its end.
 async fn establish(
     shared: Arc<Shared>,
     proven: Proven,
@@ -104,29 +105,12 @@ async fn establish(
     let (messages, from_supervisor) = mpsc::channel(MESSAGES);
     let queues = Arc::new(LaneQueues::new(shared.config.limits.queues()));
     let capabilities = Capabilities::SUPPORTED.common(proven.hello.capabilities);
-    let metrics = &shared.metrics;
-    let (quic, name, datagrams) = match &proven.transport {
-        ClientConnection::Quic(connection) => {
-            quic::open_window(connection);
-            let queue = shared.config.limits.queues();
-            let path = shared.paths.to(proven.peer);
-            let sender = DatagramSender::quic(
-                connection.clone(),
-                metrics.clone(),
-                queue,
-                capabilities,
-                path,
-            );
-            (Some(connection.clone()), Transport::Quic, sender)
-        }
-        ClientConnection::Lane(_, name) => (
-            None,
-            *name,
-            DatagramSender::lanes(queues.clone(), metrics.clone()),
-        ),
-    };
     // Not a field of the tunnel: streams that wait for its successor keep the tunnel after its end.
-    let _counted = Gauge::new(metrics, |m| &m.tunnels);
+    let _counted = Gauge::new(&shared.metrics, |m| &m.tunnels);
+    let (quic, transport) = match &proven.transport {
+        ClientConnection::Quic(connection) => (Some(connection.clone()), Transport::Quic),
+        ClientConnection::Lane(_, transport) => (None, *transport),
+    };
     let limits = &shared.config.limits;
     let tunnel = Arc::new(RelayTunnel {
         serial: shared.next_tunnel(),
@@ -134,10 +118,10 @@ async fn establish(
         process: proven.hello.process,
         name: admission.name.as_str().into(),
         peer: proven.address,
-        transport: name,
+        transport,
         quic,
-        pool: LanePool::new(limits, metrics, messages.clone()),
-        datagrams,
+        pool: LanePool::new(limits, &shared.metrics, messages.clone()),
+        datagrams: datagram_sender(&shared, &proven, capabilities, &queues),
         queues: queues.clone(),
         flows: shared.directory(proven.peer),
         budget: Arc::new(Budget::new(shared.memory.clone(), limits.tunnel_memory)),
@@ -164,6 +148,24 @@ async fn establish(
         psk: proven.hello.token.is_none().then_some(proven.psk),
     };
     session::drive(shared, tunnel, control, greeting, newcomer, from_supervisor).await;
+}
+
+/// What sends the datagrams of a tunnel: over QUIC, or over the lanes that have `queues`.
+fn datagram_sender(
+    shared: &Shared,
+    proven: &Proven,
+    capabilities: Capabilities,
+    queues: &Arc<LaneQueues>,
+) -> DatagramSender {
+    let metrics = shared.metrics.clone();
+    match &proven.transport {
+        ClientConnection::Quic(connection) => {
+            quic::open_window(connection);
+            let (limits, path) = (shared.config.limits.queues(), shared.paths.to(proven.peer));
+            DatagramSender::quic(connection.clone(), metrics, limits, capabilities, path)
+        }
+        ClientConnection::Lane(..) => DatagramSender::lanes(queues.clone(), metrics),
+    }
 }
 
 /// Starts the tasks that carry control messages and datagrams. `None` if the client opens no control stream in time.

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -501,6 +502,12 @@ fn sockets(services: &[ServiceDeclaration]) -> usize {
 /// How long a client whose tunnel stands again has for declaring its instances, where the lease is shorter: 10 s, the
 /// time of a handshake.
 const DECLARE_TIME: Duration = Duration::from_secs(10);
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance {} port {}", self.instance, self.public)
+    }
+}
 
 impl Binding {
     /// Sockets that it takes.

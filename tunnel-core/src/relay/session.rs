@@ -94,15 +94,8 @@ async fn converse(
             follow(tunnel, quic, address, session);
         }
         while let Some(message) = session.poll_message() {
-            tokio::select! {
-                sent = control.tx.send(message) => if sent.is_err() {
-                    return "the control stream ended".into();
-                },
-                () = tunnel.closed.cancelled() => return "closed".into(),
-                () = tokio::time::sleep(shared.config.send_patience) => {
-                    tunnel.closed.cancel();
-                    return "the client reads nothing".into();
-                }
+            if let Err(reason) = send(shared, tunnel, control, message).await {
+                return reason.into();
             }
         }
         loop {
@@ -132,25 +125,41 @@ async fn converse(
                     return "the client is not there".into();
                 }
             },
-            incoming = control.rx.recv(), if session.is_idle() => {
-                let message = match incoming {
-                    Some(Ok(message)) => message,
-                    Some(Err(error)) => {
+            incoming = control.rx.recv(), if session.is_idle() => match incoming {
+                Some(Ok(message)) => {
+                    if let Err(error) = session.handle_message(Instant::now(), message) {
                         goodbye(control, error.to_string()).await;
-                        return format!("the client broke the protocol: {error}");
+                        return error.to_string();
                     }
-                    None => return "the control stream ended".into(),
-                };
-                if let Err(error) = session.handle_message(Instant::now(), message) {
-                    goodbye(control, error.to_string()).await;
-                    return error.to_string();
                 }
-            }
+                Some(Err(error)) => {
+                    goodbye(control, error.to_string()).await;
+                    return format!("the client broke the protocol: {error}");
+                }
+                None => return STREAM_ENDED.into(),
+            },
             Some(message) = messages.recv(), if !entry.is_requested() => session.send(message),
             () = sleep_until(Some(session.poll_timeout())) => session.handle_timeout(Instant::now()),
             () = tunnel.closed.cancelled() => return "closed".into(),
             () = tunnel.retired.cancelled() => return "another path has taken over".into(),
             () = shared.stopped.cancelled() => return "the relay has stopped".into(),
+        }
+    }
+}
+
+/// Sends a message, or says why that is in vain.
+async fn send(
+    shared: &Shared,
+    tunnel: &RelayTunnel,
+    control: &Control,
+    message: Message,
+) -> Result<(), &'static str> {
+    tokio::select! {
+        sent = control.tx.send(message) => sent.map_err(|_| STREAM_ENDED),
+        () = tunnel.closed.cancelled() => Err("closed"),
+        () = tokio::time::sleep(shared.config.send_patience) => {
+            tunnel.closed.cancel();
+            Err("the client reads nothing")
         }
     }
 }
@@ -307,6 +316,7 @@ async fn goodbye(control: &Control, why: String) {
     }
 }
 
+const STREAM_ENDED: &str = "the control stream ended";
 /// How long a client may take to give a proof of life. 10 s, as for the handshake before it.
 const ENTRY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a goodbye may take to leave before the tunnel is closed.

@@ -114,7 +114,6 @@ impl OpenPorts {
         binding: Binding,
         route: Arc<Route>,
     ) -> io::Result<Arc<PublicService>> {
-        let name = format!("instance {} port {}", binding.instance, binding.public);
         let limits = route.service.flows;
         let cancelled = CancellationToken::new();
         let (owner, directory) = (route.tunnel.client, route.tunnel.flows.clone());
@@ -134,27 +133,7 @@ impl OpenPorts {
             _closed: service.closed.clone().drop_guard(),
             _shards: self.shards,
         });
-        for (index, listener) in self.tcp.into_iter().enumerate() {
-            pause(index).await;
-            let listener = Arc::new(Listener {
-                io: tokio::net::TcpListener::from_std(listener)?,
-                _open: open.clone(),
-            });
-            let (shared, service) = (shared.clone(), service.clone());
-            supervise(
-                shared.reporter(),
-                service.listening.clone(),
-                format!("TCP of {name}"),
-                move || {
-                    tcp::serve(
-                        shared.clone(),
-                        service.clone(),
-                        listener.clone(),
-                        index as u16,
-                    )
-                },
-            );
-        }
+        serve_tcp(shared, &service, self.tcp, &open).await?;
         if service.binding.udp {
             let own: Weak<dyn FlowService> = Arc::<PublicService>::downgrade(&service);
             directory.note(own);
@@ -163,25 +142,57 @@ impl OpenPorts {
                 UdpShard::new(shared, service, sockets, limits, open.clone()).map(Arc::new)
             });
             let shards = shards.collect::<io::Result<Vec<_>>>()?;
-            // It was set nowhere before.
-            let weak = shards.iter().map(|shard| {
-                let shard: Weak<dyn FlowShard> = Arc::<UdpShard>::downgrade(shard);
-                shard
-            });
-            drop(service.udp.set(weak.collect()));
             drop(open);
-            for shard in &shards {
-                shard.start(&name).await;
-            }
-            let cancelled = service.cancelled.clone();
-            tokio::spawn(async move {
-                cancelled.cancelled().await;
-                shards.iter().for_each(|shard| shard.end());
-            });
+            serve_udp(&service, shards).await;
         }
         undo.disarm();
         Ok(service)
     }
+}
+
+/// Starts a task for each TCP port of a service.
+async fn serve_tcp(
+    shared: &Arc<Shared>,
+    service: &Arc<PublicService>,
+    listeners: Vec<std::net::TcpListener>,
+    open: &Arc<OpenSockets>,
+) -> io::Result<()> {
+    for (index, listener) in listeners.into_iter().enumerate() {
+        pause(index).await;
+        let listener = Arc::new(Listener {
+            io: tokio::net::TcpListener::from_std(listener)?,
+            _open: open.clone(),
+        });
+        let (shared, service) = (shared.clone(), service.clone());
+        supervise(
+            shared.reporter(),
+            service.listening.clone(),
+            format!("TCP of {}", service.binding),
+            move || {
+                let (shared, service) = (shared.clone(), service.clone());
+                tcp::serve(shared, service, listener.clone(), index as u16)
+            },
+        );
+    }
+    Ok(())
+}
+
+/// Starts the tasks of the shards of a service, which end with it.
+async fn serve_udp(service: &Arc<PublicService>, shards: Vec<Arc<UdpShard>>) {
+    let weak = shards.iter().map(|shard| {
+        let shard: Weak<dyn FlowShard> = Arc::<UdpShard>::downgrade(shard);
+        shard
+    });
+    // Never an error: this is the only place that sets them.
+    drop(service.udp.set(weak.collect()));
+    for shard in &shards {
+        shard.start().await;
+    }
+    let cancelled = service.cancelled.clone();
+    tokio::spawn(async move {
+        cancelled.cancelled().await;
+        shards.iter().for_each(|shard| shard.end());
+    });
 }
 
 /// How many sockets a UDP port has: one for each of the runtime's threads, so that they receive side by side.

@@ -22,7 +22,8 @@ use crate::{
 
 impl UdpShard {
     /// Starts the tasks that receive on every port and remove idle flows, until the service is cancelled.
-    pub(crate) async fn start(self: &Arc<Self>, name: &str) {
+    pub(crate) async fn start(self: &Arc<Self>) {
+        let name = &self.service.binding;
         let (reporter, cancelled) = (self.shared.reporter(), &self.service.cancelled);
         for index in 0..self.sockets.len() {
             pause(index).await;
