@@ -1,4 +1,8 @@
-//! Where the protocol meets transports and the clock: what both roles share.
+//! What relay and client share: the protocol of `proto` run over the transports of `transport`, with tasks and the clock.
+//!
+//! A tunnel is one QUIC connection, TCP lanes, or both. Its parts follow what it carries: [`stream`] for players' TCP
+//! connections, [`datagram`] for players' UDP packets, [`lane`] for the lanes themselves, and [`control`] for the control
+//! messages of both sides.
 
 pub(crate) mod control;
 pub(crate) mod datagram;

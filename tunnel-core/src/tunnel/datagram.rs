@@ -1,4 +1,7 @@
-//! A player's datagrams: into the tunnel and out of it.
+//! Players' UDP packets: into the tunnel and out of it.
+//!
+//! A datagram is never retransmitted. It is cut to what the path carries, waits in a queue where a flood crowds out only
+//! itself, is dropped when it has grown too old, and is protected by copies and repairs where its service asks for that.
 
 mod fair;
 mod inbound;

@@ -1,4 +1,4 @@
-//! Places where tests make a task panic.
+//! Fault injection: places where a test makes a task panic. Outside of tests they are nothing.
 
 /// Panics where a test has armed this place; nothing outside of tests.
 macro_rules! fault {

@@ -1,4 +1,4 @@
-//! Small futures that the rest is made of.
+//! Small combinators of futures that both roles use.
 
 use std::{
     future::{Future, poll_fn},

@@ -1,4 +1,7 @@
-//! A player's stream: from its socket into a channel of the tunnel and back, over one channel after another.
+//! Players' TCP connections: from a socket into a channel of the tunnel and back.
+//!
+//! A channel is a QUIC stream or a lane. A stream outlives its channel: when that breaks, or when another is better, the
+//! stream goes on over the next one at the byte where it was (`docs/protocol.md` §6).
 
 mod backlog;
 mod budget;

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{instance::FlowLimits, proto::flow::spare::spare_map, sync::lock};
 
-/// So many flows and no more, whoever has them.
+/// At most `most` flows, whoever has them.
 #[derive(Debug)]
 pub struct FlowCap {
     most: u32,
@@ -20,7 +20,7 @@ pub struct FlowCap {
 }
 
 impl FlowCap {
-    /// So many at most.
+    /// At most `most` flows.
     pub const fn new(most: u32) -> Self {
         Self {
             most,
@@ -44,7 +44,7 @@ impl FlowCap {
         self.most
     }
 
-    /// Counts one more, unless there are so many.
+    /// Counts one more, unless there are as many as there may be.
     fn take(&self, most: u32) -> bool {
         let more = |flows: u32| (flows < most).then(|| flows + 1);
         let taken = (self.flows).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);

@@ -8,7 +8,7 @@ pub const WINDOW_MIN: u64 = 256 * 1024;
 pub const WINDOW_MAX: u64 = 16 * 1024 * 1024;
 /// All that the streams of one tunnel may hold: 60 MiB, with framing within the 64 MiB that QUIC's own window grants.
 pub const TUNNEL_BUDGET: u64 = 60 * 1024 * 1024;
-/// An acknowledgement is sent after so many bytes at the latest: a quarter of the smallest window.
+/// Bytes after which an acknowledgement is sent at the latest: a quarter of the smallest window.
 pub const ACK_EVERY: u64 = 64 * 1024;
 /// An acknowledgement is sent after so long at the latest.
 pub const ACK_DELAY: Duration = Duration::from_millis(100);

@@ -158,7 +158,7 @@ pub struct DataHead {
 }
 
 impl DataHead {
-    /// The head for so many bytes of payload; `None` for more than [`MAX_DATA`].
+    /// The head of `payload` bytes; `None` for more than [`MAX_DATA`].
     pub fn new(payload: usize) -> Option<Self> {
         if payload > MAX_DATA {
             return None;
@@ -359,7 +359,7 @@ pub enum FrameError {
         /// What is allowed.
         max: usize,
     },
-    /// A body that does not hold.
+    /// A body that is not valid.
     #[error("a stream frame of type {kind:#04x}: {error}")]
     Malformed {
         /// The frame's type.

@@ -1,4 +1,4 @@
-//! Where datagrams wait for the lanes of a tunnel without QUIC.
+//! The send queues of the lanes that carry datagrams, in a tunnel without QUIC. Each flow keeps to one lane.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Bounds of the queues of datagrams.
+//! How many datagrams may wait in a send queue, and for how long.
 
 use std::time::Duration;
 

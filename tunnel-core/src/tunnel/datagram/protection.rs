@@ -75,7 +75,7 @@ impl std::fmt::Debug for Source {
 }
 
 impl Paths {
-    /// Of so many peers at most.
+    /// Keeps evidence of at most `most` peers.
     pub(crate) fn new(most: usize) -> Self {
         Self(Arc::new(Mutex::new(KeptEvidence::new(most))))
     }
@@ -134,7 +134,7 @@ impl Protection {
         protection
     }
 
-    /// How a datagram of so many bytes is protected, if it is. Without redundancy this is all that it costs.
+    /// How a datagram of `length` bytes is protected, if it is. Without redundancy this is all that it costs.
     pub(super) fn scheme(&self, redundancy: Redundancy, length: usize) -> Option<Scheme> {
         match redundancy {
             Redundancy::Off => None,

@@ -1,4 +1,7 @@
-//! Where datagrams wait for QUIC.
+//! The send queue before QUIC's own.
+//!
+//! quinn's datagram buffer is a plain queue that drops its oldest entry silently. This one is fair among players, drops by age,
+//! and counts what it drops; quinn is only given what its buffer has room for.
 
 use std::{
     sync::{

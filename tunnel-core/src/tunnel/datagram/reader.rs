@@ -1,4 +1,4 @@
-//! Datagrams out of the tunnel.
+//! Reads datagrams from QUIC in batches and hands them to whoever delivers them.
 
 use bytes::Bytes;
 

@@ -140,7 +140,7 @@ impl DatagramSender {
         });
     }
 
-    /// Hands on a datagram of which the way carries so many bytes at once, in pieces where it has to; counts what no cut
+    /// Hands on a datagram of which the way carries `room` bytes at once, in pieces where it has to; counts what no cut
     /// carries.
     fn cut(
         &self,

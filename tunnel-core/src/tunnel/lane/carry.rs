@@ -1,4 +1,4 @@
-//! Lanes that carry control and datagrams where there is no QUIC.
+//! Runs a lane that carries datagrams, and control messages if it is the tunnel's first, where there is no QUIC.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,6 @@
 //! The relay's pool of idle lanes.
+//!
+//! Each idle lane is watched by one task, which answers its keep-alives and gives the lane away whole when a stream asks for it.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 

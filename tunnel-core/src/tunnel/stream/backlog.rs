@@ -1,4 +1,4 @@
-//! What came for a socket that does not take it yet.
+//! Bytes that came from the tunnel for a socket whose send buffer is full.
 
 use std::{collections::VecDeque, io::IoSlice};
 

@@ -1,4 +1,6 @@
-//! What the streams of one tunnel may hold together, and those of all.
+//! How much memory the streams of one tunnel may hold together, and those of all tunnels.
+//!
+//! A stream holds two kinds of bytes: sent and not yet acknowledged, and received and not yet delivered to its socket.
 
 use std::sync::{
     Arc,

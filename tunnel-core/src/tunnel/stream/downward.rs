@@ -1,4 +1,4 @@
-//! From the channel to the socket.
+//! The downward direction of a stream: reads frames from the channel and writes their data to the socket, without ever waiting for it.
 
 use std::{
     io::{self, IoSlice},

@@ -1,4 +1,5 @@
-//! What a stream's activities and its next channel tell each other.
+//! A stream's handover from a channel that works to its next one, as far as tasks are concerned: what a stream tells of its
+//! pace, and where both directions find the next channel. The rules are those of `proto::stream::handover`.
 
 use std::sync::{
     Mutex,
@@ -32,7 +33,7 @@ pub(crate) struct Flowing {
 }
 
 impl Flowing {
-    /// So many bytes have gone through.
+    /// `through` bytes have gone through.
     pub(crate) fn handle_progress(&self, through: u64) {
         self.through.store(through, Ordering::Relaxed);
     }

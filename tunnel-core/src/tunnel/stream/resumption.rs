@@ -1,4 +1,4 @@
-//! What a stream asks of the tunnel that it is on, and how it comes to another one.
+//! What a stream needs of its tunnel, how each role finds its next channel ([`Resumption`]), and why a stream ends.
 
 use std::{future::Future, io, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the activities of one stream share.
+//! A stream with its offsets and windows, which its concurrent activities (upward, downward, backlog) share.
 
 use std::{
     future::poll_fn,

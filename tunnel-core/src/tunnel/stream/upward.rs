@@ -1,4 +1,4 @@
-//! From the socket into the channel.
+//! The upward direction of a stream: reads the socket and writes the channel, with the acknowledgements that are owed.
 
 use std::{
     cell::RefCell,
