@@ -2,20 +2,17 @@
 
 mod check;
 mod clients;
+mod config_file;
 mod init;
 mod invite;
 mod run;
-
-use std::path::PathBuf;
 
 use adit_daemon::{
     exit::{self, Stop},
     log::{self, Format},
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
-
-use crate::config::Config;
 
 /// Accepts players on public ports and carries them to game servers behind NAT.
 #[derive(Debug, Parser)]
@@ -57,23 +54,6 @@ Example:
         /// The shell.
         shell: Shell,
     },
-}
-
-/// Where the configuration is.
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// The relay's configuration, as `relay-server init` writes it.
-    #[arg(long = "config", value_name = "FILE")]
-    path: PathBuf,
-}
-
-impl ConfigFile {
-    /// The configuration, or every problem that it has.
-    fn load(&self) -> Result<Config, Stop> {
-        Config::load(&self.path)
-            .map(|loaded| loaded.value)
-            .map_err(Stop::invalid)
-    }
 }
 
 /// Runs the command.

@@ -6,7 +6,7 @@ use adit_daemon::{
 };
 use clap::Args;
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::{
     config::{self, Config},
     state::{Store, StoreError},

@@ -3,7 +3,7 @@
 use adit_daemon::{exit::Stop, print};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::{
     config::{ClientName, Config},
     operate::clients::{self as operate, RevokeError},

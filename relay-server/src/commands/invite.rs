@@ -4,7 +4,7 @@ use adit_daemon::{exit::Stop, print};
 use clap::Args;
 use tunnel_core::instance::{HostPort, PortSet};
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::{
     config::{ClientName, Config},
     operate::invite::{self as operate, InviteError, Lifetime, Request},

@@ -13,7 +13,7 @@ use clap::Args;
 use tokio::{sync::Notify, task::spawn_blocking, time};
 use tunnel_core::relay::{Relay, RelayStartError};
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::{
     config::Config,
     state::{StateAuthority, watch},
