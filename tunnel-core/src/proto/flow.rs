@@ -1,4 +1,4 @@
-//! The relay's table of one service's flows: which player is which [`FlowId`], and for how long.
+//! The relay's table of one service's flows: which player is which [`FlowId`](crate::proto::datagram::FlowId), and for how long.
 //!
 //! A packet costs a look-up and touches one entry; nothing is allocated, and no flow has a timer of its own:
 //! entries hang in lists by the time of their last packet, and by who makes room for whom. A packet moves its entry at
