@@ -12,7 +12,7 @@ use examples::{echo_server, free_port};
 use tunnel_core::{
     client::{Client, ClientIdentity},
     event::Event,
-    instance::{HostPort, Instance, RawInstance, RawService},
+    instance::{HostPort, Instance, Protocol, Service},
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
     proto::message::ServiceDeclaration,
@@ -95,19 +95,10 @@ async fn main() -> Result<()> {
             secret_key,
             psk.clone(),
         );
-        for protocol in ["udp", "both"] {
-            let service = RawService {
-                name: "match".into(),
-                protocol: protocol.into(),
-                public_port: Some(high_port().await?.to_string()),
-                target: game.to_string(),
-                ..RawService::default()
-            };
+        for protocol in [Protocol::Udp, Protocol::Both] {
+            let service = Service::new("match", protocol, game)?.public_port(high_port().await?)?;
             let id = format!("{plan}_{protocol}");
-            let instance = Instance::try_from(&RawInstance {
-                id,
-                services: vec![service],
-            })?;
+            let instance = Instance::new(id.as_str(), [service])?;
             let client = Client::builder(identity.clone())
                 .instances([instance])
                 .start()?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::net::UdpSocket;
 use tunnel_core::{
     client::{Client, ClientIdentity},
-    instance::{Instance, RawService, Service},
+    instance::{Instance, Protocol, Service},
     key::{Psk, SecretKey},
     relay::{Relay, StaticAuthority},
 };
@@ -14,13 +14,8 @@ use tunnel_core::{
 async fn main() -> Result<()> {
     let game = UdpSocket::bind("127.0.0.1:0").await?;
     let public = UdpSocket::bind("127.0.0.1:0").await?.local_addr()?;
-    let service = RawService {
-        name: "match".into(),
-        protocol: "udp".into(),
-        public_port: Some(public.port().to_string()),
-        target: game.local_addr()?.to_string(),
-        ..RawService::default()
-    };
+    let service = Service::new("match", Protocol::Udp, game.local_addr()?)?;
+    let service = service.public_port(public.port())?;
     tokio::spawn(async move {
         let mut buffer = [0; 1500];
         while let Ok((length, player)) = game.recv_from(&mut buffer).await {
@@ -43,7 +38,7 @@ async fn main() -> Result<()> {
     identity.relay = relay.local_addr().context("not listening")?.into();
 
     // The client offers the game there, until it is told otherwise.
-    let instance = Instance::new("my_game".parse()?, vec![Service::try_from(&service)?])?;
+    let instance = Instance::new("my_game", [service])?;
     let client = Client::builder(identity).instances([instance]).start()?;
     client.bound().await?;
 

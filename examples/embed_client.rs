@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use examples::{echo_server, free_port, udp_round_trips};
 use tunnel_core::{
     client::{Client, ClientIdentity},
-    instance::{HostPort, Instance, RawInstance, RawService},
+    instance::{HostPort, Instance, Protocol, Service},
     key::{Psk, SecretKey},
     relay::{Relay, StaticAuthority},
 };
@@ -88,15 +88,6 @@ async fn alone(game: SocketAddr) -> Result<()> {
 }
 
 fn instance(game: SocketAddr, public: u16) -> Result<Instance> {
-    let service = RawService {
-        name: "match".into(),
-        protocol: "both".into(),
-        public_port: Some(public.to_string()),
-        target: game.to_string(),
-        ..RawService::default()
-    };
-    Ok(Instance::try_from(&RawInstance {
-        id: "my_game".into(),
-        services: vec![service],
-    })?)
+    let service = Service::new("match", Protocol::Both, game)?.public_port(public)?;
+    Ok(Instance::new("my_game", [service])?)
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use examples::{echo_server, free_port, percentiles, tcp_bulk, tcp_round_trips, udp_round_trips};
 use tunnel_core::{
     client::{Client, ClientIdentity},
-    instance::{HostPort, Instance, Optimize, RawInstance, RawService},
+    instance::{HostPort, Instance, Optimize, Protocol, Service, ServiceError},
     key::{Psk, SecretKey},
     relay::{Relay, StaticAuthority},
 };
@@ -46,21 +46,17 @@ async fn main() -> Result<()> {
 
     // The client offers the game server twice: once for latency, once for throughput.
     let (latency, throughput) = (free_port().await?, free_port().await?);
-    let service = |name: &str, port: u16, optimize: Optimize| RawService {
-        name: name.into(),
-        protocol: "both".into(),
-        public_port: Some(port.to_string()),
-        target: game.to_string(),
-        optimize: Some(optimize.to_string()),
-        ..RawService::default()
+    let service = |name: &str, port: u16, optimize: Optimize| -> Result<Service, ServiceError> {
+        let service = Service::new(name, Protocol::Both, game)?.public_port(port)?;
+        Ok(service.with_optimize(optimize))
     };
-    let instance = Instance::try_from(&RawInstance {
-        id: "srv_123".into(),
-        services: vec![
-            service("latency", latency, Optimize::Latency),
-            service("throughput", throughput, Optimize::Throughput),
+    let instance = Instance::new(
+        "srv_123",
+        [
+            service("latency", latency, Optimize::Latency)?,
+            service("throughput", throughput, Optimize::Throughput)?,
         ],
-    })?;
+    )?;
     let identity = ClientIdentity::new(HostPort::from(address), relay_public_key, node_key, psk);
     let client = Client::builder(identity).instances([instance]).start()?;
     client.bound().await?;

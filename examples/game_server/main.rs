@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use examples::free_port;
 use tunnel_core::{
     client::{self, Client, ClientIdentity},
-    instance::{Instance, RawInstance, RawService},
+    instance::{Instance, Protocol, Service},
     join::JoinString,
     key::{Psk, SecretKey},
     relay::{Relay, StaticAuthority},
@@ -117,15 +117,6 @@ async fn alone(game: SocketAddr) -> Result<()> {
 }
 
 fn instance(game: SocketAddr, public: u16) -> Result<Instance> {
-    let service = RawService {
-        name: "match".into(),
-        protocol: "both".into(),
-        public_port: Some(public.to_string()),
-        target: game.to_string(),
-        ..RawService::default()
-    };
-    Ok(Instance::try_from(&RawInstance {
-        id: "my_game".into(),
-        services: vec![service],
-    })?)
+    let service = Service::new("match", Protocol::Both, game)?.public_port(public)?;
+    Ok(Instance::new("my_game", [service])?)
 }

@@ -33,7 +33,7 @@ impl<W: Clone + PartialEq> Claims<W> {
 
     /// Claims a service's public ports, or says who has one of them.
     pub(crate) fn ports(&mut self, service: &Service, whose: W) -> Result<(), W> {
-        let (protocol, ports) = (service.protocol, service.public);
+        let (protocol, ports) = (service.protocol(), service.public());
         if let Some(first) = self.ports.holders(protocol, ports).next() {
             return Err(first.clone());
         }
@@ -44,18 +44,11 @@ impl<W: Clone + PartialEq> Claims<W> {
 
 #[cfg(test)]
 mod tests {
-    use tunnel_core::instance::RawService;
-
     use super::*;
 
     fn service(protocol: &str, ports: &str) -> Service {
-        Service::try_from(&RawService {
-            name: "x".into(),
-            protocol: protocol.into(),
-            target: format!("h:{ports}"),
-            ..RawService::default()
-        })
-        .unwrap()
+        let target = format!("h:{ports}");
+        Service::new("x", protocol.parse().unwrap(), &*target).unwrap()
     }
 
     #[test]

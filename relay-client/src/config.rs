@@ -8,8 +8,8 @@ use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, S
 use tunnel_core::{
     client::{ClientIdentity, ClientLimits},
     instance::{
-        FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, RawService,
-        Redundancy, Service, ServiceName, Target,
+        FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, Redundancy,
+        Service, ServiceError, ServiceName, Target,
     },
     key::{Psk, PublicKey, SecretKey},
 };
@@ -85,14 +85,43 @@ struct RawInstance {
     span: Span,
 }
 
-/// A service whose every value holds by itself, and where it stands.
+/// A service whose every value is valid by itself, and where it stands.
 #[derive(Default)]
 struct WrittenService {
-    raw: RawService,
-    name: Span,
-    public_port: Option<Span>,
-    target: Span,
+    name: Option<At<ServiceName>>,
+    protocol: Option<Protocol>,
+    public_port: Option<At<PortRange>>,
+    target: Option<At<Target>>,
+    optimize: Optimize,
+    redundancy: Redundancy,
+    flows: FlowLimits,
     span: Span,
+}
+
+impl WrittenService {
+    /// The service, once its required keys are there.
+    fn build(&self) -> Option<Result<Service, ServiceError>> {
+        let (name, target) = (self.name.as_ref()?, self.target.as_ref()?);
+        let (name, target) = (name.value.clone(), target.value.clone());
+        let service = Service::new(name, self.protocol?, target).and_then(|service| {
+            let service = match &self.public_port {
+                Some(ports) => service.public_ports(ports.value)?,
+                None => service,
+            };
+            service
+                .with_optimize(self.optimize)
+                .with_redundancy(self.redundancy)
+                .with_flow_limits(self.flows)
+        });
+        Some(service)
+    }
+
+    /// Where its public ports stand: where its target does, if it says no others.
+    fn ports_span(&self) -> Span {
+        let ports = self.public_port.as_ref().map(|ports| &ports.span);
+        let target = self.target.as_ref().map(|target| &target.span);
+        ports.or(target).unwrap_or(&self.span).clone()
+    }
 }
 
 const ROOT: &[Key<RawFile>] = &[
@@ -188,57 +217,49 @@ const INSTANCE: &[Key<RawInstance>] = &[
 
 const SERVICE: &[Key<WrittenService>] = &[
     Key::required("name", r#"name = "game""#, |service, value, _| {
-        let name: ServiceName = value.parse()?;
-        service.raw.name = name.as_str().into();
-        service.name = value.span.clone();
+        service.name = Some(value.at(value.parse()?));
         Ok(())
     }),
     Key::required(
         "protocol",
         r#"protocol = "udp" (or "tcp", "both")"#,
         |service, value, _| {
-            let protocol: Protocol = value.parse()?;
-            service.raw.protocol = protocol.to_string();
+            service.protocol = Some(value.parse()?);
             Ok(())
         },
     ),
     Key::optional("public_port", |service, value, _| {
-        let text = value.number_or_text()?;
-        text.parse::<PortRange>().map_err(Fault::new)?;
-        service.raw.public_port = Some(text);
-        service.public_port = Some(value.span.clone());
+        let ports = value.number_or_text()?.parse().map_err(Fault::new)?;
+        service.public_port = Some(value.at(ports));
         Ok(())
     }),
     Key::required(
         "target",
         r#"target = "127.0.0.1:7777""#,
         |service, value, _| {
-            let target: Target = value.parse()?;
-            service.raw.target = target.to_string();
-            service.target = value.span.clone();
+            service.target = Some(value.at(value.parse()?));
             Ok(())
         },
     ),
     Key::optional("optimize", |service, value, _| {
-        let optimize: Optimize = value.parse()?;
-        service.raw.optimize = Some(optimize.to_string());
+        service.optimize = value.parse()?;
         Ok(())
     }),
     Key::optional("redundancy", |service, value, _| {
-        let redundancy: Redundancy = value.parse()?;
-        service.raw.redundancy = Some(redundancy.to_string());
+        service.redundancy = value.parse()?;
         Ok(())
     }),
     Key::optional("idle_timeout", |service, value, _| {
-        service.raw.idle_timeout = Some(value.number(FlowLimits::IDLE_SECONDS)?);
+        let seconds = value.number(FlowLimits::IDLE_SECONDS)?;
+        service.flows.idle = Duration::from_secs(seconds);
         Ok(())
     }),
     Key::optional("flows_per_address", |service, value, _| {
-        service.raw.flows_per_address = Some(value.number(FlowLimits::PER_ADDRESS)?);
+        service.flows.per_address = value.number(FlowLimits::PER_ADDRESS)?;
         Ok(())
     }),
     Key::optional("max_flows", |service, value, _| {
-        service.raw.max_flows = Some(value.number(FlowLimits::PER_SERVICE)?);
+        service.flows.per_service = value.number(FlowLimits::PER_SERVICE)?;
         Ok(())
     }),
 ];
@@ -280,11 +301,11 @@ fn validate_services(
     let mut sound = true;
     for written in written {
         let line = reader.line(&written.span);
-        let ports = written.public_port.as_ref().unwrap_or(&written.target);
-        let service = match Service::try_from(&written.raw) {
+        let ports = written.ports_span();
+        let service = match written.build()? {
             Ok(service) => service,
             Err(error) => {
-                reader.problem(ports.clone(), error.to_string());
+                reader.problem(ports, error.to_string());
                 sound = false;
                 continue;
             }
@@ -292,21 +313,25 @@ fn validate_services(
         if let Err(first) = claims.ports(&service, line) {
             let message = format!(
                 "public port {} is taken by the service in line {first}",
-                service.public
+                service.public()
             );
             reader.problem(ports.clone(), message);
             sound = false;
         }
-        if let Some(first) = names.insert(service.name.clone(), line) {
+        if let Some(first) = names.insert(service.name().clone(), line) {
             let message = format!(
                 "name: the service in line {first} is called {} too",
-                service.name
+                service.name()
             );
-            reader.problem(written.name.clone(), message);
+            let span = written
+                .name
+                .as_ref()
+                .map_or(&written.span, |name| &name.span);
+            reader.problem(span.clone(), message);
             sound = false;
         }
         if let Some(warning) = service.warning() {
-            reader.warning(ports.clone(), warning);
+            reader.warning(ports, warning);
         }
         services.push(service);
     }

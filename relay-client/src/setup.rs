@@ -190,7 +190,7 @@ impl Setup {
             }
             for service in instance.services() {
                 if let Err(first) = claims.ports(service, what.clone()) {
-                    let message = format!("public port {} is taken by {first}", service.public);
+                    let message = format!("public port {} is taken by {first}", service.public());
                     problems.push(Remark::elsewhere(what, message));
                 }
                 if let Some(warning) = service.warning() {

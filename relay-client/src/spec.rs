@@ -4,9 +4,7 @@
 //! `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
 
 use adit_daemon::config::suggestion;
-use tunnel_core::instance::{
-    Instance, InstanceId, PortRange, Protocol, RawInstance, RawService, ServiceError,
-};
+use tunnel_core::instance::{Instance, PortRange, Protocol, Service, ServiceError};
 
 /// The SPECs of a text that lists them: parted by white space, or by commas; quotes around them are passed over. There
 /// is one at least.
@@ -49,27 +47,30 @@ pub(crate) fn parse(text: &str) -> Result<Instance, SpecError> {
         None if mapping.contains(':') => return Err(SpecError::Form),
         None => (mapping, format!("127.0.0.1:{mapping}")),
     };
-    let protocol: Protocol = protocol.parse().map_err(ServiceError::from)?;
-    let public: PortRange = public.parse().map_err(ServiceError::from)?;
     let options = Options::parse(parts)?;
-    let id = match options.name {
-        Some(name) => name
-            .parse::<InstanceId>()
-            .map_err(ServiceError::from)?
-            .to_string(),
+    Ok(instance(protocol, public, &target, &options)?)
+}
+
+fn instance(
+    protocol: &str,
+    public: &str,
+    target: &str,
+    options: &Options<'_>,
+) -> Result<Instance, ServiceError> {
+    let protocol: Protocol = protocol.parse()?;
+    let public: PortRange = public.parse()?;
+    let name = match options.name {
+        Some(name) => name.to_owned(),
         None => format!("{protocol}-{public}"),
     };
-    let service = RawService {
-        name: id.clone(),
-        protocol: protocol.to_string(),
-        public_port: Some(public.to_string()),
-        target,
-        optimize: options.optimize.map(Into::into),
-        redundancy: options.redundancy.map(Into::into),
-        ..RawService::default()
-    };
-    let services = vec![service];
-    Ok(Instance::try_from(&RawInstance { id, services })?)
+    let mut service = Service::new(&*name, protocol, target)?.public_ports(public)?;
+    if let Some(optimize) = options.optimize {
+        service = service.with_optimize(optimize.parse()?);
+    }
+    if let Some(redundancy) = options.redundancy {
+        service = service.with_redundancy(redundancy.parse()?);
+    }
+    Instance::new(&*name, [service])
 }
 
 /// Why a SPEC does not hold.
@@ -148,15 +149,15 @@ mod tests {
         let [service] = instance.services() else {
             panic!("a SPEC is one service");
         };
-        assert_eq!(service.name.as_str(), instance.id().as_str());
-        assert_eq!(service.flows, FlowLimits::default());
+        assert_eq!(service.name().as_str(), instance.id().as_str());
+        assert_eq!(service.flow_limits(), FlowLimits::default());
         format!(
             "{} {} {} {} {}",
             instance.id(),
-            service.protocol,
-            service.public,
-            service.target,
-            service.optimize
+            service.protocol(),
+            service.public(),
+            service.target(),
+            service.optimize()
         )
     }
 
@@ -176,7 +177,7 @@ mod tests {
         );
         assert_eq!(shown("tcp:1=h:1,optimize=auto"), "tcp-1 tcp 1 h:1 auto");
         let instance = parse("udp:1=h:1,redundancy=fec,name=a").unwrap();
-        assert_eq!(instance.services()[0].redundancy, Redundancy::Fec);
+        assert_eq!(instance.services()[0].redundancy(), Redundancy::Fec);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What is tunnelled: instances and their services, as written ([`RawInstance`]) and as validated ([`Instance`]).
+//! What is tunnelled: instances and their services.
 //!
-//! Validation happens once, here; running code only ever sees valid values.
+//! Text becomes a type once, where a [`Service`] or an [`Instance`] is made; running code only ever sees valid values.
 
 mod claims;
 mod host;
@@ -15,7 +15,7 @@ pub use host::{Host, HostPort, HostPortError, Target};
 pub use name::{InstanceId, NameError, ServiceName};
 pub use options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy};
 pub use port::{PortRange, PortSet, PortsError};
-pub use service::{Instance, RawInstance, RawService, Service, ServiceError};
+pub use service::{Instance, Service, ServiceError};
 pub(crate) use service::{MAX_RANGE, MAX_SERVICES};
 
 #[cfg(test)]

@@ -22,7 +22,7 @@
 //! use tokio::{io::{AsyncReadExt, AsyncWriteExt}, net::{TcpListener, TcpStream}};
 //! use tunnel_core::{
 //!     client::{Client, ClientIdentity},
-//!     instance::{Instance, RawInstance, RawService},
+//!     instance::{Instance, Protocol, Service},
 //!     key::{Psk, SecretKey},
 //!     mem,
 //!     relay::{Relay, StaticAuthority},
@@ -32,7 +32,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A game server that greets, and a port for it that is free at this moment.
 //! let game = TcpListener::bind("127.0.0.1:0").await?;
-//! let target = game.local_addr()?.to_string();
+//! let target = game.local_addr()?;
 //! let public = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
 //! tokio::spawn(async move {
 //!     while let Ok((mut player, _)) = game.accept().await {
@@ -56,14 +56,8 @@
 //!     .public_bind("127.0.0.1".parse()?)
 //!     .start()
 //!     .await?;
-//! let service = RawService {
-//!     name: "game".into(),
-//!     protocol: "tcp".into(),
-//!     public_port: Some(public.port().to_string()),
-//!     target,
-//!     ..RawService::default()
-//! };
-//! let instance = Instance::try_from(&RawInstance { id: "srv_123".into(), services: vec![service] })?;
+//! let service = Service::new("game", Protocol::Tcp, target)?.public_port(public.port())?;
+//! let instance = Instance::new("srv_123", [service])?;
 //! let client = Client::builder(identity).mem(&network).instances([instance]).start()?;
 //! client.bound().await?;
 //!

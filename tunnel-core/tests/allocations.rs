@@ -31,7 +31,7 @@ use tunnel_core::{
     },
 };
 
-use support::{HANG, Lab, Via, instance, service};
+use support::{HANG, Lab, Via, bounded, instance, service};
 
 /// Everything is ours here but the sockets and the timers: from the player's packet to the game and back.
 #[test]
@@ -228,8 +228,8 @@ impl World {
         let (lab, client, game) = runtime.block_on(async {
             let lab = Lab::new(via).await;
             let game = game(lab.ip);
-            let mut service = service("game", game.protocol, lab.port, game.address);
-            service.flows_per_address = Some(1_000);
+            let service = service("game", game.protocol, lab.port, game.address);
+            let service = bounded(service, |flows| flows.per_address = 1_000);
             let client = lab.client([instance("a", [service])]).await;
             (lab, client, game)
         });

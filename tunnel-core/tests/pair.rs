@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use tunnel_core::{
-    instance::{FlowLimits, Instance, InstanceId, RawInstance, RawService},
+    instance::{FlowLimits, Instance, InstanceId, Protocol, Service},
     proto::{
         datagram::{
             DatagramHead, FlowId, FlowOpen, FragmentHead, Kind, MAX_HEAD, RedundancyHead, Scheme,
@@ -225,18 +225,13 @@ fn encode(message: &Message) -> Bytes {
 }
 
 fn instance(n: u64, variant: u64) -> Instance {
-    let service = |s: u64| RawService {
-        name: format!("s{s}"),
-        protocol: "both".into(),
-        public_port: Some((2000 + n * 10 + s).to_string()),
-        target: format!("127.0.0.1:{}", 1000 + variant),
-        ..RawService::default()
+    let service = |s: u64| {
+        let target = format!("127.0.0.1:{}", 1000 + variant);
+        let service = Service::new(&*format!("s{s}"), Protocol::Both, &*target).unwrap();
+        let public = u16::try_from(2000 + n * 10 + s).unwrap();
+        service.public_port(public).unwrap()
     };
-    let raw = RawInstance {
-        id: format!("srv_{n}"),
-        services: (0..=variant).map(service).collect(),
-    };
-    Instance::try_from(&raw).unwrap()
+    Instance::new(&*format!("srv_{n}"), (0..=variant).map(service)).unwrap()
 }
 
 /// What a channel of a stream carries.

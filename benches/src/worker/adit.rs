@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use anyhow::{Context, Result};
 use tunnel_core::{
     client::{Client, ClientIdentity},
-    instance::{Instance, RawInstance, RawService},
+    instance::{FlowLimits, Instance, Protocol, Redundancy, Service},
     key::{Psk, SecretKey},
     relay::{Relay, RelayLimits, StaticAuthority},
 };
@@ -43,21 +43,17 @@ pub(super) async fn relay(bind: IpAddr) -> Result<()> {
 }
 
 pub(super) async fn client(options: ClientOptions) -> Result<()> {
-    let game = RawService {
-        name: "bench".into(),
-        protocol: "both".into(),
-        public_port: Some(options.public_port.to_string()),
-        target: options.target.to_string(),
-        optimize: Some(options.service.optimize),
-        redundancy: options.service.redundancy,
-        flows_per_address: Some(1 << 16),
-        max_flows: Some(1 << 16),
-        ..RawService::default()
-    };
-    let instance = Instance::try_from(&RawInstance {
-        id: "bench".into(),
-        services: vec![game],
-    })?;
+    let redundancy = options.service.redundancy.as_deref();
+    let game = Service::new("bench", Protocol::Both, options.target)?
+        .public_port(options.public_port)?
+        .with_optimize(options.service.optimize.parse()?)
+        .with_redundancy(redundancy.map_or(Ok(Redundancy::default()), str::parse)?)
+        .with_flow_limits(FlowLimits {
+            per_address: 1 << 16,
+            per_service: 1 << 16,
+            ..FlowLimits::default()
+        })?;
+    let instance = Instance::new("bench", [game])?;
     let identity = ClientIdentity::new(
         options.relay.to_string().parse()?,
         SecretKey::from(RELAY_KEY).public_key(),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use adit_daemon::config::{Invalid, Loaded, Remark};
-use tunnel_core::instance::{Instance, RawService, Service};
+use tunnel_core::instance::{Instance, Service, ServiceError};
 
 /// A configuration is read as a whole, or refused with remarks that have a place and an end.
 pub fn check(input: &[u8]) {
@@ -57,10 +57,10 @@ fn check_instances(instances: &[Instance]) {
         let mut names = HashSet::new();
         for service in instance.services() {
             check_service(service);
-            assert!(names.insert(&service.name));
-            for port in service.public.ports() {
-                assert!(!service.protocol.tcp() || ports.insert(("tcp", port)));
-                assert!(!service.protocol.udp() || ports.insert(("udp", port)));
+            assert!(names.insert(service.name()));
+            for port in service.public().ports() {
+                assert!(!service.protocol().tcp() || ports.insert(("tcp", port)));
+                assert!(!service.protocol().udp() || ports.insert(("udp", port)));
             }
         }
     }
@@ -68,18 +68,17 @@ fn check_instances(instances: &[Instance]) {
 
 /// A service is within its bounds and comes back from what it would be written as.
 pub(crate) fn check_service(service: &Service) {
-    assert_eq!(service.public.count(), service.target.ports.count());
-    assert!((1..=1_024).contains(&service.public.count()));
-    let raw = RawService {
-        name: service.name.to_string(),
-        protocol: service.protocol.to_string(),
-        public_port: Some(service.public.to_string()),
-        target: service.target.to_string(),
-        optimize: Some(service.optimize.to_string()),
-        redundancy: Some(service.redundancy.to_string()),
-        idle_timeout: Some(service.flows.idle.as_secs()),
-        flows_per_address: Some(service.flows.per_address),
-        max_flows: Some(service.flows.per_service),
-    };
-    assert_eq!(Service::try_from(&raw).as_ref(), Ok(service));
+    assert_eq!(service.public().count(), service.target().ports.count());
+    assert!((1..=1_024).contains(&service.public().count()));
+    assert_eq!(written_and_read(service).as_ref(), Ok(service));
+}
+
+fn written_and_read(service: &Service) -> Result<Service, ServiceError> {
+    let name = service.name().to_string();
+    let target = service.target().to_string();
+    Service::new(&*name, service.protocol().to_string().parse()?, &*target)?
+        .public_ports(service.public().to_string().parse()?)?
+        .with_optimize(service.optimize().to_string().parse()?)
+        .with_redundancy(service.redundancy().to_string().parse()?)
+        .with_flow_limits(service.flow_limits())
 }

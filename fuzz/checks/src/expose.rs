@@ -20,11 +20,11 @@ pub fn check(input: &[u8]) {
     check_service(service);
     let full = format!(
         "{}:{}={},optimize={},redundancy={},name={}",
-        service.protocol,
-        service.public,
-        service.target,
-        service.optimize,
-        service.redundancy,
+        service.protocol(),
+        service.public(),
+        service.target(),
+        service.optimize(),
+        service.redundancy(),
         instance.id()
     );
     assert_eq!(relay_client::fuzz_support::expose(&full), Ok(instance));

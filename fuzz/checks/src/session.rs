@@ -9,7 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use tunnel_core::{
-    instance::{Instance, InstanceId, RawInstance, RawService},
+    instance::{Instance, InstanceId, Protocol, Service},
     proto::{
         message::{Code, Decoder, IdleLanes, Message, Revision, ServiceId, Text},
         session::{
@@ -464,18 +464,13 @@ fn instance(n: usize, variant: usize) -> Instance {
 
 /// One service to as many as there are forms, led to different targets.
 fn make(n: usize, variant: usize) -> Instance {
-    let service = |s: usize| RawService {
-        name: format!("s{s}"),
-        protocol: "both".into(),
-        public_port: Some((2_000 + n * 10 + s).to_string()),
-        target: format!("127.0.0.1:{}", 1_000 + variant),
-        ..RawService::default()
+    let service = |s: usize| {
+        let target = format!("127.0.0.1:{}", 1_000 + variant);
+        let service = Service::new(&*format!("s{s}"), Protocol::Both, &*target).unwrap();
+        let public = u16::try_from(2_000 + n * 10 + s).unwrap();
+        service.public_port(public).unwrap()
     };
-    let raw = RawInstance {
-        id: format!("srv_{n}"),
-        services: (0..=variant).map(service).collect(),
-    };
-    Instance::try_from(&raw).unwrap()
+    Instance::new(&*format!("srv_{n}"), (0..=variant).map(service)).unwrap()
 }
 
 const INSTANCES: usize = 4;

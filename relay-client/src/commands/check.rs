@@ -62,11 +62,11 @@ fn summary(heads: &[(&str, String)], instances: &[Instance]) -> String {
     for instance in instances {
         for service in instance.services() {
             rows.push(vec![
-                format!("{}/{}", instance.id(), service.name),
-                service.protocol.to_string(),
-                service.public.to_string(),
-                format!("-> {}", service.target),
-                service.optimize.to_string(),
+                format!("{}/{}", instance.id(), service.name()),
+                service.protocol().to_string(),
+                service.public().to_string(),
+                format!("-> {}", service.target()),
+                service.optimize().to_string(),
             ]);
         }
     }

@@ -91,19 +91,19 @@ target = "127.0.0.1:80"
     let [game, beacon] = srv.services() else {
         panic!("two services");
     };
-    assert_eq!(game.protocol, Protocol::Both);
-    assert_eq!(game.public.to_string(), "7777");
-    assert_eq!(game.target.to_string(), "127.0.0.1:7777");
-    assert_eq!(game.optimize, Optimize::Throughput);
-    assert_eq!(game.redundancy, Redundancy::Fec);
-    assert_eq!(game.flows, FlowLimits::default());
-    assert_eq!(beacon.public.to_string(), "15000-15001");
-    assert_eq!(beacon.optimize, Optimize::Auto);
-    assert_eq!(beacon.redundancy, Redundancy::Adaptive);
-    assert_eq!(beacon.flows.idle.as_secs(), 300);
-    assert_eq!(beacon.flows.per_address, 8);
-    assert_eq!(beacon.flows.per_service, 100);
-    assert_eq!(web.services()[0].public.to_string(), "80");
+    assert_eq!(game.protocol(), Protocol::Both);
+    assert_eq!(game.public().to_string(), "7777");
+    assert_eq!(game.target().to_string(), "127.0.0.1:7777");
+    assert_eq!(game.optimize(), Optimize::Throughput);
+    assert_eq!(game.redundancy(), Redundancy::Fec);
+    assert_eq!(game.flow_limits(), FlowLimits::default());
+    assert_eq!(beacon.public().to_string(), "15000-15001");
+    assert_eq!(beacon.optimize(), Optimize::Auto);
+    assert_eq!(beacon.redundancy(), Redundancy::Adaptive);
+    assert_eq!(beacon.flow_limits().idle.as_secs(), 300);
+    assert_eq!(beacon.flow_limits().per_address, 8);
+    assert_eq!(beacon.flow_limits().per_service, 100);
+    assert_eq!(web.services()[0].public().to_string(), "80");
 }
 
 #[test]

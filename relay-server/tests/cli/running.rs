@@ -18,7 +18,7 @@ use std::{
 use tunnel_core::{
     client::{self, Client, ClientEnd, ClientIdentity, EnrolError},
     event::Event,
-    instance::{Instance, RawInstance, RawService},
+    instance::{Instance, Protocol, Service},
     join::JoinString,
     key::{Psk, SecretKey},
     proto::message::Code,
@@ -87,18 +87,9 @@ fn echo(id: &str) -> (Instance, u16) {
         }
     });
     let port = free_port();
-    let service = RawService {
-        name: "echo".into(),
-        protocol: "tcp".into(),
-        public_port: Some(port.to_string()),
-        target: target.to_string(),
-        ..RawService::default()
-    };
-    let raw = RawInstance {
-        id: id.into(),
-        services: vec![service],
-    };
-    (Instance::try_from(&raw).unwrap(), port)
+    let service = Service::new("echo", Protocol::Tcp, target).unwrap();
+    let service = service.public_port(port).unwrap();
+    (Instance::new(id, [service]).unwrap(), port)
 }
 
 fn echoes(stream: &mut TcpStream) {
@@ -557,18 +548,10 @@ async fn a_privileged_port_without_the_right_is_refused_and_named() {
     let join = relay.invite(&["node-1"]);
     running.says(STATE_TAKEN_OVER);
     let (fits, port) = echo("fits");
-    let raw = RawInstance {
-        id: "web".into(),
-        services: vec![RawService {
-            name: "web".into(),
-            protocol: "tcp".into(),
-            public_port: Some("81".into()),
-            target: "127.0.0.1:9".into(),
-            ..RawService::default()
-        }],
-    };
+    let web = Service::new("web", Protocol::Tcp, "127.0.0.1:9").unwrap();
+    let web = Instance::new("web", [web.public_port(81).unwrap()]).unwrap();
     let client = Client::builder(enrol(&join).await)
-        .instances([Instance::try_from(&raw).unwrap(), fits])
+        .instances([web, fits])
         .start()
         .unwrap();
     let mut events = client.events();

@@ -19,7 +19,7 @@ use crate::{
 /// A client that runs. Dropping it ends it at once; [`shutdown`](Self::shutdown) ends it in peace.
 ///
 /// ```no_run
-/// use tunnel_core::{client::{Client, ClientIdentity}, instance::{Instance, RawInstance, RawService}};
+/// use tunnel_core::{client::{Client, ClientIdentity}, instance::{Instance, Protocol, Service}};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,13 +29,8 @@ use crate::{
 ///     std::fs::read_to_string("client.key")?.parse()?,
 ///     std::fs::read_to_string("client.psk")?.parse()?,
 /// );
-/// let game = RawService {
-///     name: "game".into(),
-///     protocol: "both".into(),
-///     target: "127.0.0.1:7777".into(),
-///     ..RawService::default()
-/// };
-/// let instance = Instance::try_from(&RawInstance { id: "srv_123".into(), services: vec![game] })?;
+/// let game = Service::new("game", Protocol::Both, "127.0.0.1:7777")?;
+/// let instance = Instance::new("srv_123", [game])?;
 /// let client = Client::builder(identity).instances([instance]).start()?;
 /// client.bound().await?;
 /// println!("players may come");

@@ -275,20 +275,11 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     use super::*;
-    use crate::instance::{RawInstance, RawService};
+    use crate::instance::{Protocol, Service};
 
     fn instance(target: &str) -> Instance {
-        let service = RawService {
-            name: "game".into(),
-            protocol: "both".into(),
-            target: target.into(),
-            ..RawService::default()
-        };
-        let raw = RawInstance {
-            id: "srv".into(),
-            services: vec![service],
-        };
-        Instance::try_from(&raw).unwrap()
+        let service = Service::new("game", Protocol::Both, target).unwrap();
+        Instance::new("srv", [service]).unwrap()
     }
 
     #[test]

@@ -276,20 +276,13 @@ mod tests {
     use super::*;
     use crate::{
         event::EventSink,
-        instance::{Instance, RawInstance, RawService},
+        instance::{Instance, Protocol, Service},
     };
 
     fn target(id: &str, port: u16) -> Arc<Target> {
-        let raw = RawInstance {
-            id: id.into(),
-            services: vec![RawService {
-                name: "game".into(),
-                protocol: "tcp".into(),
-                target: format!("127.0.0.1:{port}"),
-                ..RawService::default()
-            }],
-        };
-        let instance = Instance::try_from(&raw).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let game = Service::new("game", Protocol::Tcp, address).unwrap();
+        let instance = Instance::new(id, [game]).unwrap();
         let reporter = Reporter {
             events: EventSink::new(),
             metrics: Arc::default(),

@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     client::{Client, ClientIdentity, ClientLimits},
-    instance::{Instance, RawInstance, RawService},
+    instance::{Instance, Protocol, Service},
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
     proto::{
@@ -234,13 +234,8 @@ fn player() -> SocketAddr {
     "192.0.2.1:1000".parse().unwrap()
 }
 
-fn service(name: &str, protocol: &str, target: SocketAddr) -> RawService {
-    RawService {
-        name: name.into(),
-        protocol: protocol.into(),
-        target: target.to_string(),
-        ..RawService::default()
-    }
+fn service(name: &str, protocol: Protocol, target: SocketAddr) -> Service {
+    Service::new(name, protocol, target).unwrap()
 }
 
 fn is_no_service(item: &Item) -> bool {
@@ -257,15 +252,12 @@ async fn a_hostile_relay_reaches_no_target_that_is_not_configured() {
     // The client's own targets, and beside each a port that it has not configured.
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let raw = RawInstance {
-        id: "srv".into(),
-        services: vec![
-            service("stream", "tcp", tcp.local_addr().unwrap()),
-            service("flow", "udp", udp.local_addr().unwrap()),
-        ],
-    };
+    let services = [
+        service("stream", Protocol::Tcp, tcp.local_addr().unwrap()),
+        service("flow", Protocol::Udp, udp.local_addr().unwrap()),
+    ];
     let canary = UdpSocket::bind(tcp.local_addr().unwrap()).await;
-    let (relay, client) = Hostile::over(Instance::try_from(&raw).unwrap()).await;
+    let (relay, client) = Hostile::over(Instance::new("srv", services).unwrap()).await;
     let (stream, flow) = (relay.id("stream"), relay.id("flow"));
 
     // Services that do not exist, ports outside the range, and the other protocol.
@@ -331,11 +323,8 @@ impl Hostile {
 #[tokio::test]
 async fn what_a_relay_makes_up_ends_one_stream_or_nothing() {
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let raw = RawInstance {
-        id: "srv".into(),
-        services: vec![service("flow", "udp", udp.local_addr().unwrap())],
-    };
-    let (relay, client) = Hostile::over(Instance::try_from(&raw).unwrap()).await;
+    let flow = service("flow", Protocol::Udp, udp.local_addr().unwrap());
+    let (relay, client) = Hostile::over(Instance::new("srv", [flow]).unwrap()).await;
     // Streams that begin with anything but OPEN.
     let mut random = 1_u64;
     for _ in 0..64 {

@@ -125,6 +125,27 @@ impl FromStr for Target {
     }
 }
 
+impl TryFrom<&str> for Target {
+    type Error = HostPortError;
+
+    fn try_from(text: &str) -> Result<Self, HostPortError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<SocketAddr> for Target {
+    type Error = HostPortError;
+
+    fn try_from(address: SocketAddr) -> Result<Self, HostPortError> {
+        let port = address.port();
+        let ports = PortRange::new(port, port);
+        Ok(Self {
+            host: Host::Ip(address.ip()),
+            ports: ports.ok_or_else(|| HostPortError::Port(address.to_string()))?,
+        })
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.ports)

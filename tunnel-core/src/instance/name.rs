@@ -25,6 +25,14 @@ impl FromStr for InstanceId {
     }
 }
 
+impl TryFrom<&str> for InstanceId {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -49,6 +57,14 @@ impl FromStr for ServiceName {
         valid_name(text)
             .map(Self)
             .ok_or_else(|| NameError(shown(text)))
+    }
+}
+
+impl TryFrom<&str> for ServiceName {
+    type Error = NameError;
+
+    fn try_from(text: &str) -> Result<Self, NameError> {
+        text.parse()
     }
 }
 

@@ -162,3 +162,10 @@ impl fmt::Display for PortSet {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a port or range: {0:?} (expected 7777 or 30000-30009, within 1-65535)")]
 pub struct PortsError(String);
+
+impl PortsError {
+    /// A number that is no port.
+    pub(crate) fn new(port: u16) -> Self {
+        Self(port.to_string())
+    }
+}

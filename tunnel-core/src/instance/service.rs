@@ -1,6 +1,6 @@
 //! Services and the instances that they make up.
 
-use std::{collections::HashSet, ops::RangeInclusive, time::Duration};
+use std::{collections::HashSet, convert::Infallible, ops::RangeInclusive};
 
 use crate::instance::{
     host::{HostPortError, Target},
@@ -9,49 +9,137 @@ use crate::instance::{
     port::{PortRange, PortsError},
 };
 
-/// A service as written in a file, on the command line or by an API.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RawService {
-    /// Name within the instance.
-    pub name: String,
-    /// `tcp`, `udp` or `both`.
-    pub protocol: String,
-    /// Public port or range; the target's when absent.
-    pub public_port: Option<String>,
-    /// `HOST:PORT` or `HOST:FIRST-LAST`.
-    pub target: String,
-    /// `latency`, `throughput` or `auto` (the default).
-    pub optimize: Option<String>,
-    /// `off`, `duplicate`, `fec` or `adaptive` (the default).
-    pub redundancy: Option<String>,
-    /// Idle time of a UDP flow, in seconds, 10 to 86,400.
-    pub idle_timeout: Option<u64>,
-    /// Cap of UDP flows per player address, 1 to 65,536.
-    pub flows_per_address: Option<u32>,
-    /// Cap of UDP flows of the service, 1 to 1,048,576.
-    pub max_flows: Option<u32>,
-}
-
-/// A valid service: parsed once, used everywhere.
+/// A public port, or a range of them, of an instance: valid by itself since it was made.
+///
+/// ```
+/// use tunnel_core::instance::{Optimize, Protocol, Service};
+///
+/// # fn main() -> Result<(), tunnel_core::instance::ServiceError> {
+/// let game = Service::new("game", Protocol::Both, "127.0.0.1:7777")?;
+/// let map = Service::new("map", Protocol::Tcp, "127.0.0.1:8123")?
+///     .public_port(80)?
+///     .with_optimize(Optimize::Throughput);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Name within the instance.
-    pub name: ServiceName,
-    /// What the public port accepts.
-    pub protocol: Protocol,
-    /// The public ports; as many as the target's.
-    pub public: PortRange,
-    /// Where the traffic goes.
-    pub target: Target,
-    /// How TCP connections travel.
-    pub optimize: Optimize,
-    /// How UDP datagrams are protected.
-    pub redundancy: Redundancy,
-    /// UDP limits.
-    pub flows: FlowLimits,
+    pub(crate) name: ServiceName,
+    pub(crate) protocol: Protocol,
+    pub(crate) public: PortRange,
+    pub(crate) target: Target,
+    pub(crate) optimize: Optimize,
+    pub(crate) redundancy: Redundancy,
+    pub(crate) flows: FlowLimits,
 }
 
 impl Service {
+    /// A service of this name within its instance, whose public ports are those of the target: `HOST:PORT` or
+    /// `HOST:FIRST-LAST`.
+    pub fn new<N, T>(name: N, protocol: Protocol, target: T) -> Result<Self, ServiceError>
+    where
+        N: TryInto<ServiceName>,
+        T: TryInto<Target>,
+        ServiceError: From<N::Error> + From<T::Error>,
+    {
+        let target = target.try_into()?;
+        let public = target.ports;
+        if public.count() > MAX_RANGE {
+            return Err(ServiceError::RangeTooLong(public));
+        }
+        Ok(Self {
+            name: name.try_into()?,
+            protocol,
+            public,
+            target,
+            optimize: Optimize::default(),
+            redundancy: Redundancy::default(),
+            flows: FlowLimits::default(),
+        })
+    }
+
+    /// Another public port, 1 to 65,535, than the target's.
+    pub fn public_port(self, port: u16) -> Result<Self, ServiceError> {
+        let ports = PortRange::new(port, port).ok_or_else(|| PortsError::new(port))?;
+        self.public_ports(ports)
+    }
+
+    /// Other public ports than the target's, but as many.
+    pub fn public_ports(mut self, public: PortRange) -> Result<Self, ServiceError> {
+        let target = self.target.ports;
+        if public.count() != target.count() {
+            return Err(ServiceError::Lengths { public, target });
+        }
+        self.public = public;
+        Ok(self)
+    }
+
+    /// Has TCP connections travel so.
+    #[must_use]
+    pub const fn with_optimize(mut self, optimize: Optimize) -> Self {
+        self.optimize = optimize;
+        self
+    }
+
+    /// Has UDP datagrams protected so.
+    #[must_use]
+    pub const fn with_redundancy(mut self, redundancy: Redundancy) -> Self {
+        self.redundancy = redundancy;
+        self
+    }
+
+    /// Other bounds of UDP flows, each within its own.
+    pub fn with_flow_limits(mut self, flows: FlowLimits) -> Result<Self, ServiceError> {
+        bounded(
+            "idle_timeout",
+            flows.idle.as_secs(),
+            FlowLimits::IDLE_SECONDS,
+        )?;
+        bounded(
+            "flows_per_address",
+            flows.per_address,
+            FlowLimits::PER_ADDRESS,
+        )?;
+        bounded("max_flows", flows.per_service, FlowLimits::PER_SERVICE)?;
+        self.flows = flows;
+        Ok(self)
+    }
+
+    /// Its name within the instance.
+    pub const fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// What the public ports accept.
+    pub const fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The public ports, as many as the target's.
+    pub const fn public(&self) -> PortRange {
+        self.public
+    }
+
+    /// Where the traffic goes on the node.
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How TCP connections travel.
+    pub const fn optimize(&self) -> Optimize {
+        self.optimize
+    }
+
+    /// How UDP datagrams are protected.
+    pub const fn redundancy(&self) -> Redundancy {
+        self.redundancy
+    }
+
+    /// The bounds of UDP flows.
+    pub const fn flow_limits(&self) -> FlowLimits {
+        self.flows
+    }
+
     /// A remark for the operator, where the service is valid but may not do what they want.
     pub fn warning(&self) -> Option<String> {
         (self.name.as_str() == "game" && self.public != self.target.ports).then(|| {
@@ -63,77 +151,6 @@ impl Service {
     }
 }
 
-impl TryFrom<&RawService> for Service {
-    type Error = ServiceError;
-
-    fn try_from(raw: &RawService) -> Result<Self, ServiceError> {
-        let target: Target = raw
-            .target
-            .parse()
-            .map_err(|e: HostPortError| ServiceError::Target(e))?;
-        let public = match &raw.public_port {
-            Some(text) => text.parse()?,
-            None => target.ports,
-        };
-        if public.count() != target.ports.count() {
-            return Err(ServiceError::Lengths {
-                public,
-                target: target.ports,
-            });
-        }
-        if public.count() > MAX_RANGE {
-            return Err(ServiceError::RangeTooLong(public));
-        }
-        let defaults = FlowLimits::default();
-        let idle = bounded(
-            "idle_timeout",
-            raw.idle_timeout,
-            defaults.idle.as_secs(),
-            FlowLimits::IDLE_SECONDS,
-        )?;
-        let per_address = bounded(
-            "flows_per_address",
-            raw.flows_per_address,
-            defaults.per_address,
-            FlowLimits::PER_ADDRESS,
-        )?;
-        let per_service = bounded(
-            "max_flows",
-            raw.max_flows,
-            defaults.per_service,
-            FlowLimits::PER_SERVICE,
-        )?;
-        Ok(Self {
-            name: raw.name.parse()?,
-            protocol: raw.protocol.parse()?,
-            public,
-            target,
-            optimize: raw
-                .optimize
-                .as_deref()
-                .map_or(Ok(Optimize::default()), str::parse)?,
-            redundancy: raw
-                .redundancy
-                .as_deref()
-                .map_or(Ok(Redundancy::default()), str::parse)?,
-            flows: FlowLimits {
-                idle: Duration::from_secs(idle),
-                per_address,
-                per_service,
-            },
-        })
-    }
-}
-
-/// An instance as written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RawInstance {
-    /// Unique on a relay.
-    pub id: String,
-    /// At least one.
-    pub services: Vec<RawService>,
-}
-
 /// A game server as one unit: bound, changed, drained and removed as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -142,8 +159,14 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// An instance of validated services; refused if they contradict each other.
-    pub fn new(id: InstanceId, services: Vec<Service>) -> Result<Self, ServiceError> {
+    /// An instance of these services, 1 to 64; refused if they contradict each other.
+    pub fn new<I>(id: I, services: impl IntoIterator<Item = Service>) -> Result<Self, ServiceError>
+    where
+        I: TryInto<InstanceId>,
+        ServiceError: From<I::Error>,
+    {
+        let id = id.try_into()?;
+        let services: Vec<_> = services.into_iter().take(MAX_SERVICES + 1).collect();
         if services.is_empty() {
             return Err(ServiceError::NoServices(id));
         }
@@ -181,19 +204,6 @@ impl Instance {
     }
 }
 
-impl TryFrom<&RawInstance> for Instance {
-    type Error = ServiceError;
-
-    fn try_from(raw: &RawInstance) -> Result<Self, ServiceError> {
-        let services = raw
-            .services
-            .iter()
-            .map(Service::try_from)
-            .collect::<Result<_, _>>()?;
-        Self::new(raw.id.parse()?, services)
-    }
-}
-
 /// Why an instance or a service is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -220,7 +230,7 @@ pub enum ServiceError {
     Name(#[from] NameError),
     /// The target is not `HOST:PORT`.
     #[error("target: {0}")]
-    Target(#[source] HostPortError),
+    Target(#[from] HostPortError),
     /// A number outside its bounds.
     #[error("{name} = {value} is outside {low} to {high}")]
     OutOfBounds {
@@ -260,16 +270,21 @@ pub(crate) const MAX_RANGE: u16 = 1024;
 /// 64 services of one instance: games need two or three; the bound keeps one declaration small.
 pub(crate) const MAX_SERVICES: usize = 64;
 
-/// A setting within its bounds, or its default where it is not set.
+/// What cannot fail.
+impl From<Infallible> for ServiceError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Refuses a setting outside its bounds.
 fn bounded<T: Copy + PartialOrd + Into<u64>>(
     name: &'static str,
-    value: Option<T>,
-    default: T,
+    value: T,
     bounds: RangeInclusive<T>,
-) -> Result<T, ServiceError> {
-    let value = value.unwrap_or(default);
+) -> Result<(), ServiceError> {
     if bounds.contains(&value) {
-        return Ok(value);
+        return Ok(());
     }
     Err(ServiceError::OutOfBounds {
         name,

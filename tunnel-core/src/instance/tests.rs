@@ -1,44 +1,60 @@
+use std::time::Duration;
+
 use super::*;
 
-fn raw(name: &str, protocol: &str, public: Option<&str>, target: &str) -> RawService {
-    RawService {
-        name: name.into(),
-        protocol: protocol.into(),
-        public_port: public.map(Into::into),
-        target: target.into(),
-        ..RawService::default()
+fn service(
+    name: &str,
+    protocol: Protocol,
+    public: Option<&str>,
+    target: &str,
+) -> Result<Service, ServiceError> {
+    let service = Service::new(name, protocol, target)?;
+    match public {
+        Some(ports) => service.public_ports(ports.parse()?),
+        None => Ok(service),
     }
 }
 
 #[test]
 fn public_port_is_the_targets_unless_said() {
-    let service = Service::try_from(&raw("game", "both", None, "srv_123:7777")).unwrap();
-    assert_eq!(service.public, PortRange::new(7777, 7777).unwrap());
-    assert_eq!(service.target.host, Host::Name("srv_123".into()));
-    assert_eq!(service.warning(), None);
+    let game = service("game", Protocol::Both, None, "srv_123:7777").unwrap();
+    assert_eq!(game.public(), PortRange::new(7777, 7777).unwrap());
+    assert_eq!(game.target().host, Host::Name("srv_123".into()));
+    assert_eq!(game.warning(), None);
+    let game = game.public_port(7778).unwrap();
+    assert_eq!(game.public(), PortRange::new(7778, 7778).unwrap());
+    assert!(matches!(game.public_port(0), Err(ServiceError::Ports(_))));
 }
 
 #[test]
 fn a_remapped_game_is_warned_about() {
-    let service = Service::try_from(&raw("game", "udp", Some("7778"), "127.0.0.1:7777")).unwrap();
-    assert!(service.warning().unwrap().contains("7778"));
-    let service = Service::try_from(&raw("beacon", "udp", Some("7778"), "127.0.0.1:7777")).unwrap();
-    assert_eq!(service.warning(), None);
+    let remapped = |name| service(name, Protocol::Udp, Some("7778"), "127.0.0.1:7777").unwrap();
+    assert!(remapped("game").warning().unwrap().contains("7778"));
+    assert_eq!(remapped("beacon").warning(), None);
 }
 
 #[test]
 fn ranges_have_equal_length() {
-    let ok = raw("a", "udp", Some("30000-30009"), "[::1]:40000-40009");
-    assert_eq!(Service::try_from(&ok).unwrap().public.count(), 10);
-    let short = raw("a", "udp", Some("30000-30009"), "[::1]:40000-40008");
+    let ranges = |public| service("a", Protocol::Udp, Some(public), "[::1]:40000-40009");
+    assert_eq!(ranges("30000-30009").unwrap().public().count(), 10);
     assert!(matches!(
-        Service::try_from(&short),
+        ranges("30000-30008"),
         Err(ServiceError::Lengths { .. })
     ));
-    let long = raw("a", "udp", None, "h:1-65535");
     assert!(matches!(
-        Service::try_from(&long),
+        service("a", Protocol::Udp, None, "h:1-65535"),
         Err(ServiceError::RangeTooLong(_))
+    ));
+}
+
+#[test]
+fn a_target_is_an_address_with_a_port() {
+    let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let game = Service::new("game", Protocol::Udp, at(7777)).unwrap();
+    assert_eq!(game.target().to_string(), "127.0.0.1:7777");
+    assert!(matches!(
+        Service::new("game", Protocol::Udp, at(0)),
+        Err(ServiceError::Target(_))
     ));
 }
 
@@ -70,24 +86,28 @@ fn names_are_not_folded() {
 
 #[test]
 fn two_services_may_share_a_port_number_only_across_protocols() {
-    let instance = |a: RawService, b: RawService| {
-        Instance::try_from(&RawInstance {
-            id: "i".into(),
-            services: vec![a, b],
-        })
+    let instance = |a: (&str, Protocol, &str), b: (&str, Protocol, &str)| {
+        let [a, b] = [a, b].map(|(name, protocol, target)| service(name, protocol, None, target));
+        Instance::new("i", [a?, b?])
     };
-    assert!(instance(raw("a", "tcp", None, "h:5"), raw("b", "udp", None, "h:5")).is_ok());
+    assert!(instance(("a", Protocol::Tcp, "h:5"), ("b", Protocol::Udp, "h:5")).is_ok());
     assert!(matches!(
-        instance(
-            raw("a", "both", None, "h:5"),
-            raw("b", "udp", None, "h:4-6")
-        ),
+        instance(("a", Protocol::Both, "h:5"), ("b", Protocol::Udp, "h:4-6")),
         Err(ServiceError::PortTwice { .. })
     ));
     assert!(matches!(
-        instance(raw("a", "tcp", None, "h:5"), raw("a", "udp", None, "h:5")),
+        instance(("a", Protocol::Tcp, "h:5"), ("a", Protocol::Udp, "h:5")),
         Err(ServiceError::NameTwice(_))
     ));
+}
+
+#[test]
+fn an_instance_has_services_and_not_more_than_fit() {
+    let game = |n: u16| Service::new(&*format!("s{n}"), Protocol::Udp, &*format!("h:{}", 1 + n));
+    let of = |count: u16| Instance::new("i", (0..count).map(|n| game(n).unwrap()));
+    assert!(matches!(of(0), Err(ServiceError::NoServices(_))));
+    assert!(of(64).is_ok());
+    assert!(matches!(of(65), Err(ServiceError::TooManyServices(_))));
 }
 
 #[test]
@@ -102,14 +122,26 @@ fn port_sets_merge() {
 
 #[test]
 fn numbers_out_of_bounds_are_refused() {
-    let service = RawService {
-        idle_timeout: Some(5),
-        ..raw("a", "udp", None, "h:5")
-    };
-    assert!(matches!(
-        Service::try_from(&service),
-        Err(ServiceError::OutOfBounds { .. })
-    ));
+    for flows in [
+        FlowLimits {
+            idle: Duration::from_secs(5),
+            ..FlowLimits::default()
+        },
+        FlowLimits {
+            per_address: 0,
+            ..FlowLimits::default()
+        },
+        FlowLimits {
+            per_service: 1 << 21,
+            ..FlowLimits::default()
+        },
+    ] {
+        let service = service("a", Protocol::Udp, None, "h:5").unwrap();
+        assert!(matches!(
+            service.with_flow_limits(flows),
+            Err(ServiceError::OutOfBounds { .. })
+        ));
+    }
 }
 
 #[test]

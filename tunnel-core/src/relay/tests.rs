@@ -29,9 +29,7 @@ use super::{shared::Config, *};
 use crate::{
     client::{Client, ClientIdentity},
     event::{Event, Events},
-    instance::{
-        FlowLimits, Instance, InstanceId, Optimize, PortSet, Protocol, RawInstance, RawService,
-    },
+    instance::{FlowLimits, Instance, InstanceId, Optimize, PortSet, Protocol, Service},
     join::TokenId,
     key::{self, Psk, PublicKey, SecretKey},
     metrics::Snapshot,
@@ -391,13 +389,8 @@ impl Scripted {
 }
 
 fn declaration(id: &str, service: u32, protocol: Protocol, port: u16) -> Message {
-    let raw = RawService {
-        name: "game".into(),
-        protocol: protocol.to_string(),
-        target: format!("127.0.0.1:{port}"),
-        ..RawService::default()
-    };
-    let named = crate::instance::Service::try_from(&raw).unwrap();
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let named = Service::new("game", protocol, target).unwrap();
     Message::Declare {
         instance: id.parse().unwrap(),
         revision: Revision(service.into()),
@@ -451,18 +444,8 @@ impl Echo {
 
     /// An instance that leads here.
     fn instance(&self, id: &str, port: u16) -> Instance {
-        let service = RawService {
-            name: "game".into(),
-            protocol: "both".into(),
-            public_port: Some(port.to_string()),
-            target: self.address.to_string(),
-            ..RawService::default()
-        };
-        let raw = RawInstance {
-            id: id.into(),
-            services: vec![service],
-        };
-        Instance::try_from(&raw).unwrap()
+        let service = Service::new("game", Protocol::Both, self.address).unwrap();
+        Instance::new(id, [service.public_port(port).unwrap()]).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::{net::UdpSocket, task::JoinSet};
 use tunnel_core::{
     event::{Crowded, Event, Limit},
-    instance::RawService,
+    instance::Service,
     proto::flow::SETTLED,
     relay::RelayLimits,
 };
@@ -13,7 +13,7 @@ use tunnel_core::{
 use crate::{
     lifecycle::next,
     support::{
-        Lab, Via, instance,
+        Lab, Via, bounded, instance,
         servers::{Server, udp_echo, udp_seen},
         service, simple, until,
     },
@@ -38,10 +38,9 @@ pub(crate) async fn plays(lab: &Lab, port: u16) -> UdpSocket {
     player
 }
 
-fn game(lab: &Lab, server: &Server, flows_per_address: u32) -> RawService {
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.flows_per_address = Some(flows_per_address);
-    game
+fn game(lab: &Lab, server: &Server, per_address: u32) -> Service {
+    let game = service("game", "udp", lab.port, server.address());
+    bounded(game, |flows| flows.per_address = per_address)
 }
 
 async fn a_monitor_with_a_fresh_port_for_each_query_is_answered_every_time(via: Via) {

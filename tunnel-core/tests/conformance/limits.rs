@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tunnel_core::{
     client::{Client, ClientEnd, ClientLimits},
     event::Event,
-    instance::{PortSet, RawService},
+    instance::{Optimize, PortSet},
     proto::message::Code,
     relay::RelayLimits,
 };
@@ -287,10 +287,8 @@ async fn lanes_in_use_count_as_lanes_of_the_tunnel() {
 async fn who_comes_when_all_lanes_are_in_use_is_on_quic_at_once() {
     let lab = lab(Via::Quic, |limits| limits.lanes_per_tunnel = 3).await;
     let server = Server::tcp(lab.ip).await;
-    let bulk = RawService {
-        optimize: Some("throughput".into()),
-        ..service("game", "tcp", lab.port, server.address())
-    };
+    let bulk = service("game", "tcp", lab.port, server.address());
+    let bulk = bulk.with_optimize(Optimize::Throughput);
     let client = lab.client([instance("a", [bulk])]).await;
     until("a lane", || client.metrics().lanes > 0).await;
     let mut players = Vec::new();

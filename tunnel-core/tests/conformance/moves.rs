@@ -13,7 +13,10 @@ use tokio::{
     },
 };
 use tunnel_core::{
-    client::Client, instance::Instance, proto::stream::handover::CALM_LOOK, relay::RelayLimits,
+    client::Client,
+    instance::{Instance, Optimize},
+    proto::stream::handover::CALM_LOOK,
+    relay::RelayLimits,
 };
 
 use crate::support::{
@@ -271,8 +274,7 @@ async fn talk_stays_on_quic_beside_bulk_that_moves(via: Via) {
 async fn a_service_for_latency_keeps_its_bulk_on_quic(via: Via) {
     let lab = lab(via).await;
     let (listener, target) = listener(lab.ip).await;
-    let mut calm = service("calm", "tcp", lab.port, target);
-    calm.optimize = Some("latency".into());
+    let calm = service("calm", "tcp", lab.port, target).with_optimize(Optimize::Latency);
     let (other, other_target) = crate::support::servers::listener(lab.ip).await;
     let auto = service("auto", "tcp", lab.port + 1, other_target);
     let client = lab.client([instance("a", [calm, auto])]).await;
@@ -419,8 +421,8 @@ async fn a_service_for_throughput_moves_when_lanes_come(via: Via) {
     let lab = lab(via).await;
     lab.forwarder().refuse(true);
     let server = Server::tcp(lab.ip).await;
-    let mut bulk = service("bulk", "tcp", lab.port, server.address());
-    bulk.optimize = Some("throughput".into());
+    let bulk = service("bulk", "tcp", lab.port, server.address());
+    let bulk = bulk.with_optimize(Optimize::Throughput);
     let client = lab.client([instance("a", [bulk])]).await;
     let mut player = lab.tcp(lab.port).await;
     tcp_echo(&mut player, b"on QUIC").await;

@@ -24,9 +24,8 @@ async fn declared_game(lab: &Lab, server: &Server, redundancy: &str) -> Client {
 }
 
 fn declared(lab: &Lab, server: &Server, redundancy: &str) -> tunnel_core::instance::Instance {
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.redundancy = Some(redundancy.into());
-    instance("a", [game])
+    let game = service("game", "udp", lab.port, server.address());
+    instance("a", [game.with_redundancy(redundancy.parse().unwrap())])
 }
 
 async fn every_mode_carries_datagrams_of_every_size(via: Via) {

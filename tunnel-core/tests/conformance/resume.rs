@@ -6,7 +6,11 @@ use std::{
 };
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
-use tunnel_core::{client::Client, event::Event, instance::Instance};
+use tunnel_core::{
+    client::Client,
+    event::Event,
+    instance::{Instance, Optimize},
+};
 
 use crate::lifecycle::next;
 use crate::support::{
@@ -38,8 +42,8 @@ on_transport!(
 
 /// A service for bulk beside the usual one, and a client that has bound both.
 async fn talk_and_bulk(lab: &Lab, server: &Server) -> (Client, Instance) {
-    let mut bulk = service("bulk", "tcp", lab.port + 1, server.address());
-    bulk.optimize = Some("throughput".into());
+    let bulk = service("bulk", "tcp", lab.port + 1, server.address());
+    let bulk = bulk.with_optimize(Optimize::Throughput);
     let talk = service("talk", "tcp", lab.port, server.address());
     let wanted = instance("a", [talk, bulk]);
     let client = lab.client([wanted.clone()]).await;

@@ -7,6 +7,8 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
+use tunnel_core::instance::Optimize;
+
 use crate::support::{
     Lab, Via, free_port, hang, instance,
     servers::{
@@ -311,11 +313,10 @@ async fn every_way_to_optimize_carries_talk_and_bulk(via: Via) {
     let lab = Lab::new(via).await;
     let (games, address) = listener(lab.ip).await;
     let ways = ["latency", "throughput", "auto"];
-    let services = ways.iter().zip(lab.port..).map(|(way, port)| {
-        let mut service = service(way, "tcp", port, address);
-        service.optimize = Some((*way).into());
-        service
-    });
+    let services = ways
+        .iter()
+        .zip(lab.port..)
+        .map(|(way, port)| service(way, "tcp", port, address).with_optimize(way.parse().unwrap()));
     let client = lab.client([instance("a", services)]).await;
     for port in lab.port..lab.port + 3 {
         let (mut player_in, mut player_out) = lab.tcp(port).await.into_split();
@@ -338,9 +339,8 @@ async fn a_burst_of_players_is_served(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
     let mut services = vec![service("game", "tcp", lab.port, server.address())];
-    let mut bulk = service("bulk", "tcp", lab.port + 1, server.address());
-    bulk.optimize = Some("throughput".into());
-    services.push(bulk);
+    let bulk = service("bulk", "tcp", lab.port + 1, server.address());
+    services.push(bulk.with_optimize(Optimize::Throughput));
     let _client = lab.client([instance("a", services)]).await;
     for port in [lab.port, lab.port + 1] {
         let mut players = Vec::new();
@@ -362,8 +362,8 @@ async fn a_burst_of_players_is_served(via: Via) {
 async fn one_connection_after_another_is_served(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::tcp(lab.ip).await;
-    let mut bulk = service("game", "tcp", lab.port, server.address());
-    bulk.optimize = Some("throughput".into());
+    let bulk = service("game", "tcp", lab.port, server.address());
+    let bulk = bulk.with_optimize(Optimize::Throughput);
     let client = lab.client([instance("a", [bulk])]).await;
     for n in 0..60_u8 {
         let mut player = lab.tcp(lab.port).await;

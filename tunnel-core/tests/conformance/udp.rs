@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use tokio::net::UdpSocket;
@@ -10,7 +11,7 @@ use tokio::net::UdpSocket;
 use crate::{
     crowds::plays,
     support::{
-        Lab, Via, bound, free_port, hang, instance,
+        Lab, Via, bound, bounded, free_port, hang, instance,
         servers::{Server, pattern, tcp_echo, udp_answer, udp_echo},
         service, simple, until, waited,
     },
@@ -119,10 +120,8 @@ async fn answers_come_from_the_address_that_was_written_to(via: Via) {
         let from = waited("an answer", async || {
             player.send_to(&payload, to).await.unwrap();
             let mut buffer = [0; 64];
-            let received = tokio::time::timeout(
-                std::time::Duration::from_millis(250),
-                player.recv_from(&mut buffer),
-            );
+            let received =
+                tokio::time::timeout(Duration::from_millis(250), player.recv_from(&mut buffer));
             let (length, from) = received.await.ok()?.ok()?;
             (buffer[..length] == payload).then_some(from)
         })
@@ -226,8 +225,8 @@ async fn a_game_server_that_restarts_keeps_its_players(via: Via) {
 async fn a_service_has_only_so_many_flows(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.max_flows = Some(2);
+    let game = service("game", "udp", lab.port, server.address());
+    let game = bounded(game, |flows| flows.per_service = 2);
     let _client = lab.client([instance("a", [game])]).await;
     let mut players = Vec::new();
     for _ in 0..2 {
@@ -243,8 +242,8 @@ async fn a_service_has_only_so_many_flows(via: Via) {
 async fn a_flow_that_makes_room_is_forgotten_on_both_sides(via: Via) {
     let lab = Lab::new(via).await;
     let silent = UdpSocket::bind(lab.at(0)).await.unwrap();
-    let mut game = service("game", "udp", lab.port, silent.local_addr().unwrap());
-    game.max_flows = Some(4);
+    let game = service("game", "udp", lab.port, silent.local_addr().unwrap());
+    let game = bounded(game, |flows| flows.per_service = 4);
     let client = lab.client([instance("a", [game])]).await;
     if via != Via::Quic {
         // Datagrams of one flow may overtake each other as long as lanes are added.
@@ -269,9 +268,11 @@ async fn a_flow_that_makes_room_is_forgotten_on_both_sides(via: Via) {
 async fn caps_hold_over_all_sockets_of_a_port(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.max_flows = Some(20);
-    game.flows_per_address = Some(10);
+    let game = service("game", "udp", lab.port, server.address());
+    let game = bounded(game, |flows| {
+        flows.per_service = 20;
+        flows.per_address = 10;
+    });
     let client = lab.client([instance("a", [game])]).await;
     let mut players = Vec::new();
     for _ in 0..10 {
@@ -296,8 +297,8 @@ async fn an_option_that_is_changed_takes_effect_at_once(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
     let game = |flows| {
-        let mut game = service("game", "udp", lab.port, server.address());
-        game.flows_per_address = Some(flows);
+        let game = service("game", "udp", lab.port, server.address());
+        let game = bounded(game, |limits| limits.per_address = flows);
         instance("a", [game])
     };
     let client = lab.client([game(1)]).await;
@@ -332,8 +333,8 @@ async fn a_target_that_is_changed_takes_its_players_along(via: Via) {
 async fn a_silent_flow_is_forgotten_on_both_sides(via: Via) {
     let lab = Lab::new(via).await;
     let server = Server::udp(lab.ip).await;
-    let mut game = service("game", "udp", lab.port, server.address());
-    game.idle_timeout = Some(10);
+    let game = service("game", "udp", lab.port, server.address());
+    let game = bounded(game, |flows| flows.idle = Duration::from_secs(10));
     let client = lab.client([instance("a", [game])]).await;
     let player = lab.udp(lab.port).await;
     udp_echo(&player, b"hello").await;

@@ -6,7 +6,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tunnel_core::{Transport, event::Event, instance::RawService};
+use tunnel_core::{Transport, event::Event, instance::Optimize};
 
 use crate::{
     Played, fails,
@@ -137,10 +137,8 @@ async fn what_is_flipped_on_a_lane_reaches_no_player() {
     let mut identity = lab.identity();
     identity.relay = wire.address().into();
     let server = Server::tcp(lab.ip).await;
-    let bulk = RawService {
-        optimize: Some("throughput".into()),
-        ..service("bulk", "tcp", lab.port, server.address())
-    };
+    let bulk = service("bulk", "tcp", lab.port, server.address());
+    let bulk = bulk.with_optimize(Optimize::Throughput);
     let wanted = instance("a", [bulk]);
     let client = lab.start(identity, [wanted.clone()]);
     bound(&client, &wanted).await;

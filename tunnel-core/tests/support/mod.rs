@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tunnel_core::{
     Transport,
     client::{Client, ClientIdentity, ClientLimits},
-    instance::{Instance, PortSet, RawInstance, RawService},
+    instance::{FlowLimits, Instance, PortSet, Service},
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
     mem,
@@ -265,22 +265,22 @@ pub(crate) fn service(
     protocol: &str,
     public: impl ToString,
     target: impl ToString,
-) -> RawService {
-    RawService {
-        name: name.into(),
-        protocol: protocol.into(),
-        public_port: Some(public.to_string()),
-        target: target.to_string(),
-        ..RawService::default()
-    }
+) -> Service {
+    let target = target.to_string();
+    let service = Service::new(name, protocol.parse().unwrap(), &*target).unwrap();
+    let public = public.to_string().parse().unwrap();
+    service.public_ports(public).unwrap()
 }
 
-pub(crate) fn instance(id: &str, services: impl IntoIterator<Item = RawService>) -> Instance {
-    let raw = RawInstance {
-        id: id.into(),
-        services: services.into_iter().collect(),
-    };
-    Instance::try_from(&raw).unwrap()
+/// The service with other bounds of its flows.
+pub(crate) fn bounded(service: Service, change: impl FnOnce(&mut FlowLimits)) -> Service {
+    let mut flows = service.flow_limits();
+    change(&mut flows);
+    service.with_flow_limits(flows).unwrap()
+}
+
+pub(crate) fn instance(id: &str, services: impl IntoIterator<Item = Service>) -> Instance {
+    Instance::new(id, services).unwrap()
 }
 
 /// An instance of one service.

@@ -26,14 +26,11 @@ impl Scene {
     async fn with(limits: ClientLimits) -> Self {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let raw = RawInstance {
-            id: "srv".into(),
-            services: vec![
-                service("stream", "tcp", tcp.local_addr().unwrap()),
-                service("flow", "udp", udp.local_addr().unwrap()),
-            ],
-        };
-        let instance = Instance::try_from(&raw).unwrap();
+        let services = [
+            service("stream", Protocol::Tcp, tcp.local_addr().unwrap()),
+            service("flow", Protocol::Udp, udp.local_addr().unwrap()),
+        ];
+        let instance = Instance::new("srv", services).unwrap();
         let (relay, client) = Hostile::over_with(instance, limits).await;
         Self {
             relay,

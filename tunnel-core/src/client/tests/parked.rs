@@ -17,14 +17,11 @@ impl Scene {
             games.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
         }
         let target = |game: usize| games[game].local_addr().unwrap();
-        let raw = RawInstance {
-            id: "srv".into(),
-            services: vec![
-                service("a", "udp", target(0)),
-                service("b", "udp", target(1)),
-            ],
-        };
-        let (relay, client) = Hostile::over(Instance::try_from(&raw).unwrap()).await;
+        let services = [
+            service("a", Protocol::Udp, target(0)),
+            service("b", Protocol::Udp, target(1)),
+        ];
+        let (relay, client) = Hostile::over(Instance::new("srv", services).unwrap()).await;
         Self {
             relay,
             client,

@@ -10,7 +10,7 @@ use super::{
     *,
 };
 use crate::{
-    instance::{Instance, InstanceId, RawInstance, RawService},
+    instance::{Instance, InstanceId, Protocol, Service},
     key::Psk,
     proto::{
         message::{Code, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId, Text},
@@ -22,18 +22,12 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// An instance with a service for each of these public ports, all of them led to port 1000 of `target`.
 fn instance(id: &str, target: &str, ports: &[u16]) -> Instance {
-    let service = |port: &u16| RawService {
-        name: format!("s{port}"),
-        protocol: "both".into(),
-        public_port: Some(port.to_string()),
-        target: format!("{target}:1000"),
-        ..RawService::default()
+    let target = format!("{target}:1000");
+    let service = |port: &u16| {
+        let service = Service::new(&*format!("s{port}"), Protocol::Both, &*target).unwrap();
+        service.public_port(*port).unwrap()
     };
-    let raw = RawInstance {
-        id: id.into(),
-        services: ports.iter().map(service).collect(),
-    };
-    Instance::try_from(&raw).unwrap()
+    Instance::new(id, ports.iter().map(service)).unwrap()
 }
 
 fn id(text: &str) -> InstanceId {
@@ -165,9 +159,8 @@ impl Client {
 
     /// The services that the relay may name, with the hosts they lead to.
     fn services(&self) -> Vec<(ServiceId, String)> {
-        let service = |(id, _, service): (ServiceId, _, &crate::instance::Service)| {
-            (id, service.target.host.to_string())
-        };
+        let service =
+            |(id, _, service): (ServiceId, _, &Service)| (id, service.target.host.to_string());
         self.session.services().map(service).collect()
     }
 
@@ -854,7 +847,7 @@ fn declaration(service: u32) -> ServiceDeclaration {
     ServiceDeclaration {
         id: ServiceId(service),
         name: format!("s{service}").parse().unwrap(),
-        protocol: crate::instance::Protocol::Tcp,
+        protocol: Protocol::Tcp,
         public: crate::instance::PortRange::new(7777, 7777).unwrap(),
         optimize: crate::instance::Optimize::Auto,
         redundancy: crate::instance::Redundancy::Off,

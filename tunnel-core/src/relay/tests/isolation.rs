@@ -137,24 +137,11 @@ async fn a_stream_that_is_cut_off_by_a_panic_does_not_look_complete() {
 async fn a_panic_in_resolving_a_name_is_caught_and_the_task_restarted() {
     let site = Site::new().await;
     let echo = Echo::new().await;
-    let service = RawService {
-        name: "game".into(),
-        protocol: "udp".into(),
-        public_port: Some((site.port + 1).to_string()),
-        target: format!("localhost:{}", echo.address.port()),
-        ..RawService::default()
-    };
-    let raw = RawInstance {
-        id: "named".into(),
-        services: vec![service],
-    };
+    let target = format!("localhost:{}", echo.address.port());
+    let service = Service::new("game", Protocol::Udp, &*target).unwrap();
+    let named = Instance::new("named", [service.public_port(site.port + 1).unwrap()]).unwrap();
     fault::arm(format!("resolving localhost for {}", site.port + 1));
-    let client = site
-        .client([
-            Instance::try_from(&raw).unwrap(),
-            echo.instance("a", site.port),
-        ])
-        .await;
+    let client = site.client([named, echo.instance("a", site.port)]).await;
     let mut neighbour = Neighbour::of(&site, site.port).await;
     until("the panic", || client.metrics().panics == 1).await;
     let player = site.udp(site.port + 1).await;

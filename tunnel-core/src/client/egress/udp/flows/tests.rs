@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     client::{egress::udp::Means, ports::LocalPorts, room::Room, targets::Target},
     event::EventSink,
-    instance::{Instance, RawInstance, RawService},
+    instance::{Instance, Protocol, Service},
     tunnel::supervise::Reporter,
 };
 
@@ -27,18 +27,9 @@ impl World {
         };
         let metrics = Arc::default();
         let target = |id: &str| {
-            let game = RawService {
-                name: "game".into(),
-                protocol: "udp".into(),
-                // Nobody sends anything there.
-                target: "127.0.0.1:9".into(),
-                ..RawService::default()
-            };
-            let raw = RawInstance {
-                id: id.into(),
-                services: vec![game],
-            };
-            let instance = Instance::try_from(&raw).unwrap();
+            // Nobody sends anything there.
+            let game = Service::new("game", Protocol::Udp, "127.0.0.1:9").unwrap();
+            let instance = Instance::new(id, [game]).unwrap();
             let reporter = Reporter {
                 events: EventSink::new(),
                 metrics: Arc::default(),
