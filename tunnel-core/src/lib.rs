@@ -1,21 +1,52 @@
 //! Adit's engine: an authenticated, multiplexed tunnel that brings players to game servers behind NAT.
 //!
 //! ```text
-//! player ──► relay (public ports) ══ one tunnel: QUIC and TCP lanes ══► client ──► game server
+//!                   public ports                              targets
+//!                 ┌──────────────┐                       ┌──────────────┐
+//!  player ──TCP──►│ stream ······│                       │·······► TCP ─┼──► game server
+//!                 │      relay   ╞════════ tunnel ═══════╡   client     │    127.0.0.1:7777
+//!  player ──UDP──►│ flow ········│  QUIC, and TCP lanes  │·······► UDP ─┼──►
+//!                 └──────────────┘                       └──────────────┘
+//!                  on a public host    dialled by the client     behind NAT
 //! ```
 //!
-//! A [`relay::Relay`] owns public ports, a [`client::Client`] leads them to its own targets. Both sides prove
-//! themselves in a Noise `IKpsk2` handshake with static keys ([`key`]); there are no certificates. What is tunnelled
-//! is an [`instance::Instance`], a game server with its [`instance::Service`]s. UDP travels as unreliable datagrams, so
-//! that one lost packet delays nobody else; TCP on QUIC streams or lanes, as the service wishes.
+//! # Concepts
+//!
+//! * A **relay** ([`relay::Relay`]) owns public ports and accepts players there. Whom it lets in, an
+//!   [`Authority`](relay::Authority) says.
+//! * A **client** ([`client::Client`]) runs beside the game servers. It dials the relay, so it needs no port of its own,
+//!   and connects only to targets of its own configuration: the relay names services, never addresses.
+//! * A **tunnel** joins the two: a QUIC connection and, beside it or instead of it, **lanes**, which are TCP connections
+//!   under Noise. Both sides prove themselves in a Noise `IKpsk2` handshake with static keys ([`key`]); there are no
+//!   certificates. [`Transport`] says what a tunnel runs on.
+//! * An **instance** ([`instance::Instance`]) is a game server as one unit. Its **services** ([`instance::Service`]) are
+//!   public ports with their protocol, target and options. Instances are added, changed and removed while others play.
+//! * A **stream** is one player's TCP connection through the tunnel: every byte, in order, also when the lane, the tunnel
+//!   or the node's address under it changes.
+//! * A **flow** is one player's UDP conversation: datagrams as they come, so that one lost packet delays nobody else.
 //!
 //! The crate opens no file, prints nothing, installs no logger and keeps no global state. It reports through
 //! [`event::Events`], [`metrics::Snapshot`] and the [`tracing`] crate. Input from a peer never panics it and is
 //! bounded before it allocates.
 //!
-//! # Example
+//! # A client
 //!
-//! Both sides in one process, over a network in memory:
+//! A game that publishes itself needs an identity, which `relay-server invite` and [`client::enrol`] give, and one service:
+//!
+//! ```no_run
+//! use tunnel_core::{client::{Client, ClientIdentity}, instance::{Instance, Protocol, Service}};
+//!
+//! # async fn publish(identity: ClientIdentity) -> Result<(), Box<dyn std::error::Error>> {
+//! let game = Service::new("game", Protocol::Both, "127.0.0.1:7777")?;
+//! let client = Client::builder(identity).instances([Instance::new("srv_123", [game])?]).start()?;
+//! client.bound().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Both sides
+//!
+//! In one process, over a network in memory, as tests do it:
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
