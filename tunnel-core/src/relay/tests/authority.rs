@@ -275,9 +275,12 @@ async fn a_policy_that_changes_its_mind_ends_streams_and_flows() {
     kept.plays().await;
     // It is declared again and again, and comes back with the permission.
     lock(&site.desk.forbidden).clear();
-    soon("the instance's being bound", client.bound())
-        .await
-        .unwrap();
+    soon("the instance's being bound", async {
+        while !client.status().await.unwrap().is_bound() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
     Neighbour::of(&site, site.port + 1).await;
 }
 
