@@ -74,7 +74,7 @@ impl FairQueue {
     /// Adds to the part of one service. Says whether another had to go.
     pub fn push(&mut self, whose: u16, datagram: Bytes, most: usize) -> bool {
         let now = Instant::now();
-        (self.0.push(now, FairKey::flow(whose, 0), datagram, most)).is_some()
+        !(self.0.push(now, FairKey::flow(whose, 0), datagram, most)).is_empty()
     }
 
     /// Takes the next one whose turn it is.

@@ -31,8 +31,8 @@ pub struct ClientLimits {
     pub datagram_age: Duration,
     /// Datagrams that wait for QUIC at most. 4,096: 100 ms of a node's 40,000 packets/s, or 6 MB of full packets.
     pub datagram_queue: usize,
-    /// Datagrams that wait for one lane at most. 1,024: two worlds of 480 kB that a game sends at once, or 100 ms of 10,000
-    /// packets/s on each of four lanes.
+    /// Datagrams that wait for one lane at most; one counts for each 1,500 bytes that it has begun. 1,024: two worlds of 480 kB
+    /// that a game sends at once, or 100 ms of 10,000 packets/s on each of four lanes; 1.5 MiB at most.
     pub lane_datagram_queue: usize,
     /// Bytes that the streams of the tunnel may hold, sent and not acknowledged. 60 MiB: with framing, what the
     /// protocol allows at most.

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use crate::proto::flow::by_prefix;
 
 /// Whose a datagram is: services share a queue evenly, and the players of a service its part.
@@ -35,6 +37,19 @@ impl FairKey {
     }
 }
 
+/// What takes places in a queue.
+pub(crate) trait Places {
+    /// How many, one at least.
+    fn places(&self) -> usize;
+}
+
+impl Places for Bytes {
+    /// One for each packet that it would be by itself.
+    fn places(&self) -> usize {
+        self.len().div_ceil(PLACE).max(1)
+    }
+}
+
 /// What waits, by whose it is: each has its turn, and a full queue drops what the longest part of it holds longest.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
@@ -42,6 +57,7 @@ pub(crate) struct Fair<T> {
     services: HashMap<u16, Service>,
     /// Services of which something waits, in the order of their turns.
     turns: VecDeque<u16>,
+    /// Places that are taken.
     len: usize,
 }
 
@@ -52,6 +68,7 @@ struct Part<T> {
     waiting: VecDeque<(Instant, T)>,
     /// Since when something of it waits without a break.
     began: Instant,
+    len: usize,
 }
 
 /// What has waited for its turn.
@@ -95,29 +112,35 @@ impl<T> Default for Fair<T> {
     }
 }
 
-impl<T> Fair<T> {
-    /// Adds to the part of `whose`. Returns what had to go, if there were `most` already.
-    pub(crate) fn push(&mut self, now: Instant, whose: FairKey, item: T, most: usize) -> Option<T> {
-        let dropped = if self.len >= most.max(1) {
-            self.make_room(whose)
-        } else {
-            None
-        };
+impl<T: Places> Fair<T> {
+    /// Adds to the part of `whose`. Returns what had to go, so that no more than `most` places are taken, or what it takes alone.
+    pub(crate) fn push(&mut self, now: Instant, whose: FairKey, item: T, most: usize) -> Vec<T> {
+        let places = item.places();
+        // Nearly always empty, which costs no allocation.
+        let mut dropped = Vec::new();
+        while self.len > 0 && self.len + places > most {
+            let Some(gone) = self.make_room(whose) else {
+                break;
+            };
+            dropped.push(gone);
+        }
         let service = self.services.entry(whose.service).or_default();
         if service.len == 0 {
             self.turns.push_back(whose.service);
         }
-        service.len += 1;
+        service.len += places;
         let part = self.parts.entry(whose).or_insert_with(|| Part {
             waiting: VecDeque::new(),
             began: now,
+            len: 0,
         });
         if part.waiting.is_empty() {
             part.began = now;
             service.turns.push_back(whose.player);
         }
         part.waiting.push_back((now, item));
-        self.len += 1;
+        part.len += places;
+        self.len += places;
         dropped
     }
 
@@ -133,12 +156,14 @@ impl<T> Fair<T> {
         let part = self.parts.get_mut(&whose)?;
         let began = part.began;
         let next = part.waiting.pop_front();
+        let places = next.as_ref().map_or(0, |(_, item)| item.places());
         let has_more = !part.waiting.is_empty();
         if has_more {
             service.turns.push_back(player);
         }
-        service.len -= 1;
-        self.len -= 1;
+        part.len -= places;
+        service.len -= places;
+        self.len -= places;
         if service.len > 0 {
             self.turns.push_back(place);
         }
@@ -160,7 +185,7 @@ impl<T> Fair<T> {
         };
         let service = self.services.get_mut(&fattest)?;
         let share = service.len / service.turns.len().max(1);
-        let own = self.parts.get(&whose).map_or(0, |it| it.waiting.len());
+        let own = self.parts.get(&whose).map_or(0, |it| it.len);
         let player = if whose.service == fattest && own > share {
             whose.player
         } else {
@@ -169,7 +194,7 @@ impl<T> Fair<T> {
                     service: fattest,
                     player,
                 };
-                self.parts.get(&whose).map_or(0, |it| it.waiting.len())
+                self.parts.get(&whose).map_or(0, |it| it.len)
             };
             let lens = service.turns.iter().map(|&player| (len(player), player));
             lens.max()?.1
@@ -180,8 +205,10 @@ impl<T> Fair<T> {
         };
         let part = self.parts.get_mut(&fattest)?;
         let dropped = part.waiting.pop_front();
-        service.len -= 1;
-        self.len -= 1;
+        let places = dropped.as_ref().map_or(0, |(_, item)| item.places());
+        part.len -= places;
+        service.len -= places;
+        self.len -= places;
         if part.waiting.is_empty() {
             service.turns.retain(|it| *it != player);
             if service.len == 0 {
@@ -206,6 +233,8 @@ impl<T> Fair<T> {
     }
 }
 
+/// Bytes that take one place: a packet of Ethernet, so that what is bounded by number is bounded in memory, too.
+const PLACE: usize = 1_500;
 /// Empty parts kept, so that a packet costs no allocation: 64, more services than most nodes have, and more players than
 /// most have something waiting for.
 const PARTS_KEPT: usize = 64;
@@ -218,6 +247,17 @@ mod tests {
     use std::{collections::HashSet, net::Ipv4Addr};
 
     use super::*;
+
+    macro_rules! one_place {
+        ($($name:ty),*) => {$(
+            impl Places for $name {
+                fn places(&self) -> usize {
+                    1
+                }
+            }
+        )*};
+    }
+    one_place!(char, i32, u32, u64, (char, i32));
 
     fn player(service: u16, flow: u64) -> FairKey {
         FairKey::flow(service, flow)
@@ -238,11 +278,11 @@ mod tests {
             let mut queue = Fair::default();
             for n in 0..1000 {
                 let dropped = queue.push(Instant::now(), player(7, 1), ('f', n), 100);
-                assert_eq!(dropped.is_some(), n >= 100);
+                assert_eq!(dropped.len(), usize::from(n >= 100));
             }
             for n in 0..20 {
                 let dropped = queue.push(Instant::now(), other, ('o', n), 100);
-                assert!(matches!(dropped, Some(('f', _))), "{other:?}");
+                assert!(matches!(dropped[..], [('f', _)]), "{other:?}");
             }
             let first: Vec<_> = (0..40).map(|_| queue.pop().unwrap().item).collect();
             let theirs: Vec<_> = first.iter().filter(|(whose, _)| *whose == 'o').collect();
@@ -283,13 +323,13 @@ mod tests {
             let place = n.wrapping_mul(2_654_435_761);
             let whose = player((place >> 28) as u16, u64::from(place >> 20));
             held += 1;
-            held -= usize::from(queue.push(Instant::now(), whose, n, 64).is_some());
+            held -= queue.push(Instant::now(), whose, n, 64).len();
             if n % 3 == 0 {
                 held -= usize::from(queue.pop().is_some());
             }
             assert!(held <= 64 && queue.len == held);
             let by_service: usize = queue.services.values().map(|it| it.len).sum();
-            let by_part: usize = queue.parts.values().map(|it| it.waiting.len()).sum();
+            let by_part: usize = queue.parts.values().map(|it| it.len).sum();
             assert_eq!((by_service, by_part), (held, held));
         }
         assert!(queue.parts.len() <= PARTS_KEPT + 64);
@@ -299,12 +339,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_long_takes_the_places_of_many_and_drops_its_own() {
+        let long = Bytes::from(vec![0; 16_384]);
+        let short = Bytes::from(vec![1; 200]);
+        assert_eq!((long.places(), short.places()), (11, 1));
+        assert_eq!(Bytes::new().places(), 1);
+        let mut queue = Fair::default();
+        for _ in 0..20 {
+            assert!(
+                queue
+                    .push(Instant::now(), player(7, 2), short.clone(), 100)
+                    .is_empty()
+            );
+        }
+        for _ in 0..50 {
+            let dropped = queue.push(Instant::now(), player(7, 1), long.clone(), 100);
+            assert!(dropped.iter().all(|it| *it == long));
+        }
+        assert!(queue.len <= 100);
+        let left: Vec<_> = std::iter::from_fn(|| queue.pop())
+            .map(|it| it.item)
+            .collect();
+        assert_eq!(left.iter().filter(|it| **it == short).count(), 20);
+        assert_eq!(left.iter().filter(|it| **it == long).count(), 7);
+    }
+
+    #[test]
     fn a_queue_of_nothing_holds_one() {
         let mut queue = Fair::default();
-        assert_eq!(queue.push(Instant::now(), player(1, 1), 'a', 0), None);
-        assert_eq!(queue.push(Instant::now(), player(1, 1), 'b', 0), Some('a'));
-        assert_eq!(queue.push(Instant::now(), player(1, 2), 'c', 0), Some('b'));
-        assert_eq!(queue.push(Instant::now(), player(2, 2), 'd', 0), Some('c'));
+        assert_eq!(queue.push(Instant::now(), player(1, 1), 'a', 0), []);
+        assert_eq!(queue.push(Instant::now(), player(1, 1), 'b', 0), ['a']);
+        assert_eq!(queue.push(Instant::now(), player(1, 2), 'c', 0), ['b']);
+        assert_eq!(queue.push(Instant::now(), player(2, 2), 'd', 0), ['c']);
         assert_eq!(queue.pop().unwrap().item, 'd');
     }
 

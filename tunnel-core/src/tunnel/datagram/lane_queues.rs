@@ -77,10 +77,8 @@ impl LaneQueues {
         let lane = &lanes[place as usize];
         let now = Instant::now();
         let dropped = lock(&lane.datagrams).push(now, whose, datagram, self.limits.lane);
-        if dropped.is_some() {
-            // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
-            metrics.drop_queue_full.one();
-        }
+        // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
+        metrics.drop_queue_full.add(dropped.len() as u64);
         lane.added.notify_one();
     }
 }

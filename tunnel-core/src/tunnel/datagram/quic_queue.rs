@@ -134,9 +134,10 @@ impl QuicQueue {
         }
         let mut waiting = lock(&self.waiting);
         let now = Instant::now();
-        if (waiting.push(now, whose, datagram, self.limits.quic)).is_some() {
+        let dropped = waiting.push(now, whose, datagram, self.limits.quic);
+        if !dropped.is_empty() {
             // Dropping is safe: datagrams are never retransmitted, and the oldest is worth least.
-            metrics.drop_queue_full.one();
+            metrics.drop_queue_full.add(dropped.len() as u64);
             self.meter.handle_drop();
         }
         self.is_waiting.store(true, Ordering::Release);
