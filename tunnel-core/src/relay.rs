@@ -39,7 +39,7 @@ mod tunnel;
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
 pub use handle::{Relay, RelayBuilder, RelayEnded, RelayStartError};
 pub use limits::RelayLimits;
-pub use status::{ClientStatus, InstanceStatus, RelayStatus};
+pub use status::{ConnectedClient, InstanceStatus, RelayStatus};
 
 #[cfg(test)]
 mod tests;

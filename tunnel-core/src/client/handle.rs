@@ -94,11 +94,11 @@ impl Client {
         let mut bound = self.bound.clone();
         let bound = bound.wait_for(|bound| *bound != Binding::Pending).await;
         let bound = bound.as_deref().cloned();
-        match bound {
+        if self.bound.has_changed().is_err() {
             // What was bound when the client ended is so no longer.
-            Ok(_) | Err(_) if self.bound.has_changed().is_err() => {
-                Err(self.finished().await.into())
-            }
+            return Err(self.finished().await.into());
+        }
+        match bound {
             Ok(Binding::Refused(refused)) => Err(refused),
             _ => Ok(()),
         }

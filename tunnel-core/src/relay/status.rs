@@ -12,7 +12,7 @@ use crate::{
 #[non_exhaustive]
 pub struct RelayStatus {
     /// Clients that are connected, or whose ports are held.
-    pub clients: Vec<ClientStatus>,
+    pub clients: Vec<ConnectedClient>,
     /// The counters.
     pub counters: Snapshot,
     /// The congestion control that the kernel gives to lanes, once there was one: `bbr` is what they want.
@@ -22,7 +22,7 @@ pub struct RelayStatus {
 /// One client, seen from its relay.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct ClientStatus {
+pub struct ConnectedClient {
     /// Its name.
     pub name: String,
     /// Who it is.
@@ -37,7 +37,7 @@ pub struct ClientStatus {
     pub instances: Vec<InstanceStatus>,
 }
 
-impl ClientStatus {
+impl ConnectedClient {
     /// A client with the tunnel that is in use, if one is, and with its bound instances.
     pub(super) fn new<'a>(
         key: PublicKey,

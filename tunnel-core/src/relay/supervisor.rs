@@ -23,7 +23,7 @@ use crate::{
         command::{Command, Newcomer},
         ports::DeclareError,
         shared::Shared,
-        status::{ClientStatus, RelayStatus},
+        status::{ConnectedClient, RelayStatus},
         tunnel::RelayTunnel,
     },
     tunnel::{drain::Drain, supervise::caught},
@@ -469,7 +469,7 @@ impl Supervisor {
         let clients = self.clients.iter().map(|(key, client)| {
             let (name, tunnel) = (client.admission.name.clone(), client.current());
             let instances = self.bindings.instances_of(key);
-            ClientStatus::new(*key, name, tunnel.as_deref(), instances)
+            ConnectedClient::new(*key, name, tunnel.as_deref(), instances)
         });
         RelayStatus {
             clients: clients.collect(),
