@@ -316,7 +316,7 @@ impl Events {
     }
 }
 
-/// The reader was too slow: so many events are lost.
+/// The reader was too slow: the number of events that are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0} events were lost because they were not read in time")]
 pub struct Lagged(pub u64);

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Both directions of a lane that rekeys after so many records.
+/// Both directions of a lane that rekeys after a given number of records.
 pub fn directions(
     suite: Suite,
     secret: &Secret,

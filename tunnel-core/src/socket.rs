@@ -77,7 +77,7 @@ pub(crate) fn join_udp(
     Ok(second.into())
 }
 
-/// The same as [`bind_udp`], with so many sockets: the system gives each player's packets to one of them, always the
+/// The same as [`bind_udp`], with several sockets: the system gives each player's packets to one of them, always the
 /// same. One, where it cannot do that or has no more.
 ///
 /// The first is bound like any other, so that a port that somebody has, another relay too, is an error; only then may

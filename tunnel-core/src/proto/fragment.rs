@@ -15,7 +15,7 @@ use crate::proto::datagram::{FlowId, FragmentHead};
 /// Largest UDP payload over IPv4, in bytes: 65,535 less the headers of IP and UDP.
 pub const MAX_PACKET: usize = 65_507;
 
-/// How to cut a packet for datagrams that have room for so many bytes each: 2 to 255 ranges, equal but for the
+/// How to cut a packet for datagrams that have room for `room` bytes each: 2 to 255 ranges, equal but for the
 /// last.
 ///
 /// `None` if the packet fits in one datagram, or if no cut carries it: it is larger than [`MAX_PACKET`], or the

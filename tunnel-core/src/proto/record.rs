@@ -43,7 +43,7 @@ pub fn directions(
     directions_with(suite, lane_secret, role, GENERATION)
 }
 
-/// [`directions`] that rekey after so many records.
+/// [`directions`] that rekey after a given number of records.
 pub(crate) fn directions_with(
     suite: Suite,
     lane_secret: &Secret,
@@ -179,8 +179,8 @@ impl Deframer {
         self.buffer.is_empty()
     }
 
-    /// How many bytes the record at the front lacks: 0 if it is whole. Reading so many, and making room for so
-    /// many, is never too much.
+    /// How many bytes the record at the front lacks: 0 if it is whole. It is never too much to read that number, nor to make
+    /// room for it.
     pub fn missing(&self) -> Result<usize, RecordError> {
         Ok(match self.length()? {
             None => LENGTH_LEN + TYPE_LEN + TAG_LEN - self.buffer.len(),

@@ -130,7 +130,7 @@ impl Default for RelayLimits {
 }
 
 impl RelayLimits {
-    /// The same where players' sockets have so many descriptors: a quarter of them is left by each client for the others.
+    /// The same limits for a process that has `descriptors` descriptors for players' sockets: a quarter of them is left by each client for the others.
     pub(super) fn within(mut self, descriptors: usize) -> Self {
         self.streams = self.streams.min(descriptors);
         let of_one = descriptors - descriptors / 4;
@@ -160,7 +160,7 @@ impl RelayLimits {
     }
 }
 
-/// Permits for at most so many.
+/// At most `most` permits.
 pub(super) fn permits(most: usize) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
 }

@@ -15,7 +15,7 @@ pub(crate) struct Blocks {
 }
 
 impl Blocks {
-    /// None yet. At most so many will be kept; what is beyond goes back to the allocator.
+    /// No block yet. At most `most` are kept; further ones go back to the allocator.
     pub(crate) const fn new(size: usize, most: usize) -> Self {
         Self {
             kept: VecDeque::new(),
@@ -50,7 +50,7 @@ impl Blocks {
     }
 }
 
-/// Sees to it that `scratch` takes so many bytes more.
+/// Sees to it that `scratch` has room for `length` bytes more.
 pub(crate) fn make_room(scratch: &mut BytesMut, length: usize) {
     if scratch.capacity() < length {
         BLOCKS.with_borrow_mut(|blocks| blocks.refill(scratch, length));

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, Hash},
 };
 
-/// What is kept of the room for so many that a flood took: `None` while that is little, and so that giving it back costs
+/// The capacity that is kept of a table that a flood has grown: `None` while that is little, and so that giving it back costs
 /// less than what went before.
 pub(super) const fn spare(len: usize, capacity: usize) -> Option<usize> {
     if capacity > SPARE && capacity / 4 > len {

@@ -155,7 +155,7 @@ messages! {
         /// Why, for people.
         2 => text: Text<256>,
     }
-    /// Relay: so many lanes should stand idle.
+    /// Relay: the number of lanes that should stand idle.
     11 => Lanes {
         /// How many.
         1 => idle: IdleLanes,

@@ -33,7 +33,7 @@ pub enum Choice {
 }
 
 impl Choice {
-    /// How a datagram is protected with which there were so many bytes since the last sample: what is more than copies may
+    /// How a datagram is protected with which there were `bytes` bytes since the last sample: what is more than copies may
     /// cost is repaired, whatever was seen before.
     pub fn scheme(self, bytes: u64) -> Option<Scheme> {
         match self {

@@ -140,7 +140,7 @@ struct Kept<Address> {
 }
 
 impl<Peer: Copy + Eq + Hash, Address: PartialEq> KeptEvidence<Peer, Address> {
-    /// Of so many peers at most.
+    /// Evidence of at most `most` peers.
     pub fn new(most: usize) -> Self {
         Self {
             most,

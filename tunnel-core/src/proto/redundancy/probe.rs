@@ -85,7 +85,7 @@ impl Default for Prober {
 }
 
 impl Prober {
-    /// A question that leaves when so many datagrams have left before it.
+    /// A question that leaves when `sent` datagrams have left before it.
     pub fn ask(&mut self, sent: u64) -> Probe {
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_front();

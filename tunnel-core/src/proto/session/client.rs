@@ -78,7 +78,7 @@ pub enum ClientEvent {
         /// When it is tried again.
         retry_in: Duration,
     },
-    /// The relay wants so many idle lanes.
+    /// The relay wants this number of idle lanes.
     LanesWanted(u32),
     /// The relay takes no new players, and says goodbye after the grace.
     Drain {

@@ -27,7 +27,7 @@ impl Source {
     }
 }
 
-/// The first so many bits of an address, as its family has it.
+/// An address's prefix, of the length for its family.
 fn network(ip: IpAddr, v4: u32, v6: u32) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << (32 - v4))).into(),

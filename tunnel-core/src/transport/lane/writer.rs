@@ -162,6 +162,6 @@ impl LaneWriter {
 const FULL: usize = RECORD_BODY_MAX + RECORD_OVERHEAD;
 /// 16 full records a write: 4 carried 0.65 of plain TCP, 16 carried 0.91.
 const WRITE_MAX: usize = 16 * FULL;
-/// A large buffer goes after so many small flushes: few enough that a game which follows a download does not keep
+/// Small flushes after which a large buffer goes: few enough that a game which follows a download does not keep
 /// 256 KiB for it, enough that a bulk stream with pauses does not allocate for each piece.
 const SMALL_FLUSHES: u8 = 32;

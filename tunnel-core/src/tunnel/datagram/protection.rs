@@ -225,7 +225,7 @@ impl Protection {
         }
     }
 
-    /// A probe came, and so many datagrams before it.
+    /// A probe came, and `arrived` datagrams before it.
     pub(super) fn handle_probe(&self, payload: &[u8], arrived: u32) {
         match Probe::decode(payload) {
             Some(Probe::Question(id)) => self.send_probe(Probe::Answer(id, arrived)),
