@@ -9,7 +9,7 @@ use std::{
 
 use crate::harness::{
     namespace::{ip, isolated},
-    players::reaches,
+    players::{converse, reaches, udp_player, udp_server},
     ports,
     process::{Process, command, run},
     programs::local_address,
@@ -55,7 +55,9 @@ fn a_relay_for_both_families_serves_ipv4_where_there_is_no_ipv6() {
             .wait_for_line("the warning", |line| line.contains("has no IPv6"));
         let client = node.start();
         client.wait_until_ready();
-        assert!(reaches((Ipv4Addr::LOCALHOST, port).into(), target));
+        let public = (Ipv4Addr::LOCALHOST, port).into();
+        assert!(reaches(public, target));
+        converse(&udp_player(public), &udp_server(target), 100);
         client.terminate().success();
         site.relay.kill();
         let warnings = site.relay.log().matches("has no IPv6").count();
@@ -115,13 +117,20 @@ fn a_relay_whose_addresses_come_up_after_it_serves_then() {
             relay.terminate().success();
             site.start_relay();
             waits(&site.relay);
-            thread::sleep(Duration::from_secs(2));
+            thread::sleep(Duration::from_secs(5));
             assert_eq!(site.relay.stdout(), "", "it is not ready");
             ip(&["address", "add", &format!("{late}/32"), "dev", "lo"]);
             let came = Instant::now();
             site.relay.wait_until_ready();
             let took = came.elapsed();
             assert!(took < Duration::from_secs(5), "{took:?}");
+            if key == "public_bind" {
+                let client = node.start();
+                client.wait_until_ready();
+                let public = (late.parse::<Ipv4Addr>().unwrap(), port).into();
+                assert!(reaches(public, target));
+                client.terminate().success();
+            }
             site.relay.kill();
         }
         // Both are up now: players come in there.
