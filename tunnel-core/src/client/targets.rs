@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Target {
     pub(crate) streams: AtomicUsize,
     /// Where connections queue that find no local port.
     pub(crate) queue: tokio::sync::Mutex<()>,
+    /// Places of datagrams that wait for the name to resolve.
+    pub(crate) unresolved: Arc<Semaphore>,
 }
 
 /// What a target is asked by; behind one name, another address may answer to each.
@@ -76,6 +78,7 @@ impl Target {
             flows: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
+            unresolved: Arc::new(Semaphore::new(UNRESOLVED_MOST)),
         });
         if let Host::Name(name) = &target.service.target.host {
             let (resolved, name) = (target.clone(), name.clone());
@@ -268,6 +271,8 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 const RESOLVE_LEAST: Duration = Duration::from_millis(500);
 /// How long a player's connection waits for a name: below what players wait, above a slow resolver's second try.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Datagrams of one service that wait for its name: the first ones of 64 players, 96 KB at most.
+const UNRESOLVED_MOST: usize = 64;
 /// Replaced ids of a service that still lead to it: eight changes within the time that a datagram is on its way.
 const LAST_IDS: usize = 8;
 

@@ -1,6 +1,7 @@
 //! A relay that was taken over, against a client: it reaches nothing but what the client has configured.
 
 mod misbehaving;
+mod names;
 mod parked;
 
 use std::{

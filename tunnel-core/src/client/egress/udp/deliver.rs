@@ -100,6 +100,45 @@ impl Egress {
 
 impl Shared {
     fn deliver(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
+        match self.unresolved(relay, head) {
+            Some(target) => self.wait_for_name(target, relay, *head, payload),
+            None => self.deliver_now(relay, head, payload),
+        }
+    }
+
+    /// The target of a datagram that opens a flow, if its name has not been resolved yet.
+    fn unresolved(&self, relay: ProcessId, head: &DatagramHead) -> Option<Arc<Target>> {
+        let open = head.open.as_ref()?;
+        let target = self.targets.load().get(&open.service).cloned()?;
+        let is_new = || matches!(self.flows.find(relay, head.flow), Found::Unknown);
+        (target.addresses().is_empty() && is_new()).then_some(target)
+    }
+
+    /// Delivers a datagram once its target's name is resolved. As many wait as there are places, and none that is longer than a packet.
+    fn wait_for_name(
+        self: &Arc<Self>,
+        target: Arc<Target>,
+        relay: ProcessId,
+        head: DatagramHead,
+        payload: &[u8],
+    ) {
+        let place = target.unresolved.clone().try_acquire_owned().ok();
+        let Some(place) = place.filter(|_| payload.len() <= UNRESOLVED_LENGTH) else {
+            self.metrics.drop_unresolved.one();
+            self.tell_unserved(&target, ResetCode::Unresolved);
+            return;
+        };
+        let (shared, payload) = (self.clone(), Bytes::copy_from_slice(payload));
+        supervise::spawn(self.reporter(), "a datagram for a name", async move {
+            let _place = place;
+            tokio::select! {
+                _ = target.resolved(Over::Udp) => shared.deliver_now(relay, &head, &payload),
+                () = target.cancelled.cancelled() => {}
+            }
+        });
+    }
+
+    fn deliver_now(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
         let Some(flow) = self.flow_of(relay, head) else {
             return;
         };
@@ -247,3 +286,6 @@ impl Shared {
         }
     }
 }
+
+/// Longest datagram that waits for a name: a packet.
+const UNRESOLVED_LENGTH: usize = 1_500;
