@@ -6,6 +6,7 @@ pub mod flow;
 pub mod fragment;
 pub mod handshake;
 pub mod message;
+pub mod proxy;
 pub mod record;
 pub mod redundancy;
 pub mod session;
