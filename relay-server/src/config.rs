@@ -16,7 +16,7 @@ use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, S
 use tunnel_core::{
     instance::{HostPort, PortRange, PortSet},
     key::{Psk, PublicKey, SecretKey},
-    relay::RelayLimits,
+    relay::{RelayLimits, TrustedProxy},
 };
 
 /// A relay's configuration that holds.
@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) public_bind: IpAddr,
     /// What clients may be given at all.
     pub(crate) ports: PortSet,
+    /// Front ends that say who connects.
+    pub(crate) trusted_proxies: Vec<TrustedProxy>,
     /// Who the relay is.
     pub(crate) key: SecretKey,
     /// Enrolled clients.
@@ -76,6 +78,7 @@ impl Config {
             listen: relay.listen?,
             public_bind: relay.public_bind.unwrap_or(DEFAULT_PUBLIC_BIND),
             ports,
+            trusted_proxies: relay.trusted_proxies,
             key: relay.key?,
             state_file: relay
                 .state_file
@@ -98,6 +101,9 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(DEFAULT_PUBLIC_BIN
 /// `state_file` unless said otherwise.
 pub(crate) const DEFAULT_STATE_FILE: &str = "state.db";
 
+/// Networks in `trusted_proxies`: 1,024, more than the largest protection service lists. Each new connection is held against all.
+const TRUSTED_MOST: usize = 1024;
+
 /// `ports` unless said otherwise: all that need no privilege.
 pub(crate) fn default_ports() -> PortSet {
     PortRange::new(1024, u16::MAX).into_iter().collect()
@@ -115,6 +121,7 @@ struct RawRelay {
     listen: Option<SocketAddr>,
     public_bind: Option<IpAddr>,
     ports: Option<PortSet>,
+    trusted_proxies: Vec<TrustedProxy>,
     key: Option<SecretKey>,
     state_file: Option<PathBuf>,
     advertise: Option<HostPort>,
@@ -171,6 +178,17 @@ const RELAY: &[Key<RawRelay>] = &[
     }),
     Key::optional("ports", |relay, value, _| {
         relay.ports = Some(some_ports(value.list()?)?);
+        Ok(())
+    }),
+    Key::optional("trusted_proxies", |relay, value, _| {
+        let networks: Vec<_> = value.list::<TrustedProxy, _>()?;
+        if networks.len() > TRUSTED_MOST {
+            return Err(Fault::new(format!(
+                "{} networks are more than {TRUSTED_MOST}",
+                networks.len()
+            )));
+        }
+        relay.trusted_proxies = networks;
         Ok(())
     }),
     Key::required(

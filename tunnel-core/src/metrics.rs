@@ -186,6 +186,10 @@ counters! {
     stream_address_cap: Counter = "adit_streams_failed_total" ["reason=\"address_cap\""],
     /// Players refused because the client's services hold as many connections as one client's may.
     stream_client_cap: Counter = "adit_streams_failed_total" ["reason=\"client_cap\""],
+    /// Connections of trusted front ends refused because they did not begin with a PROXY header.
+    stream_proxy_header: Counter = "adit_streams_failed_total" ["reason=\"proxy_header\""],
+    /// PROXY headers of trusted front ends that were read.
+    proxy_headers_in: Counter = "adit_proxy_headers_total" ["direction=\"in\""],
     /// Connections refused because the process had no descriptor, or the machine no local port, left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
     /// Times that a listener could not accept a connection for another reason.

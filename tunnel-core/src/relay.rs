@@ -34,12 +34,14 @@ mod session;
 mod shared;
 mod status;
 mod supervisor;
+mod trusted;
 mod tunnel;
 
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
 pub use handle::{Relay, RelayBuilder, RelayEnded, RelayStartError};
 pub use limits::RelayLimits;
 pub use status::{ConnectedClient, InstanceStatus, RelayStatus};
+pub use trusted::{TrustedProxy, TrustedProxyError};
 
 #[cfg(test)]
 mod tests;

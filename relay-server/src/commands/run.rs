@@ -109,6 +109,7 @@ async fn start(config: &Config, authority: Arc<StateAuthority>) -> Result<Relay,
             .listen(config.listen)
             .public_bind(config.public_bind)
             .ports(config.ports.clone())
+            .trusted_proxies(config.trusted_proxies.clone())
             .limits(config.limits.clone());
         match builder.start().await {
             Ok(relay) => break relay,
@@ -176,6 +177,7 @@ async fn read_again(running: &mut Config, authority: &StateAuthority, relay: &Re
     }
     authority.configure(&config);
     relay.set_ports(config.ports.clone()).await;
+    relay.set_trusted_proxies(config.trusted_proxies.clone());
     relay.recheck().await;
     tracing::info!(clients = authority.clients(), "configuration read again");
     *running = Config {

@@ -23,6 +23,7 @@ use crate::{
         shared::{Config, Shared},
         status::RelayStatus,
         supervisor::Supervisor,
+        trusted::TrustedProxy,
     },
     socket,
     transport::mem,
@@ -117,6 +118,11 @@ impl Relay {
         self.send(Command::SetPorts(ports)).await;
     }
 
+    /// Changes which front ends' PROXY headers are read, for connections from now on. What is open goes on.
+    pub fn set_trusted_proxies(&self, networks: Vec<TrustedProxy>) {
+        self.shared.trusted_proxies.store(Arc::new(networks));
+    }
+
     /// Takes no new players, tells the clients so, waits at most `grace` for those who are there, says goodbye and ends.
     ///
     /// A player is there as long as the connection is open, or a datagram has passed in the last seconds. New
@@ -164,6 +170,13 @@ impl RelayBuilder {
     /// The ports that clients may be given at all; every port by default.
     pub fn ports(mut self, ports: PortSet) -> Self {
         self.config.ports = ports;
+        self
+    }
+
+    /// Front ends, such as a DDoS protection, each of whose TCP connections begins with a PROXY header (version 1 or 2) that
+    /// names the player. None by default: a header from elsewhere is a player's own bytes.
+    pub fn trusted_proxies(mut self, networks: Vec<TrustedProxy>) -> Self {
+        self.config.trusted_proxies = networks;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Public ports: where players come in.
 
+mod front_end;
 pub(crate) mod open;
 pub(crate) mod replies;
 mod room;

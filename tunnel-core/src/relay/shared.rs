@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +31,7 @@ use crate::{
             shares::Shares,
         },
         limits::{RelayLimits, permits},
+        trusted::TrustedProxy,
     },
     socket,
     sync::lock,
@@ -80,6 +82,10 @@ pub(crate) struct Shared {
     pub(crate) directories: Directories,
     /// When it was last reported that a limit was met, for each limit, address and port.
     pub(crate) notices: Notices<(Limit, Option<IpAddr>, u16)>,
+    /// Front ends whose connections begin with a PROXY header.
+    pub(crate) trusted_proxies: ArcSwap<Vec<TrustedProxy>>,
+    /// When it was last reported that a front end sends none.
+    pub(crate) front_ends: Notices<IpAddr>,
     /// Slots for clients that have proved a key and are not let in yet.
     pub(crate) proven: Arc<Pending>,
     /// Bounds the bytes that the streams of all tunnels hold together.
@@ -98,6 +104,8 @@ pub(crate) struct Shared {
 pub(crate) struct Config {
     pub(crate) public_bind: IpAddr,
     pub(crate) ports: PortSet,
+    /// At the start; what is in force stands in [`Shared`].
+    pub(crate) trusted_proxies: Vec<TrustedProxy>,
     pub(crate) limits: RelayLimits,
     /// How long a message may wait for a client that does not read. Its heartbeats are not answered meanwhile.
     pub(crate) send_patience: Duration,
@@ -108,6 +116,7 @@ impl Default for Config {
         Self {
             public_bind: Ipv4Addr::UNSPECIFIED.into(),
             ports: PortSet::all(),
+            trusted_proxies: Vec::new(),
             limits: RelayLimits::default(),
             send_patience: Duration::from_secs(30),
         }
@@ -140,6 +149,8 @@ impl Shared {
             paths: Paths::new(PATHS_KEPT),
             admission: admission::Admission::shared(limits.admission()),
             directories: Directories::new(limits),
+            trusted_proxies: ArcSwap::from_pointee(config.trusted_proxies.clone()),
+            front_ends: Notices::default(),
             proven: limits.pending(),
             memory: Memory::new(limits.stream_memory),
             config,
@@ -179,6 +190,12 @@ impl Shared {
             events: self.events.clone(),
             metrics: self.metrics.clone(),
         }
+    }
+
+    /// Whether a connection from there begins with a PROXY header.
+    pub(crate) fn is_front_end(&self, address: IpAddr) -> bool {
+        let trusted = self.trusted_proxies.load();
+        trusted.iter().any(|network| network.contains(address))
     }
 
     pub(crate) fn emit(&self, event: Event) {

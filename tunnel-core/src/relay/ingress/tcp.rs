@@ -16,7 +16,10 @@ use crate::{
     metrics::{Counter, Gauge},
     proto::flow::by_prefix,
     relay::{
-        ingress::service::{OpenSockets, PublicService, Route},
+        ingress::{
+            front_end::{self, Introduced},
+            service::{OpenSockets, PublicService, Route},
+        },
         limit::shares::Share,
         resume::RelayResumption,
         shared::Shared,
@@ -51,7 +54,9 @@ pub(crate) async fn serve(
             continue;
         }
         // Permits are taken after the accept: idle listeners must not hold those that busy ones need.
-        let held = match hold(&shared, &service, player.ip()) {
+        let is_front_end = shared.is_front_end(player.ip());
+        let counted = (!is_front_end).then(|| player.ip());
+        let held = match hold(&shared, &service, counted) {
             Ok(held) => held,
             Err(limit) => {
                 refuse(&shared, &service, limit, player.ip());
@@ -62,26 +67,93 @@ pub(crate) async fn serve(
         let (shared, service) = (shared.clone(), service.clone());
         supervise::spawn(shared.reporter(), "a player's stream", async move {
             let _held = held;
-            serve_player(&shared, &service, socket, player, port_index).await;
+            let Some(arrival) = arrive(&shared, &service, &socket, player, is_front_end).await
+            else {
+                return;
+            };
+            serve_player(&shared, &service, socket, arrival, port_index).await;
         });
     }
 }
 
 /// What a player's stream holds: one unit each of the relay's streams, its address' and its client's.
-type StreamUnits = (OwnedSemaphorePermit, Share<Source>, Share<PublicKey>);
+type StreamUnits = (
+    OwnedSemaphorePermit,
+    Option<Share<Source>>,
+    Share<PublicKey>,
+);
 
-/// Takes what one stream needs, or returns the limit that is reached.
-fn hold(shared: &Shared, service: &PublicService, player: IpAddr) -> Result<StreamUnits, Limit> {
+/// Takes what one stream needs, or returns the limit that is reached. Whose player is not known yet is counted by its address later.
+fn hold(
+    shared: &Shared,
+    service: &PublicService,
+    player: Option<IpAddr>,
+) -> Result<StreamUnits, Limit> {
     let permit = shared.stream_permits.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Limit::Streams)?;
-    let by_address = shared.streams_by_address.take(Source::of(player));
-    let by_address = by_address.ok_or(Limit::StreamsPerAddress)?;
+    let by_address = player.map(|player| hold_address(shared, player));
+    let by_address = by_address.transpose()?;
     let by_client = shared.streams_by_client.take(service.owner);
     Ok((
         permit,
         by_address,
         by_client.ok_or(Limit::StreamsPerClient)?,
     ))
+}
+
+/// One of the streams that a player's address may have.
+fn hold_address(shared: &Shared, player: IpAddr) -> Result<Share<Source>, Limit> {
+    let by_address = shared.streams_by_address.take(Source::of(player));
+    by_address.ok_or(Limit::StreamsPerAddress)
+}
+
+/// A connection whose player is known.
+struct Arrival {
+    player: SocketAddr,
+    local: SocketAddr,
+    /// What the player has sent already.
+    early: Option<Bytes>,
+    /// Its share by the player's address, where a front end has named the player.
+    _by_address: Option<Share<Source>>,
+}
+
+/// Finds out who connects: the peer, or who the front end says. `None` if the connection has ended, or is refused.
+async fn arrive(
+    shared: &Shared,
+    service: &PublicService,
+    socket: &TcpStream,
+    peer: SocketAddr,
+    is_front_end: bool,
+) -> Option<Arrival> {
+    let local = canonical(socket.local_addr().ok()?);
+    let player = canonical(peer);
+    if !is_front_end {
+        return Some(Arrival {
+            player,
+            local,
+            // The player's first bytes go with the opening, in one packet.
+            early: socket::read_early(socket).ok()?,
+            _by_address: None,
+        });
+    }
+    let introduced = tokio::select! {
+        introduced = front_end::introduce(socket) => introduced,
+        () = service.cancelled.cancelled() => return None,
+    };
+    let Introduced { ends, early } = introduced
+        .inspect_err(|why| front_end::refuse(shared, peer.ip(), why))
+        .ok()?;
+    shared.metrics.proxy_headers_in.one();
+    let (player, local) = ends.map_or((player, local), |ends| (ends.player, ends.public));
+    let by_address = hold_address(shared, player.ip())
+        .inspect_err(|limit| refuse(shared, service, *limit, player.ip()))
+        .ok()?;
+    Some(Arrival {
+        player,
+        local,
+        early,
+        _by_address: Some(by_address),
+    })
 }
 
 /// Counts and reports a player who is refused because of a limit.
@@ -104,21 +176,20 @@ async fn serve_player(
     shared: &Arc<Shared>,
     service: &Arc<PublicService>,
     socket: TcpStream,
-    player: SocketAddr,
+    arrival: Arrival,
     port_index: u16,
 ) {
-    let Ok(local) = socket.local_addr() else {
-        return;
-    };
     fault!("a player's stream on {}", service.binding.public);
+    let Arrival {
+        player,
+        local,
+        early,
+        _by_address,
+    } = arrival;
     let who = Connection {
         port_index,
-        player: canonical(player),
-        local: canonical(local),
-    };
-    // The player's first bytes go with the opening, in one packet.
-    let Ok(early) = socket::read_early(&socket) else {
-        return;
+        player,
+        local,
     };
     let OpenedStream {
         mut resumption,
