@@ -23,6 +23,7 @@ pub mod fragment;
 pub mod frame;
 pub mod handshake;
 pub mod join;
+pub mod proxy;
 pub mod record;
 pub mod redundancy;
 pub mod relay_config;
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("frame", frame::check),
     ("handshake", handshake::check),
     ("join", join::check),
+    ("proxy", proxy::check),
     ("record", record::check),
     ("redundancy", redundancy::check),
     ("relay_config", relay_config::check),

@@ -47,6 +47,7 @@ fn every_key_takes_effect() {
 listen = "[::1]:4434"
 public_bind = "192.0.2.1"
 ports = "2000-3000,7777"
+trusted_proxies = ["10.0.0.0/8", "2001:db8::1"]
 private_key_file = "relay.key"
 state_file = "sub/clients.db"
 advertise = "relay.example.net:4433"
@@ -72,6 +73,11 @@ psk_file = "node-1.psk"
     assert_eq!(config.listen, "[::1]:4434".parse().unwrap());
     assert_eq!(config.public_bind, "192.0.2.1".parse::<IpAddr>().unwrap());
     assert_eq!(config.ports.to_string(), "2000-3000,7777");
+    let trusted = config.trusted_proxies.iter().map(ToString::to_string);
+    assert_eq!(
+        trusted.collect::<Vec<_>>(),
+        ["10.0.0.0/8", "2001:db8::1/128"]
+    );
     assert_eq!(config.key.as_bytes(), &[1; 32]);
     assert_eq!(config.state_file, dir.path().join("sub/clients.db"));
     assert_eq!(
@@ -273,4 +279,38 @@ fn every_limit_stands_in_the_documentation_with_its_default() {
         .map(|row| (row.name, (row.shown)(&default).to_string()))
         .collect();
     assert_eq!(rows, expected);
+}
+
+#[test]
+fn front_ends_are_networks_and_never_everybody() {
+    for (written, problem) in [
+        (
+            "'10.0.0.1/8'",
+            "the address has bits behind its prefix: the network is 10.0.0.0/8",
+        ),
+        (
+            "['0.0.0.0/0']",
+            "every player could claim to be any other: name the front ends alone",
+        ),
+        (
+            "['proxy.example']",
+            "not an address or a network: \"proxy.example\" (expected 10.0.0.0/8 or 2001:db8::1)",
+        ),
+    ] {
+        let problems = load(&format!("{LEAST}trusted_proxies = {written}\n")).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            problems[0].starts_with("relay.toml:4:") && problems[0].ends_with(problem),
+            "{problems:?}"
+        );
+    }
+    let many: Vec<_> = (0..1025)
+        .map(|n| format!("10.{}.{}.0/24", n / 256, n % 256))
+        .collect();
+    let problems = load(&format!("{LEAST}trusted_proxies = {many:?}\n")).unwrap_err();
+    assert!(
+        problems[0].ends_with("1025 networks are more than 1024"),
+        "{problems:?}"
+    );
+    assert!(load(&format!("{LEAST}trusted_proxies = {:?}\n", &many[1..])).is_ok());
 }

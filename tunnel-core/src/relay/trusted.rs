@@ -86,20 +86,29 @@ mod tests {
         ] {
             let network: TrustedProxy = text.parse().unwrap();
             assert!(network.contains(inside.parse().unwrap()), "{text} {inside}");
-            assert!(!network.contains(outside.parse().unwrap()), "{text} {outside}");
+            assert!(
+                !network.contains(outside.parse().unwrap()),
+                "{text} {outside}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_network_or_trusts_everybody_is_refused() {
         for (text, error) in [
-            ("10.0.0.1/8", TrustedProxyError::HostBits("10.0.0.0/8".into())),
+            (
+                "10.0.0.1/8",
+                TrustedProxyError::HostBits("10.0.0.0/8".into()),
+            ),
             ("0.0.0.0/0", TrustedProxyError::Everybody),
             ("::/0", TrustedProxyError::Everybody),
             ("::ffff:10.0.0.0/104", TrustedProxyError::Mapped),
             ("::ffff:10.0.0.1", TrustedProxyError::Mapped),
             ("10.0.0.0/33", TrustedProxyError::Form("10.0.0.0/33".into())),
-            ("proxy.example", TrustedProxyError::Form("proxy.example".into())),
+            (
+                "proxy.example",
+                TrustedProxyError::Form("proxy.example".into()),
+            ),
             ("", TrustedProxyError::Form(String::new())),
         ] {
             assert_eq!(text.parse::<TrustedProxy>(), Err(error), "{text}");

@@ -30,6 +30,7 @@ macro_rules! on_transport {
 
 mod crowds;
 mod drain;
+mod front_ends;
 mod instances;
 mod isolation;
 mod lifecycle;

@@ -55,9 +55,7 @@ fn version_1_is_a_line_that_names_both_ends() {
 #[test]
 fn version_2_has_28_bytes_of_ipv4_and_52_of_ipv6_and_mixes_nothing() {
     let v4 = ends_of("198.51.100.7:50000", "203.0.113.1:25565");
-    let addresses = [
-        198, 51, 100, 7, 203, 0, 113, 1, 0xc3, 0x50, 0x63, 0xdd,
-    ];
+    let addresses = [198, 51, 100, 7, 203, 0, 113, 1, 0xc3, 0x50, 0x63, 0xdd];
     assert_eq!(encode_v2_stream(v4).unwrap(), v2(0x21, 0x11, &addresses));
     assert_eq!(encode_v2_datagram(v4).unwrap(), v2(0x21, 0x12, &addresses));
     assert_eq!(encode_v2_datagram(v4).unwrap().len(), 28);
@@ -133,15 +131,33 @@ fn what_is_no_header_of_a_tcp_connection_is_refused_as_soon_as_it_shows() {
         (b"GET / HTTP/1.1\r\n".to_vec(), ProxyError::Missing),
         (b"PROXIED".to_vec(), ProxyError::Missing),
         (b"\x0d\x0a\x0d\x0b".to_vec(), ProxyError::Missing),
-        (b"PROXY TCP5 1.1.1.1 2.2.2.2 1 2\r\n".to_vec(), ProxyError::Malformed),
-        (b"PROXY TCP4 1.1.1.1 2.2.2.2 1 65536\r\n".to_vec(), ProxyError::Malformed),
-        (b"PROXY TCP4 1.1.1.1 2.2.2.2 01 2\r\n".to_vec(), ProxyError::Malformed),
-        (b"PROXY TCP4 ::1 ::2 1 2\r\n".to_vec(), ProxyError::Malformed),
+        (
+            b"PROXY TCP5 1.1.1.1 2.2.2.2 1 2\r\n".to_vec(),
+            ProxyError::Malformed,
+        ),
+        (
+            b"PROXY TCP4 1.1.1.1 2.2.2.2 1 65536\r\n".to_vec(),
+            ProxyError::Malformed,
+        ),
+        (
+            b"PROXY TCP4 1.1.1.1 2.2.2.2 01 2\r\n".to_vec(),
+            ProxyError::Malformed,
+        ),
+        (
+            b"PROXY TCP4 ::1 ::2 1 2\r\n".to_vec(),
+            ProxyError::Malformed,
+        ),
         (b"PROXY TCP4 1.1.1.1\r\n".to_vec(), ProxyError::Malformed),
-        (b"PROXY TCP4 1.1.1.1 2.2.2.2 1\r2\r\n".to_vec(), ProxyError::Malformed),
+        (
+            b"PROXY TCP4 1.1.1.1 2.2.2.2 1\r2\r\n".to_vec(),
+            ProxyError::Malformed,
+        ),
         (b"PROXY\r\n".to_vec(), ProxyError::Malformed),
         (b"PROXY \xff\xfe\r\n".to_vec(), ProxyError::Malformed),
-        ([b"PROXY TCP4 ".to_vec(), vec![b'1'; 96]].concat(), ProxyError::TooLong),
+        (
+            [b"PROXY TCP4 ".to_vec(), vec![b'1'; 96]].concat(),
+            ProxyError::TooLong,
+        ),
         // Version 3, a command and a family that nobody knows, and too few bytes for two addresses.
         (v2(0x31, 0x11, &v4), ProxyError::Malformed),
         (v2(0x22, 0x11, &v4), ProxyError::Malformed),
