@@ -95,7 +95,7 @@ psk_file = "node-1.psk"
         one.ports.as_ref().unwrap().to_string(),
         "2000-2010,2500,7777"
     );
-    assert_eq!((one.line, two.line), (11, 17));
+    assert_eq!((one.line, two.line), (12, 18));
     assert_eq!(two.ports, None);
 }
 

@@ -23,6 +23,7 @@ fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
         listen: crate::config::DEFAULT_LISTEN,
         public_bind: crate::config::DEFAULT_PUBLIC_BIND,
         ports: "1024-9000".parse().unwrap(),
+        trusted_proxies: Vec::new(),
         key: SecretKey::from([1; 32]),
         state_file: dir.join("state.db"),
         advertise: None,
