@@ -13,6 +13,7 @@ pub use graph::Graph;
 pub const CRATES: &[(&str, bool)] = &[
     ("tunnel-core/src/lib.rs", true),
     ("tunnel-core/daemon/src/lib.rs", false),
+    ("tunnel-core/control/src/lib.rs", false),
     ("relay-server/src/lib.rs", false),
     ("relay-client/src/lib.rs", false),
     ("benches/src/lib.rs", false),
