@@ -1,29 +1,28 @@
 //! The other side of an API: a client whose answers are types, whose errors are [`Problem`]s, and which waits and reads no more
 //! than it says.
 
+mod error;
 mod events;
+mod exchange;
 
-use std::{fmt::Write as _, io, sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::Incoming,
-    client::conn::http1,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_MATCH},
 };
-use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::AbortHandle,
-    time,
-};
+use tokio::{net::TcpStream, time};
 
-pub use self::events::{EventStream, Told};
-use crate::{access::Secret, listen::Address, problem::Problem};
+use self::exchange::{Open, exchange, read, refused};
+pub use self::{
+    error::ClientError,
+    events::{EventStream, Told},
+};
+use crate::{access::Secret, listen::Address};
 
 /// A client of an API, over TCP or a Unix socket. Cloned, it is the same.
 #[derive(Debug, Clone)]
@@ -214,7 +213,7 @@ impl Client {
                 exchange(stream, request).await
             }
             #[cfg(not(unix))]
-            Address::Unix(_) => Err(failed(io::ErrorKind::Unsupported.into())),
+            Address::Unix(_) => Err(failed(std::io::ErrorKind::Unsupported.into())),
         }
     }
 }
@@ -230,7 +229,7 @@ pub fn path<'s>(segments: impl IntoIterator<Item = &'s str>) -> String {
                     text.push(byte.into())
                 }
                 // A dot alone, or two, would be a place of its own.
-                b'.' if segment.trim_matches('.') != "" => text.push('.'),
+                b'.' if !segment.trim_matches('.').is_empty() => text.push('.'),
                 // Writing into a string does not fail.
                 _ => drop(write!(text, "%{byte:02X}")),
             }
@@ -239,97 +238,8 @@ pub fn path<'s>(segments: impl IntoIterator<Item = &'s str>) -> String {
     text
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// Nobody listens there.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// Where.
-        address: Address,
-        /// Why.
-        source: io::Error,
-    },
-    /// The connection broke, or what came is no HTTP.
-    #[error("the connection has failed: {0}")]
-    Http(#[from] hyper::Error),
-    /// No answer in time.
-    #[error("no answer within {:.1} s", .0.as_secs_f64())]
-    Timeout(Duration),
-    /// The other side says why not.
-    #[error("{0}")]
-    Problem(Problem),
-    /// The answer is larger than answers may be.
-    #[error("the answer is larger than {} MiB", ANSWER >> 20)]
-    TooLarge,
-    /// The answer is no JSON of the type that was asked for.
-    #[error("the answer cannot be read: {0}")]
-    Unreadable(serde_json::Error),
-    /// The body cannot be written as JSON.
-    #[error("the request cannot be written: {0}")]
-    Unwritable(serde_json::Error),
-    /// The path, or a header, has what none may have.
-    #[error("the path or a header of the request is not valid")]
-    Path,
-}
-
-/// A connection's task; dropped, it ends.
-#[derive(Debug)]
-pub(crate) struct Open(AbortHandle);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> Result<(Response<Incoming>, Open), ClientError> {
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to an API has ended");
-        }
-    });
-    let open = Open(task.abort_handle());
-    Ok((sender.send_request(request).await?, open))
-}
-
-async fn read(response: Response<Incoming>) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER)
-        .collect()
-        .await
-        .map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                return ClientError::TooLarge;
-            }
-            match error.downcast::<hyper::Error>() {
-                Ok(error) => ClientError::Http(*error),
-                Err(_) => ClientError::TooLarge,
-            }
-        })?;
-    Ok((parts.status, parts.headers, body.to_bytes()))
-}
-
-/// The problem of an answer, or one made of its status.
-fn refused(status: StatusCode, body: &[u8]) -> ClientError {
-    let problem = serde_json::from_slice(body);
-    ClientError::Problem(problem.unwrap_or_else(|_| Problem::of_status(status)))
-}
-
 /// As long as the other side gives its handlers.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// 16 MiB: a list of 10,000 instances has less.
-const ANSWER: usize = 16 << 20;
-/// What is read of an answer at a time.
-const BUFFER: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

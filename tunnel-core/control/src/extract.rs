@@ -222,7 +222,7 @@ mod tests {
     struct Thing {
         name: String,
         #[serde(default)]
-        parts: Vec<Thing>,
+        parts: Vec<Self>,
     }
 
     async fn read(body: impl Into<Body>, media: &str) -> Result<Thing, Problem> {

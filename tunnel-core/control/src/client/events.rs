@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::{ClientError, Open};
+use super::{error::ClientError, exchange::Open};
 use crate::events::Event;
 
 /// Events of an API. It ends when the other side ends it: then who still wants to read asks again, from

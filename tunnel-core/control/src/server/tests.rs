@@ -410,8 +410,10 @@ async fn a_caller_who_goes_away_leaves_nothing_half_done() {
 
 #[tokio::test]
 async fn requests_beyond_the_bound_are_told_so_and_others_go_on() {
-    let mut bounds = Bounds::default();
-    bounds.requests = 1;
+    let bounds = Bounds {
+        requests: 1,
+        ..Bounds::default()
+    };
     let running = Running::start(bounds, None);
     let waiting = running.asks("GET", "/wait", "");
     let others = async {
@@ -431,8 +433,10 @@ async fn requests_beyond_the_bound_are_told_so_and_others_go_on() {
 
 #[tokio::test]
 async fn a_handler_that_takes_too_long_is_not_waited_for() {
-    let mut bounds = Bounds::default();
-    bounds.request_time = Duration::from_millis(50);
+    let bounds = Bounds {
+        request_time: Duration::from_millis(50),
+        ..Bounds::default()
+    };
     let running = Running::start(bounds, None);
     let answer = running.asks("GET", "/wait", "").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -449,10 +453,12 @@ async fn a_handler_that_takes_too_long_is_not_waited_for() {
 
 #[tokio::test]
 async fn who_says_nothing_and_who_reads_nothing_make_room_for_the_next() {
-    let mut bounds = Bounds::default();
-    bounds.connections = 1;
-    bounds.head_time = Duration::from_millis(500);
-    bounds.stall_time = Duration::from_millis(500);
+    let bounds = Bounds {
+        connections: 1,
+        head_time: Duration::from_millis(500),
+        stall_time: Duration::from_millis(500),
+        ..Bounds::default()
+    };
     let endless = get(async || {
         let pieces = futures_util::stream::repeat_with(|| {
             Ok::<_, std::io::Error>(Bytes::from(vec![0; 1 << 16]))
@@ -477,8 +483,10 @@ async fn who_says_nothing_and_who_reads_nothing_make_room_for_the_next() {
 
 #[tokio::test]
 async fn the_end_waits_for_who_is_served_and_not_for_ever() {
-    let mut bounds = Bounds::default();
-    bounds.grace = Duration::from_secs(20);
+    let bounds = Bounds {
+        grace: Duration::from_secs(20),
+        ..Bounds::default()
+    };
     let running = Running::start(bounds, None);
     let waiting = running.asks("GET", "/wait", "");
     let end = async {
@@ -489,7 +497,10 @@ async fn the_end_waits_for_who_is_served_and_not_for_ever() {
     let (waited, ()) = tokio::join!(waiting, end);
     assert!(waited.ends_with("done"), "{waited}");
     running.task.await.unwrap();
-    bounds.grace = Duration::from_millis(50);
+    let bounds = Bounds {
+        grace: Duration::from_millis(50),
+        ..bounds
+    };
     let running = Running::start(bounds, None);
     let mut stuck = running.connect().await;
     stuck
@@ -609,9 +620,11 @@ async fn a_certificate_is_replaced_while_connections_come() {
     };
     let first = make();
     let tls = Tls::load(&certificate, &key).unwrap();
-    let mut bounds = Bounds::default();
-    bounds.head_time = Duration::from_secs(2);
-    bounds.connections = 1;
+    let bounds = Bounds {
+        head_time: Duration::from_secs(2),
+        connections: 1,
+        ..Bounds::default()
+    };
     let running = Running::start(bounds, Some(tls.clone()));
     let asks = async |trusted: &CertificateDer<'static>| {
         let stream = connect_tls(running.connect().await, trusted).await?;
@@ -626,6 +639,42 @@ async fn a_certificate_is_replaced_while_connections_come() {
     let _silent = running.connect().await;
     assert!(asks(&second).await.unwrap().ends_with("open"));
     running.ends().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_serves_whoever_has_a_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = Address::Unix(dir.path().join("admin.sock"));
+    let secret = Secret::generate().unwrap();
+    let token = TokenRecord {
+        name: "local".into(),
+        role: Role::Viewer,
+        digest: secret.digest(),
+    };
+    let tokens: Arc<[TokenRecord]> = Arc::new([token]);
+    let server = Server::new("Test", Access::new(Arc::new(tokens)), Arc::new(LogAudit));
+    let stop = CancellationToken::new();
+    let listener = Listener::bind(&address, None).unwrap();
+    let task = tokio::spawn(server.serve(listener, stop.clone()));
+    let client = Client::new(address.clone());
+    let problem = refused(client.get::<Whoami>("/api/whoami").await);
+    assert!(problem.is(Kind::Unauthorized), "{problem}");
+    let whoami = client
+        .token(&secret)
+        .get::<Whoami>("/api/whoami")
+        .await
+        .unwrap()
+        .value;
+    assert_eq!((&*whoami.name, &*whoami.from), ("local", "unix"));
+    stop.cancel();
+    task.await.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let error = Client::new(address)
+        .get::<Whoami>("/api/whoami")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
 }
 
 async fn connect_tls(
