@@ -68,7 +68,7 @@ impl Egress {
 
 impl DatagramHandler for Egress {
     fn handle(&mut self, datagram: Bytes) {
-        // Or one datagram would end those of every other service.
+        // Otherwise one datagram would end those of every other service.
         if catch_unwind(AssertUnwindSafe(|| self.handle_one(datagram))).is_err() {
             self.shared.reporter().panicked("a datagram of a flow");
         }
@@ -100,21 +100,15 @@ impl Egress {
 
 impl Shared {
     fn deliver(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
-        match self.unresolved(relay, head) {
-            Some(target) => self.wait_for_name(target, relay, *head, payload),
-            None => self.deliver_now(relay, head, payload),
+        match self.flow_of(relay, head) {
+            Ok(flow) => self.send_to_target(&flow, payload),
+            Err(NoFlow::Unresolved(target)) => self.wait_for_name(target, relay, *head, payload),
+            Err(why) => self.drop_for(why, relay, head.flow),
         }
     }
 
-    /// The target of a datagram that opens a flow, if its name has not been resolved yet.
-    fn unresolved(&self, relay: ProcessId, head: &DatagramHead) -> Option<Arc<Target>> {
-        let open = head.open.as_ref()?;
-        let target = self.targets.load().get(&open.service).cloned()?;
-        let is_new = || matches!(self.flows.find(relay, head.flow), Found::Unknown);
-        (target.addresses().is_empty() && is_new()).then_some(target)
-    }
-
-    /// Delivers a datagram once its target's name is resolved. As many wait as there are places, and none that is longer than a packet.
+    /// Delivers a datagram once its target's name is resolved. As many wait as the target has places, and
+    /// none that is longer than a packet.
     fn wait_for_name(
         self: &Arc<Self>,
         target: Arc<Target>,
@@ -124,24 +118,22 @@ impl Shared {
     ) {
         let place = target.unresolved.clone().try_acquire_owned().ok();
         let Some(place) = place.filter(|_| payload.len() <= UNRESOLVED_LENGTH) else {
-            self.metrics.drop_unresolved.one();
-            self.tell_unserved(&target, ResetCode::Unresolved);
-            return;
+            return self.drop_for(NoFlow::Unresolved(target), relay, head.flow);
         };
         let (shared, payload) = (self.clone(), Bytes::copy_from_slice(payload));
         supervise::spawn(self.reporter(), "a datagram for a name", async move {
             let _place = place;
             tokio::select! {
-                _ = target.resolved(Over::Udp) => shared.deliver_now(relay, &head, &payload),
+                _ = target.resolved(Over::Udp) => match shared.flow_of(relay, &head) {
+                    Ok(flow) => shared.send_to_target(&flow, &payload),
+                    Err(why) => shared.drop_for(why, relay, head.flow),
+                },
                 () = target.cancelled.cancelled() => {}
             }
         });
     }
 
-    fn deliver_now(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
-        let Some(flow) = self.flow_of(relay, head) else {
-            return;
-        };
+    fn send_to_target(&self, flow: &Flow, payload: &[u8]) {
         fault!("a datagram to {}", flow.target.service.public);
         flow.touch();
         let (sent, lost) = flow.send(payload);
@@ -149,31 +141,54 @@ impl Shared {
             self.metrics.datagrams_in.one();
             self.metrics.datagram_bytes_in.add(payload.len() as u64);
         }
-        self.count_lost(&flow, lost, ResetCode::Refused);
+        self.count_lost(flow, lost, ResetCode::Refused);
         if let Err(error) = sent {
-            self.count_lost(&flow, 1, reason(&error));
+            self.count_lost(flow, 1, reason(&error));
         }
     }
 
-    /// The flow that a datagram is for, opened or taken up again if it says so; else counts why there is none.
-    fn flow_of(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead) -> Option<Arc<Flow>> {
+    /// A datagram has no flow: counts it, and tells whom it concerns.
+    fn drop_for(&self, why: NoFlow, relay: ProcessId, flow: FlowId) {
+        match why {
+            NoFlow::Unknown => {
+                self.metrics.drop_unknown_flow.one();
+                self.say_unknown(relay, flow);
+            }
+            NoFlow::Stale => self.metrics.drop_unknown_flow.one(),
+            NoFlow::NoService => self.metrics.drop_unknown_service.one(),
+            NoFlow::Mismatch => self.metrics.drop_mismatch.one(),
+            NoFlow::Unresolved(target) => {
+                self.metrics.drop_unresolved.one();
+                self.tell_unserved(&target, ResetCode::Unresolved);
+                target.refresh();
+            }
+            NoFlow::Limit(target, limit, most) => {
+                self.metrics.drop_limit.one();
+                self.tell_crowded(&target, limit, most);
+            }
+            NoFlow::NoSocket(target) => {
+                self.metrics.drop_no_socket.one();
+                self.tell_unserved(&target, ResetCode::Limit);
+            }
+        }
+    }
+
+    /// The flow that a datagram is for, opened or taken up again if it says so.
+    fn flow_of(
+        self: &Arc<Self>,
+        relay: ProcessId,
+        head: &DatagramHead,
+    ) -> Result<Arc<Flow>, NoFlow> {
         let found = self.flows.find(relay, head.flow);
         match (found, &head.open) {
-            (Found::Flow(flow), None) => Some(flow),
+            (Found::Flow(flow), None) => Ok(flow),
             (Found::Flow(flow), Some(open)) => {
                 let (.., key) = self.named(open)?;
-                self.matching(flow, &key)
+                matching(flow, &key)
             }
             (Found::Unknown, Some(open)) => self.open_flow(relay, head.flow, open),
-            (Found::Unknown, None) => {
-                self.metrics.drop_unknown_flow.one();
-                self.say_unknown(relay, head.flow);
-                None
-            }
-            (Found::Stale, _) => {
-                self.metrics.drop_unknown_flow.one();
-                None
-            }
+            (Found::Unknown, None) => Err(NoFlow::Unknown),
+            (Found::Stale, _) => Err(NoFlow::Stale),
         }
     }
 
@@ -183,46 +198,34 @@ impl Shared {
         relay: ProcessId,
         id: FlowId,
         open: &FlowOpen,
-    ) -> Option<Arc<Flow>> {
+    ) -> Result<Arc<Flow>, NoFlow> {
         let (target, port, key) = self.named(open)?;
         if let Some(flow) = self.flows.resume(relay, id, &key) {
             self.metrics.flows_resumed.one();
-            return Some(flow);
+            return Ok(flow);
         }
         let candidates = target.candidates(Over::Udp);
         if candidates.is_empty() {
-            self.metrics.drop_unresolved.one();
-            self.tell_unserved(&target, ResetCode::Unresolved);
-            target.refresh();
-            return None;
+            return Err(NoFlow::Unresolved(target));
         }
         let Some(slot) = self.flows.reserve() else {
-            self.metrics.drop_limit.one();
-            self.tell_crowded(&target, Limit::ClientFlows, self.limits.flows);
-            return None;
+            return Err(NoFlow::Limit(target, Limit::ClientFlows, self.limits.flows));
         };
         let room = self.room(&target)?;
         let leads_to = (&*candidates, port);
         let (means, metrics) = (&self.means, &self.metrics);
         let opened = Flow::open(key, target.clone(), leads_to, means, room, metrics);
-        let opened = opened.inspect_err(|error| {
+        let flow = opened.map(Arc::new).map_err(|error| {
             // There will be a descriptor for the player's next datagram.
-            if socket::is_exhausted(error) {
+            if socket::is_exhausted(&error) {
                 self.flows.give_one_up();
             }
-        });
-        let Ok(flow) = opened.map(Arc::new) else {
-            self.metrics.drop_no_socket.one();
-            self.tell_unserved(&target, ResetCode::Limit);
-            return None;
-        };
+            NoFlow::NoSocket(target)
+        })?;
         match self.flows.insert(relay, id, flow.clone(), slot) {
             Found::Unknown => {}
-            Found::Flow(faster) => return self.matching(faster, &key),
-            Found::Stale => {
-                self.metrics.drop_unknown_flow.one();
-                return None;
-            }
+            Found::Flow(faster) => return matching(faster, &key),
+            Found::Stale => return Err(NoFlow::Stale),
         }
         self.metrics.flows_opened.one();
         let answers = Answers {
@@ -230,51 +233,37 @@ impl Shared {
             flow: flow.clone(),
         };
         supervise::spawn(self.reporter(), "a player's flow", answers.run());
-        Some(flow)
+        Ok(flow)
     }
 
     /// Room for one more flow of a service: a local port and a descriptor.
-    fn room(&self, target: &Target) -> Option<[Held; 2]> {
+    fn room(&self, target: &Arc<Target>) -> Result<[Held; 2], NoFlow> {
         let take = |room: &Arc<Room>, own: usize, limit: Limit| {
             let mut taken = room.take(own);
             if taken.as_ref().err() == Some(&NoRoom::Full) && self.flows.give_one_up() {
                 taken = room.take(own);
             }
-            if taken.is_err() {
-                self.metrics.drop_limit.one();
-                self.tell_crowded(target, limit, own);
-            }
-            taken.ok()
+            taken.map_err(|_| NoFlow::Limit(target.clone(), limit, own))
         };
         let flows = target.flows.load(Ordering::Relaxed);
-        Some([
+        Ok([
             take(&self.means.room, flows, Limit::LocalPorts)?,
             take(&self.descriptors, target.sockets(), Limit::Descriptors)?,
         ])
     }
 
-    /// The flow, if it is what the relay says of it: another player's datagrams never reach its socket.
-    fn matching(&self, flow: Arc<Flow>, key: &FlowKey) -> Option<Arc<Flow>> {
-        let is_it = flow.key == *key;
-        if !is_it {
-            self.metrics.drop_mismatch.one();
-        }
-        is_it.then_some(flow)
-    }
-
     /// What an opening names, if the client has that service.
-    fn named(&self, open: &FlowOpen) -> Option<(Arc<Target>, u16, FlowKey)> {
+    fn named(&self, open: &FlowOpen) -> Result<(Arc<Target>, u16, FlowKey), NoFlow> {
         let target = self.targets.load().get(&open.service).cloned();
         let port = target
             .as_ref()
             .filter(|target| target.service.protocol.udp())
             .and_then(|target| target.port(open.port_index));
         let (Some(target), Some(port)) = (target, port) else {
-            self.metrics.drop_unknown_service.one();
-            return None;
+            return Err(NoFlow::NoService);
         };
         let key = FlowKey::new(&target, open.port_index, open.player);
-        Some((target, port, key))
+        Ok((target, port, key))
     }
 
     /// The relay takes a flow for known that is not there, and would say nothing more of it.
@@ -285,6 +274,32 @@ impl Shared {
             send_close(sender, flow);
         }
     }
+}
+
+/// The flow, if it is what the relay says of it: another player's datagrams never reach its socket.
+fn matching(flow: Arc<Flow>, key: &FlowKey) -> Result<Arc<Flow>, NoFlow> {
+    match flow.key == *key {
+        true => Ok(flow),
+        false => Err(NoFlow::Mismatch),
+    }
+}
+
+/// Why a datagram has no flow.
+enum NoFlow {
+    /// The client has none of that id, and the datagram opens none.
+    Unknown,
+    /// The id is of another process of the relay.
+    Stale,
+    /// The client has no such service.
+    NoService,
+    /// The flow of that id is another player's, or leads elsewhere.
+    Mismatch,
+    /// The target's name is not resolved.
+    Unresolved(Arc<Target>),
+    /// There is no room for it, and how much there is.
+    Limit(Arc<Target>, Limit, usize),
+    /// The system gives no socket.
+    NoSocket(Arc<Target>),
 }
 
 /// Longest datagram that waits for a name: a packet.
