@@ -100,6 +100,16 @@ fn echoes(stream: &mut TcpStream) {
     assert_eq!(&answer, b"ping");
 }
 
+/// A client whose one instance is bound.
+async fn serving(identity: ClientIdentity, instance: Instance) -> Client {
+    let client = Client::builder(identity)
+        .instances([instance])
+        .start()
+        .unwrap();
+    bound(&client).await;
+    client
+}
+
 async fn bound(client: &Client) {
     // What was refused may be permitted by now.
     let end = Instant::now() + PATIENCE;
@@ -245,11 +255,7 @@ async fn a_reload_that_fails_takes_nothing_of_what_is_valid_in_it() {
     let before = fs::read_to_string(relay.config()).unwrap();
     let mut running = run(&relay);
     let (instance, port) = echo("srv_1");
-    let client = Client::builder(enrol(&join).await)
-        .instances([instance])
-        .start()
-        .unwrap();
-    bound(&client).await;
+    let client = serving(enrol(&join).await, instance).await;
     let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
     echoes(&mut player);
     // The ports are valid, and would end every player.
@@ -292,11 +298,7 @@ async fn invitations_and_revocations_take_effect_while_the_relay_runs() {
         .collect();
     assert_eq!(states, ["enrolled", "enrolled"]);
     let (instance, port) = echo("echo");
-    let client = Client::builder(one.clone())
-        .instances([instance])
-        .start()
-        .unwrap();
-    bound(&client).await;
+    let client = serving(one.clone(), instance).await;
     let other = Client::builder(two).start().unwrap();
     bound(&other).await;
     echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
@@ -352,11 +354,7 @@ async fn a_reusable_join_string_gives_the_name_to_each_new_key() {
     let join = relay.invite(&["container", "--reusable"]);
     let _running = run(&relay);
     let (instance, port) = echo("echo");
-    let old = Client::builder(enrol(&join).await)
-        .instances([instance.clone()])
-        .start()
-        .unwrap();
-    bound(&old).await;
+    let old = serving(enrol(&join).await, instance.clone()).await;
     let new = Client::builder(enrol(&join).await)
         .instances([instance])
         .start()
@@ -393,11 +391,7 @@ async fn a_client_of_the_file_comes_and_goes_by_reload() {
         psk,
     );
     let (instance, port) = echo("echo");
-    let client = Client::builder(identity)
-        .instances([instance])
-        .start()
-        .unwrap();
-    bound(&client).await;
+    let client = serving(identity, instance).await;
     let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
     echoes(&mut player);
     // A reload that changes nothing disturbs nobody.
@@ -432,13 +426,7 @@ async fn a_pre_shared_key_that_is_replaced_ends_the_tunnel_of_the_old_one() {
         )
     };
     let (instance, port) = echo("echo");
-    let start = |psk| {
-        Client::builder(identity(psk))
-            .instances([instance.clone()])
-            .start()
-    };
-    let leaked = start(old).unwrap();
-    bound(&leaked).await;
+    let leaked = serving(identity(old), instance.clone()).await;
     let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
     echoes(&mut player);
     secret(&relay.path("node-1.psk"), &new.to_text());
@@ -446,8 +434,7 @@ async fn a_pre_shared_key_that_is_replaced_ends_the_tunnel_of_the_old_one() {
     loses_its_tunnel(&leaked).await;
     running.says("pre-shared key has become another one");
     assert!(!matches!(player.read(&mut [0]), Ok(1..)));
-    let client = start(new).unwrap();
-    bound(&client).await;
+    let _client = serving(identity(new), instance).await;
     echoes(&mut TcpStream::connect(("127.0.0.1", port)).unwrap());
     assert!(leaked.status().await.unwrap().transport.is_none());
 }
@@ -501,11 +488,7 @@ async fn ports_and_public_bind_take_effect() {
     let join = relay.invite(&["node-1"]);
     let mut running = run(&relay);
     let (instance, port) = echo("echo");
-    let client = Client::builder(enrol(&join).await)
-        .instances([instance])
-        .start()
-        .unwrap();
-    bound(&client).await;
+    let client = serving(enrol(&join).await, instance).await;
     let mut events = client.events();
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
     echoes(&mut TcpStream::connect(("127.0.0.2", port)).unwrap());
@@ -641,11 +624,7 @@ async fn a_second_signal_ends_at_once() {
     let join = relay.invite(&["node-1"]);
     let mut running = run(&relay);
     let (instance, port) = echo("echo");
-    let client = Client::builder(enrol(&join).await)
-        .instances([instance])
-        .start()
-        .unwrap();
-    bound(&client).await;
+    let client = serving(enrol(&join).await, instance).await;
     // A player who stays makes the end wait.
     let mut player = TcpStream::connect(("127.0.0.1", port)).unwrap();
     echoes(&mut player);

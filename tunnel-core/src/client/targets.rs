@@ -267,7 +267,7 @@ async fn resolve(target: Arc<Target>, name: Box<str>) {
 /// Names are resolved again every 5 s: a recreated container's players wait no longer, and a local resolver does not
 /// notice.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
-/// And at most once in half a second, however many ask.
+/// Least time between two resolutions of a name, however many ask: half a second.
 const RESOLVE_LEAST: Duration = Duration::from_millis(500);
 /// How long a player's connection waits for a name: below what players wait, above a slow resolver's second try.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
@@ -277,16 +277,17 @@ const UNRESOLVED_MOST: usize = 64;
 const LAST_IDS: usize = 8;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{
         event::EventSink,
         instance::{Instance, Protocol, Service},
     };
 
-    fn target(id: &str, port: u16) -> Arc<Target> {
+    /// The target of an instance with a single service, which leads to this port of the machine.
+    pub(crate) fn target(id: &str, protocol: Protocol, port: u16) -> Arc<Target> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let game = Service::new("game", Protocol::Tcp, address).unwrap();
+        let game = Service::new("game", protocol, address).unwrap();
         let instance = Instance::new(id, [game]).unwrap();
         let reporter = Reporter {
             events: EventSink::new(),
@@ -298,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_address_that_answered_last_is_tried_first_and_the_others_keep_their_order() {
-        let target = target("game", 1);
+        let target = target("game", Protocol::Tcp, 1);
         let all = [1, 2, 3].map(|last| IpAddr::from([192, 0, 2, last]));
         target.addresses.send_replace(all.into());
         target.handle_answer(Over::Tcp, all[2]);
@@ -311,7 +312,7 @@ mod tests {
 
     #[test]
     fn replaced_ids_lead_to_a_service_that_lives_on_and_to_no_other() {
-        let (stays, goes) = (target("stays", 1), target("goes", 2));
+        let [stays, goes] = ["stays", "goes"].map(|id| target(id, Protocol::Tcp, 1));
         let mut now = Targets::from([(ServiceId(1), stays.clone()), (ServiceId(2), goes)]);
         for id in 3..100 {
             let mut next = Targets::from([(ServiceId(id), stays.clone())]);

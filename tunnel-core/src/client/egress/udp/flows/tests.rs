@@ -2,10 +2,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::*;
 use crate::{
-    client::{egress::udp::Means, ports::LocalPorts, room::Room, targets::Target},
-    event::EventSink,
-    instance::{Instance, Protocol, Service},
-    tunnel::supervise::Reporter,
+    client::{
+        egress::udp::Means,
+        ports::LocalPorts,
+        room::Room,
+        targets::{Target, tests::target},
+    },
+    instance::Protocol,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,22 +29,12 @@ impl World {
             ..ClientLimits::default()
         };
         let metrics = Arc::default();
-        let target = |id: &str| {
-            // Nobody sends anything there.
-            let game = Service::new("game", Protocol::Udp, "127.0.0.1:9").unwrap();
-            let instance = Instance::new(id, [game]).unwrap();
-            let reporter = Reporter {
-                events: EventSink::new(),
-                metrics: Arc::default(),
-            };
-            let service = instance.services()[0].clone();
-            Target::new(instance.id().clone(), service, &reporter)
-        };
         let world = Self {
             flows: Flows::new(&limits, &metrics),
             means: Means::new(&Arc::new(LocalPorts::of_system())),
             metrics,
-            targets: [target("one"), target("two")],
+            // Nobody sends anything there.
+            targets: ["one", "two"].map(|id| target(id, Protocol::Udp, 9)),
             start: Instant::now(),
         };
         world.flows.lead_to(process(1), world.start);
@@ -179,7 +172,7 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
     world.flows.end_idle(world.start + 60 * SECOND);
     assert!(one.has_ended());
     assert_eq!(world.held(), (1, 0));
-    // Looked at every ten seconds at least, so that an idle time that is shortened under it holds.
+    // Looked at every ten seconds at least, so that an idle time that is shortened under it takes effect.
     let game = &world.targets[0];
     game.follow(&{
         let mut service = game.service.clone();
