@@ -18,11 +18,11 @@ use zeroize::Zeroizing;
 
 /// Where an identity is, or will be.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct IdentityDir {
     dir: PathBuf,
 }
 
-impl Place {
+impl IdentityDir {
     pub(crate) const fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
@@ -127,28 +127,28 @@ mod tests {
     #[test]
     fn what_is_kept_is_a_configuration_that_holds() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path().join("new"));
-        let key = place.key().unwrap();
-        assert!(!place.is_taken());
+        let kept = IdentityDir::new(dir.path().join("new"));
+        let key = kept.key().unwrap();
+        assert!(!kept.is_taken());
         let psk = Psk::generate().unwrap();
-        place.keep(&join(), "node-1\n[client]", &psk).unwrap();
-        assert!(place.is_taken());
-        let loaded = Config::load(&place.config()).unwrap();
+        kept.keep(&join(), "node-1\n[client]", &psk).unwrap();
+        assert!(kept.is_taken());
+        let loaded = Config::load(&kept.config()).unwrap();
         assert_eq!(loaded.warnings, [], "secret files are secret");
         let identity = loaded.value.identity;
         assert_eq!(identity.relay, join().relay);
         assert_eq!(identity.relay_public_key, join().relay_public_key);
         assert_eq!(identity.secret_key.as_bytes(), key.as_bytes());
         assert_eq!(identity.psk, psk);
-        // The example in the comment holds too.
-        let text = fs::read_to_string(place.config()).unwrap();
+        // The example in the comment is valid too.
+        let text = fs::read_to_string(kept.config()).unwrap();
         fs::write(
-            place.config(),
+            kept.config(),
             text.replace("\n# ", "\n").replace("What players", "# What"),
         )
         .unwrap();
         assert_eq!(
-            Config::load(&place.config()).unwrap().value.instances.len(),
+            Config::load(&kept.config()).unwrap().value.instances.len(),
             1
         );
     }
@@ -156,26 +156,26 @@ mod tests {
     #[test]
     fn an_identity_is_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path().to_owned());
-        let key = place.key().unwrap();
-        place.keep(&join(), "node-1", &Psk::from([1; 32])).unwrap();
-        assert!(place.key().is_err());
-        assert!(place.keep(&join(), "node-1", &Psk::from([1; 32])).is_err());
-        let kept: SecretKey = file::read_key(&dir.path().join("client.key")).unwrap();
-        assert_eq!(kept.as_bytes(), key.as_bytes());
+        let kept = IdentityDir::new(dir.path().to_owned());
+        let key = kept.key().unwrap();
+        kept.keep(&join(), "node-1", &Psk::from([1; 32])).unwrap();
+        assert!(kept.key().is_err());
+        assert!(kept.keep(&join(), "node-1", &Psk::from([1; 32])).is_err());
+        let on_disk: SecretKey = file::read_key(&dir.path().join("client.key")).unwrap();
+        assert_eq!(on_disk.as_bytes(), key.as_bytes());
     }
 
     #[test]
     fn an_interrupted_join_goes_on_with_the_same_key() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(dir.path().to_owned());
-        let key = place.key().unwrap();
-        assert_eq!(place.key().unwrap().as_bytes(), key.as_bytes());
+        let kept = IdentityDir::new(dir.path().to_owned());
+        let key = kept.key().unwrap();
+        assert_eq!(kept.key().unwrap().as_bytes(), key.as_bytes());
         fs::write(dir.path().join("client.psk"), "half").unwrap();
-        place.keep(&join(), "node-1", &Psk::from([1; 32])).unwrap();
-        assert!(Config::load(&place.config()).is_ok());
+        kept.keep(&join(), "node-1", &Psk::from([1; 32])).unwrap();
+        assert!(Config::load(&kept.config()).is_ok());
         fs::write(dir.path().join("client.key"), "damaged").unwrap();
-        fs::remove_file(place.config()).unwrap();
-        assert!(place.key().is_err());
+        fs::remove_file(kept.config()).unwrap();
+        assert!(kept.key().is_err());
     }
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     claims::Claims,
     config::Config,
-    identity::Place,
+    identity::IdentityDir,
     spec::{self, SpecError},
 };
 
@@ -87,7 +87,7 @@ impl Setup {
     pub(crate) fn new(
         options: &Options,
         environment: Environment,
-    ) -> Result<(Self, Option<(Place, JoinString)>), Stop> {
+    ) -> Result<(Self, Option<(IdentityDir, JoinString)>), Stop> {
         let of_options = options.expose.iter().map(|text| ("--expose", text));
         let of_environment = environment.expose.iter().map(|text| ("ADIT_EXPOSE", text));
         let exposed = of_options
@@ -104,15 +104,15 @@ impl Setup {
         }
         let dir = environment.state_dir;
         let dir = dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into());
-        let place = Place::new(dir.clone());
+        let identity = IdentityDir::new(dir.clone());
         let join = match &environment.join {
             // A container that starts again has the identity that it got from the same string.
-            _ if place.is_taken() => None,
+            _ if identity.is_taken() => None,
             Some(text) => {
                 let join = text.parse().map_err(|error| {
                     Stop::Misuse(anyhow::Error::new(error).context("ADIT_JOIN does not hold"))
                 })?;
-                Some((place.clone(), join))
+                Some((identity.clone(), join))
             }
             None => {
                 let dir = dir.display();
@@ -122,7 +122,7 @@ impl Setup {
                 )));
             }
         };
-        let path = place.config();
+        let path = identity.config();
         Ok((Self { path, exposed }, join))
     }
 
@@ -238,9 +238,11 @@ mod tests {
     }
 
     fn joined(dir: &std::path::Path) {
-        let place = Place::new(dir.to_owned());
-        place.key().unwrap();
-        place.keep(&join(), "node-1", &Psk::from([1; 32])).unwrap();
+        let identity = IdentityDir::new(dir.to_owned());
+        identity.key().unwrap();
+        identity
+            .keep(&join(), "node-1", &Psk::from([1; 32]))
+            .unwrap();
     }
 
     fn ids(instances: &[Instance]) -> Vec<&str> {

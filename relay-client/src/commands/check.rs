@@ -1,4 +1,4 @@
-//! `relay-client check`: whether a configuration holds, and what it would expose.
+//! `relay-client check`: whether a configuration is valid, and what it would expose.
 
 use adit_daemon::{
     exit::{self, Stop},

@@ -17,7 +17,7 @@ use tunnel_core::{
 };
 use zeroize::Zeroizing;
 
-use crate::identity::Place;
+use crate::identity::IdentityDir;
 
 /// Join a relay: make a key, enrol it, write client.toml.
 ///
@@ -46,14 +46,14 @@ pub(super) fn run(arguments: Arguments) -> Result<(), Stop> {
     let join: JoinString = text
         .parse()
         .map_err(|error| Stop::Misuse(anyhow::Error::new(error)))?;
-    let place = Place::new(arguments.dir);
-    let key = place.key()?;
+    let identity = IdentityDir::new(arguments.dir);
+    let key = identity.key()?;
     let enrolled = runtime::block_on(enrol(&join, &key))?.map_err(|error| {
         let what = format!("the relay {} cannot be joined", join.relay);
         Stop::Failure(anyhow::Error::new(error).context(what))
     })?;
-    place.keep(&join, &enrolled.name, &enrolled.psk)?;
-    let config = place.config();
+    identity.keep(&join, &enrolled.name, &enrolled.psk)?;
+    let config = identity.config();
     print::note(format_args!(
         "\
 Joined {relay} as {name}. Next:

@@ -23,7 +23,7 @@ use tunnel_core::{
 
 use crate::{
     config::Config,
-    identity::Place,
+    identity::IdentityDir,
     setup::{ENVIRONMENT_HELP, Environment, Options, Setup},
 };
 
@@ -51,12 +51,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
     runtime::block_on(serve(setup.into(), join))?
 }
 
-async fn serve(setup: Arc<Setup>, join: Option<(Place, JoinString)>) -> Result<(), Stop> {
+async fn serve(setup: Arc<Setup>, join: Option<(IdentityDir, JoinString)>) -> Result<(), Stop> {
     let mut signals = Signals::new()?;
-    if let Some((place, join)) = join {
+    if let Some((identity, join)) = join {
         notify::ready(format_args!("joining {}", join.relay));
         tokio::select! {
-            joined = enrol(&place, &join) => joined?,
+            joined = enrol(&identity, &join) => joined?,
             () = signals.stop() => return Ok(()),
         }
     }
@@ -146,13 +146,13 @@ async fn bound(client: &Client) {
 }
 
 /// Joins the relay, however long it takes until it answers.
-async fn enrol(place: &Place, join: &JoinString) -> Result<(), Stop> {
-    let key = place.key()?;
+async fn enrol(identity: &IdentityDir, join: &JoinString) -> Result<(), Stop> {
+    let key = identity.key()?;
     let mut backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
     loop {
         match client::enrol(join, &key).await {
             Ok(enrolled) => {
-                place.keep(join, &enrolled.name, &enrolled.psk)?;
+                identity.keep(join, &enrolled.name, &enrolled.psk)?;
                 tracing::info!(name = enrolled.name, relay = %join.relay, "joined");
                 return Ok(());
             }

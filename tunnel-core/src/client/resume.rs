@@ -74,7 +74,7 @@ impl ClientResumption {
     /// Agrees to a channel that stands beside the stream's own.
     async fn agree(&mut self, attach: Attach, flowing: &Flowing) -> Option<Box<NextChannel>> {
         let mut channel = attach.channel;
-        if flowing.is_turning() {
+        if flowing.is_in_handover() {
             // The relay is there already, and stays.
             channel.tx.abort(Some(ResetCode::Socket)).await;
             return None;

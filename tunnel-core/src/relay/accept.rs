@@ -32,7 +32,7 @@ use crate::{
     transport::{
         PskSource, Transport,
         admission::{Source, Verdict, charged},
-        lane::{self, FirstMessage, Heard, Io, LaneError, RelaySide},
+        lane::{self, FirstMessage, Io, LaneError, LaneOpening, RelaySide},
         quic,
     },
     tunnel::supervise::supervise,
@@ -144,9 +144,9 @@ pub(crate) fn listen_mem(shared: Arc<Shared>, mut accept: mpsc::Receiver<DuplexS
 async fn open_mem(shared: Arc<Shared>, side: Arc<RelaySide>, mut io: Io) {
     let limit = shared.config.limits.handshake_time;
     let opened = tokio::time::timeout(limit, async {
-        Ok::<_, LaneError>(match lane::hear(&mut io).await? {
-            Heard::First(first) => OpenedLane::First(first.answer(&side)?.prove(io).await?),
-            Heard::Further(further) => OpenedLane::Further(further.open(io, &side).await?),
+        Ok::<_, LaneError>(match lane::read_opening(&mut io).await? {
+            LaneOpening::First(first) => OpenedLane::First(first.answer(&side)?.prove(io).await?),
+            LaneOpening::Further(further) => OpenedLane::Further(further.open(io, &side).await?),
         })
     });
     match opened.await {
@@ -274,10 +274,9 @@ async fn open_lane(
     let limits = &shared.config.limits;
     let mut io = Io::Tcp(tcp);
     let opened = async {
-        let heard = tokio::select! {
-            heard = tokio::time::timeout(limits.first_message_time, lane::hear(&mut io)) => {
-                heard.unwrap_or_else(|_| Err(timed_out()))?
-            }
+        let read = tokio::time::timeout(limits.first_message_time, lane::read_opening(&mut io));
+        let opening = tokio::select! {
+            opening = read => opening.unwrap_or_else(|_| Err(timed_out()))?,
             () = slot.evicted() => return Ok(None),
         };
         if let Io::Tcp(tcp) = &io
@@ -285,12 +284,14 @@ async fn open_lane(
         {
             shared.emit(Event::Warning(remark));
         }
-        match heard {
-            Heard::Further(further) => further
+        match opening {
+            LaneOpening::Further(further) => further
                 .open(io, &acceptor.side)
                 .await
                 .map(|lane| Some(OpenedLane::Further(lane))),
-            Heard::First(first) => first_lane(&shared, &acceptor, io, address, first, slot).await,
+            LaneOpening::First(first) => {
+                first_lane(&shared, &acceptor, io, address, first, slot).await
+            }
         }
     };
     match tokio::time::timeout(limits.handshake_time, opened).await {

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! client                            relay
-//! connect_first ──── message 1 ───► hear, answer  who asks, and with which pre-shared key?
+//! connect_first ──── message 1 ───► read_opening, answer  who asks, and with which pre-shared key?
 //!               ◄─── message 2 ──── prove
-//!               ──── record ──────►               the proof
+//!               ──── record ──────►                       the proof
 //!
-//! connect_further ── 57 bytes ────► hear, open    a MAC with the tunnel's secret, a number used once
+//! connect_further ── 57 bytes ────► read_opening, open    a MAC with the tunnel's secret, a number used once
 //!                 ◄─ READY ────────
 //! ```
 //!
@@ -28,8 +28,8 @@ pub(crate) use self::{
     further::{LaneRegistry, LaneSecretHandle, TunnelId},
     halves::LaneHalves,
     opening::{
-        FirstLane, FirstMessage, FurtherLane, Heard, RelaySide, connect_first, connect_further,
-        hear,
+        FirstLane, FirstMessage, FurtherLane, LaneOpening, RelaySide, connect_first,
+        connect_further, read_opening,
     },
     reader::LaneReader,
     tune::{LaneTuning, keep_segments_short, tune},

@@ -122,7 +122,7 @@ pub(crate) struct FurtherLane {
 
 /// The first message of a connection, read and not looked at.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum LaneOpening {
     /// A full handshake's: half a millisecond of CPU before anyone has proven anything.
     First(FirstMessage),
     /// A further lane's: a look-up and a MAC.
@@ -145,19 +145,19 @@ pub(crate) struct FurtherMessage(FurtherOpening);
 ///
 /// On any error, here and later, the connection is to be dropped: the peer then sees a close without a byte, or, if it
 /// is a client that the relay does not know, after an answer that it cannot read.
-pub(crate) async fn hear(io: &mut Io) -> Result<Heard, LaneError> {
+pub(crate) async fn read_opening(io: &mut Io) -> Result<LaneOpening, LaneError> {
     let mut first = [0];
     read_exact(io, &mut first).await?;
     let [first] = first;
     if first == FURTHER {
         let mut opening = FurtherOpening::unread();
         read_exact(io, opening.rest_mut()).await?;
-        return Ok(Heard::Further(FurtherMessage(opening)));
+        return Ok(LaneOpening::Further(FurtherMessage(opening)));
     }
     let suite = Suite::from_number(first).ok_or(PeerMisbehaved::UnknownOpening(first))?;
     let mut buffer = [0; MESSAGE_MAX];
     let message = read_message(io, &mut buffer).await?.to_vec();
-    Ok(Heard::First(FirstMessage { suite, message }))
+    Ok(LaneOpening::First(FirstMessage { suite, message }))
 }
 
 /// A handshake that has its answer, which is still to be sent.
@@ -214,7 +214,7 @@ impl AnsweredLane {
 }
 
 impl FurtherMessage {
-    /// Opens the lane if its tunnel is there and the MAC holds.
+    /// Opens the lane if its tunnel is there and the MAC is right.
     pub(crate) async fn open(self, io: Io, relay: &RelaySide) -> Result<FurtherLane, LaneError> {
         let tunnel = self.0.tunnel();
         let handle = (relay.lanes.secret(&tunnel)).ok_or(PeerMisbehaved::UnknownTunnel)?;

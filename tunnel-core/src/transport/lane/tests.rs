@@ -106,9 +106,9 @@ enum Opening {
 
 /// Takes in a connection from anyone, without a limit of any kind.
 async fn accept(mut io: Io, relay: &RelaySide) -> Result<Opening, LaneError> {
-    match hear(&mut io).await? {
-        Heard::First(first) => first.answer(relay)?.prove(io).await.map(Opening::First),
-        Heard::Further(further) => further.open(io, relay).await.map(Opening::Further),
+    match read_opening(&mut io).await? {
+        LaneOpening::First(first) => first.answer(relay)?.prove(io).await.map(Opening::First),
+        LaneOpening::Further(further) => further.open(io, relay).await.map(Opening::Further),
     }
 }
 
@@ -622,7 +622,7 @@ async fn dropped_reads_and_flushes_lose_nothing() {
     }
 }
 
-/// Polls `future` so many times, then drops it.
+/// Polls `future` at most `times` times, then drops it.
 async fn poll_a_few_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     for _ in 0..=times {

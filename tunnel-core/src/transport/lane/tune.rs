@@ -22,7 +22,7 @@ pub(crate) fn tune(tcp: &TcpStream) -> LaneTuning {
         refused: (asked.into_iter())
             .filter_map(|(option, answer)| {
                 let reason = answer.err()?.kind();
-                Some(Refusal { option, reason })
+                Some(DeniedOption { option, reason })
             })
             .collect(),
     }
@@ -44,7 +44,7 @@ pub(crate) struct LaneTuning {
     /// The congestion control in use, as the kernel names it ("bbr", "cubic"); none where it cannot be asked.
     pub(crate) congestion: Option<String>,
     /// What it refused.
-    pub(crate) refused: Vec<Refusal>,
+    pub(crate) refused: Vec<DeniedOption>,
 }
 
 impl LaneTuning {
@@ -61,14 +61,14 @@ impl LaneTuning {
     /// Why this lane has no BBR, if it has none.
     pub(super) fn bbr_refused(&self) -> Option<io::ErrorKind> {
         (self.refused.iter())
-            .find(|refusal| refusal.option == LaneOption::Bbr)
-            .map(|refusal| refusal.reason)
+            .find(|denied| denied.option == LaneOption::Bbr)
+            .map(|denied| denied.reason)
     }
 }
 
 /// A wish that the kernel did not grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct DeniedOption {
     /// The wish.
     pub(crate) option: LaneOption,
     /// The answer. For BBR: `NotFound` if the kernel does not have it, `PermissionDenied` if it is not among the

@@ -92,7 +92,7 @@ impl Stream<'_> {
             return Err(StreamEnd::Moved);
         }
         if lock(&self.state).handover.handle_followed() {
-            self.flowing.set_turning(false);
+            self.flowing.set_in_handover(false);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ pub(crate) struct Flowing {
     /// Of [`Pace`].
     pace: AtomicU8,
     /// It is on its way to another channel.
-    is_turning: AtomicBool,
+    is_in_handover: AtomicBool,
     /// We have named it on another channel.
     is_named: AtomicBool,
     /// Of the pace and the handover. One waits: the stream's own resumption.
@@ -46,9 +46,9 @@ impl Flowing {
     }
 
     /// It is on its way to another channel, or stays on the one that it is on.
-    pub(crate) fn set_turning(&self, is_turning: bool) {
-        self.set_named(is_turning);
-        self.is_turning.store(is_turning, Ordering::Relaxed);
+    pub(crate) fn set_in_handover(&self, is_in_handover: bool) {
+        self.set_named(is_in_handover);
+        self.is_in_handover.store(is_in_handover, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
@@ -61,13 +61,13 @@ impl Flowing {
         self.is_named.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn is_turning(&self) -> bool {
-        self.is_turning.load(Ordering::Relaxed)
+    pub(crate) fn is_in_handover(&self) -> bool {
+        self.is_in_handover.load(Ordering::Relaxed)
     }
 
     /// Comes when it flows like this or faster, and is on one channel.
     pub(crate) async fn at_least(&self, pace: Pace) {
-        while self.pace.load(Ordering::Relaxed) < pace as u8 || self.is_turning() {
+        while self.pace.load(Ordering::Relaxed) < pace as u8 || self.is_in_handover() {
             self.changed.notified().await;
         }
     }
@@ -78,7 +78,7 @@ impl Flowing {
         let mut calm = Calm::new(through(), rate);
         loop {
             sleep(CALM_LOOK).await;
-            if calm.handle_look(through()) && !self.is_turning() {
+            if calm.handle_look(through()) && !self.is_in_handover() {
                 return self.set(Pace::Talk);
             }
         }

@@ -162,7 +162,7 @@ impl Stream<'_> {
     fn hand_over_to(&self, next: NextChannel) -> bool {
         let may_go = lock(&self.state).handover.handle_agreed();
         if may_go {
-            self.flowing.set_turning(true);
+            self.flowing.set_in_handover(true);
             self.next.put(next);
             self.up.raise();
             self.follow.raise();
@@ -183,7 +183,7 @@ impl Stream<'_> {
             state.handover = Handover::default();
             state.meter = PaceMeter::new(look(), state.through(), self.kind.lane_rate);
             self.flowing.set(state.meter.pace());
-            self.flowing.set_turning(false);
+            self.flowing.set_in_handover(false);
             state.recv.received()
         };
         self.next.clear();

@@ -157,7 +157,7 @@ impl Stream<'_> {
             return Err(StreamEnd::Moved);
         }
         if lock(&self.state).handover.handle_left() {
-            self.flowing.set_turning(false);
+            self.flowing.set_in_handover(false);
         }
         self.kind.metrics.streams_moved.one();
         Ok(())
