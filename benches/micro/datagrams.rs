@@ -57,7 +57,7 @@ pub(crate) fn heads(criterion: &mut Criterion) {
     }
 }
 
-/// A packet in so many parts, cut and put together.
+/// A packet that is cut into parts and put together again.
 pub(crate) fn fragments(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fragment");
     for parts in [2, 4, 50] {

@@ -17,7 +17,7 @@ use tunnel_core::{
     },
 };
 
-/// A packet of a player whose flow is there, and an answer to it, among so many.
+/// A packet of a player whose flow is there, and an answer to it, in tables of several sizes.
 pub(crate) fn flows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flow");
     for count in [1, 1_000, 10_000] {
@@ -65,7 +65,7 @@ fn table(now: Instant, count: usize) -> (FlowTable, Vec<FlowKey>) {
     (table, keys)
 }
 
-/// One service of so many moves to another port.
+/// One service moves to another port, in registries of several sizes.
 pub(crate) fn registry(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry");
     for count in [10, 1_000, 10_000] {

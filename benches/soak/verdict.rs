@@ -281,7 +281,7 @@ fn span(samples: &[Sample]) -> Duration {
 }
 
 /// Where the machine stood still at all, its scheduler passes over one of the programs now and then while the others
-/// run, which nobody sees: one datagram in so many may grow old by that.
+/// run, which nobody sees: one datagram in this number may grow old by that.
 const PASSED_OVER: u64 = 10_000;
 /// A kill is healed within this.
 const RECOVERY: Duration = Duration::from_secs(3);

@@ -68,7 +68,7 @@ fn receive(socket: &UdpSocket) -> u16 {
     u16::from_be_bytes([packet[0], packet[1]])
 }
 
-/// Until so many packets have come in, and all but those on their way have met their fate.
+/// Waits until `packets` packets have come in, and all but those on their way have met their fate.
 fn wait_for(lab: &Lab, direction: Direction, packets: u64) -> Counts {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -91,7 +91,7 @@ impl Player {
         }
     }
 
-    /// How long so many ticks take.
+    /// How long `count` ticks take.
     async fn ticks(&mut self, count: u32) -> Result<Duration> {
         let start = Instant::now();
         let first = self.state().await?.tick;

@@ -16,7 +16,7 @@ use tunnel_core::{
 
 use crate::claims::Claims;
 
-/// A client's configuration that holds.
+/// A client's configuration that is valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Who the client is, and of which relay.
@@ -78,9 +78,9 @@ struct RawClient {
 #[derive(Default)]
 struct RawInstance {
     id: Option<At<InstanceId>>,
-    /// Those whose every value holds by itself.
+    /// Those whose every value is valid by itself.
     services: Vec<WrittenService>,
-    /// Whether all that the section says holds by itself.
+    /// Whether all that the section says is valid by itself.
     sound: bool,
     span: Span,
 }

@@ -19,7 +19,7 @@ use tunnel_core::{
     relay::{RelayLimits, TrustedProxy},
 };
 
-/// A relay's configuration that holds.
+/// A relay's configuration that is valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Where it was read.
@@ -242,7 +242,7 @@ const CLIENT: &[Key<RawClient>] = &[
 
 fn some_ports(ports: PortSet) -> Result<PortSet, Fault> {
     if ports.is_empty() {
-        return Err(Fault::new("the list holds no port"));
+        return Err(Fault::new("the list has no port"));
     }
     Ok(ports)
 }

@@ -219,7 +219,7 @@ impl fmt::Display for Event {
 pub struct Crowded {
     /// The instance that the player came to.
     pub instance: InstanceId,
-    /// And its service, while a tunnel stands.
+    /// Its service, while a tunnel stands.
     pub service: Option<ServiceName>,
     /// The first public port of the service.
     pub port: u16,

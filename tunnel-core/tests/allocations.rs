@@ -196,7 +196,7 @@ fn visit(public: SocketAddr) {
     assert_eq!(answer, b"hello");
 }
 
-/// So many MiB to the game and back.
+/// Carries `mebibytes` MiB to the game and back.
 fn download(public: SocketAddr, mebibytes: usize) {
     let mut player = TcpStream::connect(public).unwrap();
     player.set_read_timeout(Some(HANG)).unwrap();

@@ -620,5 +620,5 @@ const CLIENT: usize = 1;
 const LEASE: Duration = Duration::from_secs(30);
 /// Room of a datagram on the path, in bytes.
 const PATH: usize = 1162;
-/// After so many microseconds the tunnel is not cut any more, and nothing changes.
+/// After this time, in microseconds, the tunnel is not cut any more, and nothing changes.
 const QUIET: u64 = 90_000_000;

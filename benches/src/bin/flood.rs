@@ -186,5 +186,5 @@ fn part(count: u64, of: u32) -> f64 {
     100.0 * count as f64 / f64::from(of.max(1))
 }
 
-/// Packets made beforehand: so many that a handshake begun with one has ended when it comes again.
+/// Packets made beforehand: enough that a handshake begun with one has ended when it comes again.
 const POOL: usize = 20_000;

@@ -156,7 +156,7 @@ impl Scenario {
         ]
     }
 
-    /// So many times as long as others.
+    /// Lasts `times` as long as others.
     pub fn longer(mut self, times: f64) -> Self {
         self.longer = times;
         self
@@ -201,7 +201,7 @@ impl Scenario {
         self
     }
 
-    /// With so many tunnels at once, each with a relay and a client of its own.
+    /// With `count` tunnels at once, each with a relay and a client of its own.
     pub fn tunnels(mut self, count: usize) -> Self {
         self.tunnels = count;
         self

@@ -46,7 +46,7 @@ impl Bottleneck {
         }
     }
 
-    /// A queue of so many packets, whatever their length.
+    /// A queue of at most `queue` packets, whatever their length.
     pub const fn packets(rate: u64, queue: usize) -> Self {
         Self {
             rate,
@@ -63,7 +63,7 @@ pub struct Timetable {
     cycle: Duration,
 }
 
-/// A rate, and for how long it holds.
+/// A rate, and for how long it lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateStep {
     /// Bits per second.

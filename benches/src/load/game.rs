@@ -186,7 +186,7 @@ impl Tally {
     }
 }
 
-/// Keeps so many datagrams of each player on the way, and counts what comes back.
+/// Keeps `window` datagrams of each player on the way, and counts what comes back.
 pub(super) fn packets(job: &Job, players: usize, window: usize) -> Result<Seen> {
     let mut engine = Engine::new(job, players)?;
     engine.open_flows(|_| FLAT_OUT)?;

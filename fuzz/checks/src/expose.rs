@@ -2,7 +2,7 @@
 
 use crate::client_config::check_service;
 
-/// A SPEC that is read is one service that holds, and says the same when it is written out in full.
+/// A SPEC that is read is one valid service, and says the same when it is written out in full.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else {
         return;

@@ -22,7 +22,7 @@ use tunnel_core::{
 
 use crate::input::Input;
 
-/// Whatever happened, once a tunnel holds both sides agree on what is bound; on the way nothing grows past its bound,
+/// Whatever happened, once a tunnel stands both sides agree on what is bound; on the way nothing grows past its bound,
 /// and silence is noticed.
 pub fn check(input: &[u8]) {
     let mut input = Input::new(input);

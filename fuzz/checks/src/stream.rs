@@ -203,7 +203,7 @@ impl Stream {
         assert!(self.recv.received() <= self.send.offset());
     }
 
-    /// With a channel that holds, everything comes to its end.
+    /// With a channel that does not break, everything comes to its end.
     fn finish(&mut self) {
         self.end();
         self.lose();

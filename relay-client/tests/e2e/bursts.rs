@@ -140,7 +140,7 @@ fn player(public: SocketAddr) -> UdpSocket {
 fn roomy(address: SocketAddr) -> UdpSocket {
     let socket = udp_server(address);
     set_socket_recv_buffer_size(&socket, 4 << 20).unwrap();
-    // So long after the last of a burst, the rest is lost.
+    // What has not come this long after the last of a burst is lost.
     let silence = Some(Duration::from_secs(2));
     socket.set_read_timeout(silence).unwrap();
     socket

@@ -1,4 +1,4 @@
-//! What the documents tell the reader to write holds.
+//! What the documents tell the reader to write is valid.
 
 use std::{
     fs,

@@ -67,7 +67,7 @@ fn a_neighbour_loses_nothing_to_200_changes_a_flood_and_a_thousand_refused_hands
         crowd.echo(target);
     }
     crowd.sink(flooded.1);
-    // So few at once that they fit into any socket's buffer and into the smallest window that QUIC ever has: whatever is
+    // They are so few at once that they fit into any socket's buffer and into the smallest window that QUIC ever has: whatever is
     // lost, Adit has lost.
     let pace = Duration::from_millis(3);
     let players = [

@@ -189,7 +189,7 @@ impl Town {
 }
 
 impl Players {
-    /// Waits until each has got more answers, so many altogether beyond that.
+    /// Waits until each has got one more answer, and all together `more` beyond that.
     fn is_at_it(&self, more: u64) {
         let before = self.tallies.each_ref().map(|tally| tally.answered());
         eventually("answers to everybody", || {

@@ -1,4 +1,4 @@
-//! `relay-server check`: whether a configuration holds, and what it would do.
+//! `relay-server check`: whether a configuration is valid, and what it would do.
 
 use adit_daemon::{
     exit::{self, Stop},

@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     /// The public ports that it may use; all of the relay's when left out.
     #[arg(long, value_name = "RANGES")]
     ports: Option<PortSet>,
-    /// How long the join string holds, such as 30m, 1h, 7d, or never (only with --reusable, and its default).
+    /// How long the join string is valid, such as 30m, 1h, 7d, or never (only with --reusable, and its default).
     #[arg(long, value_name = "TIME")]
     ttl: Option<Lifetime>,
     /// The host and port that the join string names, instead of the configuration's.

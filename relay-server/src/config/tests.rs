@@ -189,7 +189,7 @@ fn contradictions_are_problems() {
     );
     assert_eq!(
         load(&format!("{LEAST}ports=[]")).unwrap_err(),
-        ["relay.toml:4:7: ports: the list holds no port"]
+        ["relay.toml:4:7: ports: the list has no port"]
     );
     let zero = LEAST.replace("4433", "0");
     assert!(load(&zero).unwrap_err()[0].contains("0 is none"));

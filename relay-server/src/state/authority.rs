@@ -248,7 +248,7 @@ fn unavailable(error: &StoreError) -> Denial {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What it guards holds at every step: a panic leaves an older snapshot at worst.
+    // What it guards is consistent at every step: a panic leaves an older snapshot at worst.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -91,7 +91,7 @@ impl<W: Waiting> Aside<W> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<W>> {
-        // It holds between any two steps.
+        // It is consistent between any two steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -97,12 +97,12 @@ impl fmt::Display for Remark {
     }
 }
 
-/// A configuration that holds.
+/// A configuration that is valid.
 #[derive(Clone, Debug)]
 pub struct Loaded<T> {
     /// What the file says.
     pub value: T,
-    /// What holds, but may not be what is wanted.
+    /// What is valid, but may not be what is wanted.
     pub warnings: Vec<Remark>,
 }
 
@@ -276,7 +276,7 @@ impl Reader<'_> {
         self.problems.push((span, message.into()));
     }
 
-    /// Notes a warning: the file holds, but may not say what is wanted.
+    /// Notes a warning: the file is valid, but may not say what is wanted.
     pub fn warning(&mut self, span: Span, message: impl Into<String>) {
         self.warnings.push((span, message.into()));
     }

@@ -240,7 +240,7 @@ fn info() -> EnvFilter {
 mod tests {
     use super::*;
 
-    /// Takes so many bytes at a time; an error, or nothing more, ends it.
+    /// Takes in each write as many bytes as the next step says; an error, or the last step, ends it.
     struct Narrow {
         written: Vec<u8>,
         steps: Vec<io::Result<usize>>,

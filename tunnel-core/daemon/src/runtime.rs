@@ -33,7 +33,7 @@ pub fn block_on<T>(task: impl Future<Output = T>) -> io::Result<T> {
     Ok(outcome)
 }
 
-/// How many threads there are: those asked for, or what was measured to be best on so many cores.
+/// How many threads there are: those asked for, or what was measured to be best for this number of cores.
 fn threads(wanted: Option<usize>, cores: usize) -> usize {
     match wanted {
         Some(threads) => threads,

@@ -20,7 +20,7 @@ pub struct Services {
 }
 
 impl Services {
-    /// So many services, at ports from 1,024 on, of clients that have a hundred each.
+    /// `count` services, at ports from 1,024 on, of clients that have a hundred each.
     pub fn new(count: u16) -> Self {
         let limits = OwnerLimits {
             instances: usize::MAX,

@@ -14,7 +14,7 @@ use crate::{
 pub struct ClientLimits {
     /// Players' TCP connections at once. 16,384: as many as a relay may open on one QUIC connection.
     pub streams: usize,
-    /// Players' UDP flows at once. 65,536: each takes a socket, and a raised descriptor limit usually allows so many.
+    /// Players' UDP flows at once. 65,536: each takes a socket, and a raised descriptor limit usually allows that.
     pub flows: usize,
     /// How long the socket of a flow is kept for its player once the relay has been replaced by another process. 60 s: a
     /// player who is still there says something many times in it.

@@ -83,7 +83,7 @@ impl LocalPorts {
     ) -> io::Result<std::net::UdpSocket> {
         let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
         if peer.is_ipv6() {
-            // Or the port would be taken for IPv4, too.
+            // Otherwise the port would be taken for IPv4, too.
             socket.set_only_v6(true)?;
         }
         socket.set_nonblocking(true)?;
@@ -266,8 +266,8 @@ fn parse_list(text: &str) -> HashSet<u16> {
 const DEFAULT: RangeInclusive<u16> = 49_152..=65_535;
 /// An eighth is left for the machine's resolver, its package manager and its game servers.
 const MACHINES_SHARE: u16 = 8;
-/// Ports that are tried for one socket: 256, a millisecond at most. Of a range that players fill to three quarters, so many
-/// are all taken once in 10^30 tries.
+/// Ports that are tried for one socket: 256, a millisecond at most. Of a range that players fill to three quarters, all
+/// of them are taken once in 10^30 times.
 const TRIES: usize = 256;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// So many of something. A service may hold three times as many as are free: one alone gets three quarters, two get three
+/// A bounded number of something. A service may hold three times as many as are free: one alone gets three quarters, two get three
 /// sevenths each, and however many are flooded, the next one finds something.
 #[derive(Debug)]
 pub(crate) struct Room {

@@ -503,7 +503,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits until something holds.
+/// Waits until something is true.
 async fn until(what: &str, holds: impl Fn() -> bool) {
     soon(what, async {
         while !holds() {

@@ -59,7 +59,7 @@ pub(crate) fn make_room(scratch: &mut BytesMut, length: usize) {
 
 thread_local! {
     /// Blocks that datagrams were cut from. 64 KiB hold 40 packets of 1,500 bytes, and 24 of them 30 ms of 30,000 packets/s;
-    /// where more waits, an allocation is the least of it. A thread that never had so many has none.
+    /// where more waits, an allocation is the least of it. A thread that never had this much to keep has none.
     static BLOCKS: RefCell<Blocks> = const { RefCell::new(Blocks::new(64 * 1024, 24)) };
 }
 

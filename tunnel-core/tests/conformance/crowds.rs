@@ -186,7 +186,7 @@ async fn lab(via: Via, change: fn(&mut RelayLimits)) -> Lab {
     .await
 }
 
-/// So many who are never answered, as a flood from forged addresses would be.
+/// `count` players who are never answered, as a flood from forged addresses would be.
 async fn floods(lab: &Lab, port: u16, count: u64) {
     let before = lab.relay().metrics().flows_opened;
     // Kept, or the system might give a port again.

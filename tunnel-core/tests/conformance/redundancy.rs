@@ -52,7 +52,7 @@ async fn every_mode_carries_datagrams_of_every_size(via: Via) {
 
 /// Bytes of datagrams that any path carries whole.
 const FITS: &[usize] = &[0, 1, 100, 900, 1_000, 1_100];
-/// And of those that some or all have to cut: a short rest is sent twice, whatever the mode.
+/// Lengths that some or all transports have to cut: a short rest is sent twice, whatever the mode.
 const LARGER: &[usize] = &[
     1_200, 1_280, 1_400, 1_410, 1_420, 1_430, 1_452, 1_472, 2_000, 8_000, 65_507,
 ];

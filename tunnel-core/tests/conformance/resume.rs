@@ -221,7 +221,7 @@ async fn on_a_lane(lab: &Lab) -> TcpStream {
     player
 }
 
-/// Comes when so many streams are on lanes, at least: those that went on over QUIC for want of one move there.
+/// Comes when at least `streams` streams are on lanes: those that went on over QUIC for want of one move there.
 async fn lanes_carry(lab: &Lab, streams: u64) {
     until("the streams' being on lanes", || {
         lab.relay().metrics().streams_on_lanes >= streams

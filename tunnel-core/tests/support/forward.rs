@@ -41,10 +41,10 @@ pub(crate) struct Packets {
     pub(crate) lost_large: u64,
     /// Of what came, lost or not.
     pub(crate) bytes: u64,
-    /// So many of a thousand are lost.
+    /// Packets of a thousand that are lost.
     permille: u64,
     random: u64,
-    /// So many packets at least pass after one that was lost.
+    /// Packets that pass at least after one that was lost.
     apart: u64,
     since_lost: u64,
     /// The next one as long as this is lost.
@@ -147,7 +147,7 @@ impl Forwarder {
         self.state.refuses.store(refuses, Ordering::Relaxed);
     }
 
-    /// From now on loses so many of a thousand UDP packets, and counts anew. Returns the count so far.
+    /// From now on loses `permille` of a thousand UDP packets, and counts anew. Returns the count so far.
     pub(crate) fn lose(&self, permille: u64, seed: u64) -> Packets {
         let next = Packets {
             permille,
@@ -157,7 +157,7 @@ impl Forwarder {
         std::mem::replace(&mut *self.state.packets.lock().unwrap(), next)
     }
 
-    /// As [`lose`](Self::lose), but so many packets at least pass after one that was lost.
+    /// As [`lose`](Self::lose), but at least `apart` packets pass after one that was lost.
     pub(crate) fn lose_apart(&self, permille: u64, apart: u64, seed: u64) -> Packets {
         let packets = self.lose(permille, seed);
         self.state.packets.lock().unwrap().apart = apart;

@@ -342,7 +342,7 @@ pub(crate) async fn waited<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T
     .await
 }
 
-/// Waits until something holds.
+/// Waits until something is true.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     waited(what, async || holds().then_some(())).await;
 }

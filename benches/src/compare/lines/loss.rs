@@ -60,7 +60,7 @@ impl Traffic {
         let (small, large) = (game(4, 100.0, 200), game(1, 200.0, 1400));
         let of = |load| Scenario::new("", self.words(), load).part("", self.name());
         match self {
-            // So few that several tunnels are needed to tell, and some time.
+            // They are so few that several tunnels are needed to tell, and some time.
             Self::Sparse => of(sparse(SPARSE_TUNNELS))
                 .tunnels(SPARSE_TUNNELS)
                 .longer(6.0),

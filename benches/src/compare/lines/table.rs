@@ -114,7 +114,7 @@ fn same(name: &'static str, words: &'static str, shape: Shape) -> Line {
     }
 }
 
-/// Half of a round trip of so many milliseconds, Mbit/s, packets of queue.
+/// One direction of a line, from its round trip in milliseconds, its rate in Mbit/s and its queue in packets.
 fn shape(round_trip: u64, mbit: u64, queue: usize) -> Shape {
     Shape {
         delay: Duration::from_millis(round_trip) / 2,
@@ -138,7 +138,7 @@ fn jitter(millis: u64, reorders: bool, shape: Shape) -> Shape {
     }
 }
 
-/// So many Mbit/s, a third of a transfer each.
+/// Three rates in Mbit/s, each for a third of a transfer.
 fn thirds(mbit: [u64; 3], seconds: f64) -> Option<Timetable> {
     let step = |mbit| RateStep {
         rate: mbit * MBIT,

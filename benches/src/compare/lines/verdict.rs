@@ -2,7 +2,7 @@
 
 use crate::compare::{data::LineFacts, layout::layout};
 
-/// Whether every bound holds for a row.
+/// Whether a row is within every bound.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Verdict {
     /// Others are compared with it.
@@ -55,7 +55,7 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// Behind the table.
     pub notes: Vec<String>,
-    /// Rows that were judged: their names, and whether every bound holds.
+    /// Rows that were judged: their names, and whether they are within every bound.
     pub(super) judged: Vec<(String, bool)>,
 }
 

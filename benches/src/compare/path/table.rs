@@ -209,7 +209,7 @@ fn large_game(name: &str) -> Scenario {
     Scenario::new(name, "game, 20 players × 200/s", game(20, 200.0))
 }
 
-/// So many that some thousand trips meet a loss here and there.
+/// Enough round trips that losses meet some thousand of them.
 fn trips(name: &str) -> Scenario {
     let load = Load::Trips { players: 32 };
     Scenario::new(name, "TCP request-reply, 32 players", load).longer(5.0)

@@ -44,7 +44,7 @@ pub(crate) struct WireGuard {
 }
 
 impl WireGuard {
-    /// Or what is missing, in words.
+    /// The programs that it takes; otherwise what is missing, in words.
     pub(super) fn found() -> Result<Self, String> {
         if let Some(reason) = link::unavailable() {
             return Err(reason);

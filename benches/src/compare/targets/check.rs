@@ -161,18 +161,18 @@ pub struct Part {
     pub wanted: String,
     /// What was measured, in words.
     pub measured: String,
-    /// Whether it holds, and if not, by how much it falls short.
+    /// Whether it is met, and if not, by how much it falls short.
     pub verdict: Verdict,
 }
 
-/// Whether a target holds.
+/// Whether a target is met.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// It does.
+    /// It is.
     Met,
-    /// It does not; so many per cent of the bound are missing, or too many.
+    /// It is not; this many per cent of the bound are missing, or too many.
     Short(f64),
-    /// It does not, and the bound is nothing at all.
+    /// It is not, and the bound is nothing at all.
     Missed,
     /// This run has not measured it, or not where it counts.
     Open,

@@ -65,7 +65,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// Waits until something holds that nobody announces.
+/// Waits until something is true that nobody announces.
 pub(crate) fn eventually<T>(what: &str, holds: impl Fn() -> Option<T>) -> T {
     let end = Instant::now() + HANG;
     while Instant::now() < end {

@@ -301,7 +301,7 @@ impl Service {
         self
     }
 
-    /// Forgets flows after so many seconds of silence.
+    /// Forgets flows after `seconds` of silence.
     pub(crate) fn forgetting_after(mut self, seconds: u32) -> Self {
         self.idle_timeout = seconds;
         self

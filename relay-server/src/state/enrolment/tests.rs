@@ -22,7 +22,7 @@ enum Event {
     /// A key connects with its lasting secret.
     Connect(u8),
     Revoke(&'static str),
-    /// The clock is set to so many hours after the beginning.
+    /// The clock is set to this number of hours after the beginning.
     Clock(i64),
     /// A name comes into the configuration file.
     Write(&'static str),

@@ -72,7 +72,7 @@ mod tests {
             OtherRelay,
         }
         use Event::{Lane, OtherRelay, Quic};
-        // What stands after so many seconds more; and for how long QUIC is left alone then, where it is.
+        // The seconds until the next event, the event, and for how long QUIC is left alone then, where it is.
         type Case<'a> = (&'a str, &'a [(u64, Event, u64)]);
         let cases: [Case<'_>; 6] = [
             ("lanes from the start", &[(0, Lane, 0), (9, Lane, 0)]),

@@ -16,7 +16,7 @@ pub(crate) struct Heard {
     came: u16,
     /// Questions that may be asked yet.
     asks: u8,
-    /// And once more, where those have left together or not at all, for the process was busy.
+    /// Further ones, where those have left together or not at all, for the process was busy.
     more: u8,
 }
 
@@ -99,7 +99,7 @@ impl Heard {
 
 /// How often a connection is looked at: twenty times a second, a lock and a copy of its counters.
 pub(crate) const HEARD_LOOK: Duration = Duration::from_millis(50);
-/// In so many of the last 16 looks something has come where a game was played until just now. On a busy machine what has come is
+/// In at least this many of the last 16 looks something has come where a game was played until just now. On a busy machine what has come is
 /// seen in every other look or fewer, and all the more of it.
 const BUSY: u32 = 6;
 /// The looks in which nothing has come then.
@@ -107,9 +107,9 @@ const QUIET: u16 = 0b111;
 /// Questions that are asked when nothing comes any more, one at each look, and one more for the wait: with what QUIC repeats of
 /// them by itself, a path that loses a third each way answers one of them in 97 of 100 cases.
 const ASKS: u8 = 5;
-/// So many packets with questions stay unanswered where nobody is there.
+/// Packets with questions that stay unanswered where nobody is there.
 const ASKED: u64 = ASKS as u64 - 1;
-/// Further questions, until so many have left: another three looks for each.
+/// Further questions, until [`ASKED`] packets have left: another three looks for each.
 const ASKS_MORE: u8 = 12;
 /// How long the answers may take at least: 250 ms.
 const ASKED_LEAST: Duration = Duration::from_millis(250);
@@ -118,7 +118,7 @@ const ASKED_LEAST: Duration = Duration::from_millis(250);
 const UNHEARD_PACKETS: u64 = 10;
 /// For how long at least: 400 ms, what a radio needs to change its channel.
 const UNHEARD_LEAST: Duration = Duration::from_millis(400);
-/// And so many round trips: QUIC itself asks again after some two.
+/// The same in round trips: QUIC itself asks again after some two.
 const UNHEARD_ROUND_TRIPS: u32 = 4;
 
 #[cfg(test)]

@@ -370,7 +370,7 @@ async fn what_stands_beside_a_stream_is_that_streams_alone() {
     scene.goes_on(100).await;
 }
 
-/// Waits until the client carries so many.
+/// Waits until the client carries this number of streams.
 async fn until_streams(scene: &Scene, streams: u64) {
     timeout(HANG, async {
         while scene.client.metrics().streams != streams {

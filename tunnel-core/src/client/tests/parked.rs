@@ -1,4 +1,4 @@
-//! What a relay says of flows that it, or the process before it, has opened: compared, and believed as far as it holds.
+//! What a relay says of flows that it, or the process before it, has opened: compared, and believed as far as it is true.
 
 use super::*;
 use crate::metrics::Snapshot;
@@ -91,7 +91,7 @@ async fn what_is_said_of_a_known_flow_must_hold() {
     scene
         .counted("the refusal", |it| it.drop_unknown_service == 1)
         .await;
-    // What holds goes on, and nothing else has come.
+    // What is true goes on, and nothing else has come.
     assert_eq!(scene.plays(5, "a", ANNA, b"2").await, anna);
     scene.relay.say(5, None, b"3");
     assert_eq!(scene.heard(0).await, (anna, b"3".to_vec()));

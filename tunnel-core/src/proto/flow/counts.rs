@@ -115,7 +115,7 @@ impl FlowCounts {
         self.caps().iter().for_each(|cap| cap.give_back());
     }
 
-    /// So many more flows make room than did before.
+    /// Whether more flows make room than did before.
     pub(super) fn loosen(&self, more: bool) {
         for cap in self.caps() {
             if more {

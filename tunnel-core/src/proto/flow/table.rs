@@ -365,7 +365,7 @@ impl FlowTable {
 
 impl Drop for FlowTable {
     fn drop(&mut self) {
-        // Or they would count against all others for ever.
+        // Otherwise they would count against all others for ever.
         while let Some(at) = self.entries.last() {
             self.remove_at(at);
         }

@@ -16,7 +16,7 @@ pub const RECORD_MAX: usize = RECORD_OVERHEAD + RECORD_HEAD_MAX + RECORD_BODY_MA
 /// What a record carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RecordType {
-    /// Relay to client: the opening of a further lane holds.
+    /// Relay to client: the opening of a further lane is accepted.
     Ready,
     /// A piece of the control stream, on a tunnel's first lane only.
     Control,

@@ -16,7 +16,7 @@ use crate::proto::{
 pub enum Probe {
     /// How many datagrams came before this one?
     Question(u16),
-    /// So many came before the question; the count wraps around.
+    /// How many came before the question; the count wraps around.
     Answer(u16, u32),
 }
 

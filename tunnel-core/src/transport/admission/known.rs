@@ -1,5 +1,5 @@
-//! Where clients have been let in: so many sources, and no network takes the places of others. Where all are taken, the
-//! network that has most makes room.
+//! Where clients have been let in: a bounded number of sources, and no network takes the places of others. Where all are
+//! taken, the network that has most makes room.
 
 use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
 

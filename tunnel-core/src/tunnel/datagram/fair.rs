@@ -238,7 +238,7 @@ const PLACE: usize = 1_500;
 /// Empty parts kept, so that a packet costs no allocation: 64, more services than most nodes have, and more players than
 /// most have something waiting for.
 const PARTS_KEPT: usize = 64;
-/// A burst may take so many times the age of a single datagram to leave: 1 s, in which 4 Mbit/s carry a world of 480 kB, and after
+/// A burst may take this many times the age of a single datagram to leave: 1 s, in which 4 Mbit/s carry a world of 480 kB, and after
 /// which a flood is known for one.
 const BURST_AGES: u32 = 10;
 

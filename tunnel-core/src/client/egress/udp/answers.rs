@@ -143,7 +143,7 @@ impl Answers {
 }
 
 impl Shared {
-    /// So many datagrams of a flow did not get to its target.
+    /// `lost` datagrams of a flow did not get to its target.
     pub(super) fn count_lost(&self, flow: &Flow, lost: usize, why: ResetCode) {
         if lost > 0 {
             self.metrics.drop_socket.add(lost as u64);

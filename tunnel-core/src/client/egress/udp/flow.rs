@@ -233,7 +233,7 @@ impl Flow {
     pub(super) fn handle_refused(&self, at: &Arc<Ends>) -> bool {
         self.target.refresh();
         let mut destination = lock(&self.destination);
-        // Else it has gone on already.
+        // Otherwise it has gone on already.
         let is_here = Arc::ptr_eq(at, &self.ends.load());
         is_here
             && !self.go_on(&mut destination, |search| {

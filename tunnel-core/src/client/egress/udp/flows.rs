@@ -361,7 +361,7 @@ impl Waiting {
 const PARTS: usize = 16;
 /// A flow is looked at no more than once a second.
 const LOOK_LEAST: Duration = Duration::from_secs(1);
-/// And every 10 s, the least idle time that a service may have: what is shortened under it is not overlooked.
+/// The longest: 10 s, the least idle time that a service may have. What is shortened under it is not overlooked.
 const LOOK_MOST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ const REST_MOST: Duration = Duration::from_secs(64);
 /// What is kept of a flow that nobody has answered: 16 datagrams, a quarter of a second of a game's first words, or a
 /// handshake with its repetitions.
 const KEPT_MOST: usize = 16;
-/// And 16 KiB, ten full packets.
+/// Their bytes: 16 KiB, ten full packets.
 const KEPT_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]

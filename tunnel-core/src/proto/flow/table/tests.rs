@@ -51,7 +51,7 @@ impl World {
         }
     }
 
-    /// So many questions of a player and answers of the game, all within a millisecond; the flow.
+    /// `times` questions of a player and answers of the game, all within a millisecond; returns the flow.
     fn talk(&mut self, ms: u64, player: &str, times: u8) -> u64 {
         let mut flow = None;
         for _ in 0..times {

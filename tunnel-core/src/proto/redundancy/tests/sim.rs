@@ -35,7 +35,7 @@ enum Mode {
     Adaptive(PathEvidence),
 }
 
-/// Players with datagrams of so many bytes, each so many µs after the one before.
+/// Players with datagrams of one size in bytes, each `every` µs after the one before.
 #[derive(Clone, Copy)]
 struct Players {
     count: u64,
@@ -540,7 +540,7 @@ fn a_clean_path_loses_and_delays_nothing_under_either_scheme() {
     }
 }
 
-/// Loss there and back of a load from the first packet on, over so many tunnels of so many seconds each.
+/// Loss there and back of a load from the first packet on, over `tunnels` tunnels of `seconds` each.
 fn adaptive_loss(load: &'static [Players], loss: f64, tunnels: u64, seconds: u64) -> f64 {
     let (mut sent, mut lost) = (0, 0);
     for seed in 0..tunnels {

@@ -48,7 +48,7 @@ fn lines() -> Vec<(&'static str, Path)> {
     ]
 }
 
-/// A line of so many ms there and back, Mbit/s, and packets that may wait.
+/// A line, from its round trip in ms, its rate in Mbit/s and its queue in packets.
 fn line(rtt: u32, mbit: u64, packets: u64) -> Path {
     Path {
         rate: mbit * MBIT,
