@@ -188,6 +188,7 @@ fn follow(
         return;
     }
     tracing::info!(client = %tunnel.name, address = %path.ip, "the client's address has changed");
+    tunnel.datagrams.handle_moved(path.ip);
     if change == AddressChange::Near {
         // A temporary address of the same network may rotate, and the old one be good for hours. If it is gone, the
         // client knows.

@@ -47,6 +47,9 @@ pub(crate) struct Protection {
     is_sampled: AtomicBool,
     /// What the other side is asked.
     prober: Mutex<Prober>,
+    /// Where the other side has shown that it is. Where its packets seem to come from, anybody can change who sends one of
+    /// them from elsewhere, and nothing that is known of the path may hang on that.
+    peer_ip: Mutex<IpAddr>,
 }
 
 /// What the tunnels of a program know of their paths, each from the one before it to the same peer.
@@ -98,12 +101,12 @@ impl PathTo {
         }
     }
 
-    /// The ends of the path that a connection takes now.
-    fn ends(&self, connection: &quinn::Connection) -> PathEnds {
-        let peer = connection.remote_address();
+    /// The ends of the path that a connection to a peer at this address takes now.
+    fn ends(&self, connection: &quinn::Connection, peer: IpAddr) -> PathEnds {
         let ours = connection.local_ip();
-        let ours = ours.or_else(|| (self.source.as_ref()?.0)(peer));
-        (ours, peer.ip())
+        let towards = SocketAddr::new(peer, connection.remote_address().port());
+        let ours = ours.or_else(|| (self.source.as_ref()?.0)(towards));
+        (ours, peer)
     }
 
     fn recall(&self, ends: PathEnds) -> PathEvidence {
@@ -118,7 +121,9 @@ impl PathTo {
 impl Protection {
     /// Protects what leaves through `queue`. Its task ends with the connection.
     pub(super) fn start(queue: Arc<QuicQueue>, metrics: Arc<Metrics>, path: PathTo) -> Arc<Self> {
-        let sampler = Sampler::new(path, queue.connection());
+        // The handshake came to its end there.
+        let peer_ip = queue.connection().remote_address().ip();
+        let sampler = Sampler::new(path, queue.connection(), peer_ip);
         let choice = sampler.adaptive.choice();
         let protection = Arc::new(Self {
             queue,
@@ -129,6 +134,7 @@ impl Protection {
             adaptive_bytes: AtomicU64::new(0),
             is_sampled: AtomicBool::new(false),
             prober: Mutex::default(),
+            peer_ip: Mutex::new(peer_ip),
         });
         tokio::spawn(protection.clone().run(sampler));
         protection
@@ -234,6 +240,11 @@ impl Protection {
         }
     }
 
+    /// The other side has shown that it is at this address.
+    pub(super) fn handle_moved(&self, to: IpAddr) {
+        *lock(&self.peer_ip) = to;
+    }
+
     /// Asks the other side what has come of what was sent until now.
     fn ask(&self) {
         let question = lock(&self.prober).ask(self.queue.sent());
@@ -279,7 +290,8 @@ impl Protection {
                     return;
                 }
                 let told = lock(&self.prober).take();
-                sampler.take(now, bytes, told, connection);
+                let peer_ip = *lock(&self.peer_ip);
+                sampler.take(now, bytes, told, connection, peer_ip);
                 if sampler.adaptive.is_in_doubt() {
                     self.ask();
                 } else {
@@ -308,8 +320,8 @@ struct Sampler {
 }
 
 impl Sampler {
-    fn new(path: PathTo, connection: &quinn::Connection) -> Self {
-        let ends = path.ends(connection);
+    fn new(path: PathTo, connection: &quinn::Connection, peer: IpAddr) -> Self {
+        let ends = path.ends(connection, peer);
         Self {
             adaptive: Adaptive::new(path.recall(ends)),
             path,
@@ -331,8 +343,15 @@ impl Sampler {
         self.next = Some(now + SAMPLE);
     }
 
-    fn take(&mut self, now: Instant, bytes: u64, told: Told, connection: &quinn::Connection) {
-        let ends = self.path.ends(connection);
+    fn take(
+        &mut self,
+        now: Instant,
+        bytes: u64,
+        told: Told,
+        connection: &quinn::Connection,
+        peer: IpAddr,
+    ) {
+        let ends = self.path.ends(connection, peer);
         if ends != self.ends {
             self.ends = ends;
             self.adaptive = Adaptive::new(self.path.recall(ends));
@@ -416,6 +435,53 @@ mod tests {
             let told = tokio::time::timeout(hang, told()).await.unwrap();
             assert!(told.sent >= sent && told.lost == lost, "{told:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_a_path_stays_until_the_peer_has_shown_that_it_is_elsewhere() {
+        let (client, _, accepted, [endpoint, _relay]) = pair(Suite::Aes256Gcm).await;
+        let relay = accepted.connection;
+        let (paths, peer) = (Paths::new(1), SecretKey::generate().unwrap().public_key());
+        let [home, away] = [1, 2].map(|last| IpAddr::from([127, 0, 0, last]));
+        let mut clean = Adaptive::default();
+        while clean.choice() != Choice::Off {
+            clean.handle_sample(Sample {
+                time: SAMPLE,
+                sent: 200,
+                lost: 0,
+                bytes: 0,
+                told: Told::default(),
+            });
+        }
+        let path = paths.to(peer);
+        path.keep(path.ends(&relay, home), clean.evidence());
+        let queue = Arc::new(QuicQueue::new(relay.clone(), QueueLimits::default()));
+        let protection = Protection::start(queue, Arc::default(), paths.to(peer));
+        let mut sampler = Sampler::new(path, &relay, home);
+        let mut sample = || {
+            // As adaptive services with traffic would have it.
+            sampler.next = Some(Instant::now());
+            protection.adaptive_bytes.store(1, Ordering::Relaxed);
+            protection.sample(&mut sampler, &relay);
+            protection.choice.load(Ordering::Relaxed)
+        };
+        assert_eq!(sample(), Choice::Off as u8);
+        endpoint
+            .rebind(std::net::UdpSocket::bind((away, 0)).unwrap())
+            .unwrap();
+        let moved = async {
+            while relay.remote_address().ip() != away {
+                client
+                    .send_datagram(Bytes::from_static(b"from elsewhere"))
+                    .unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let hang = Duration::from_secs(30);
+        tokio::time::timeout(hang, moved).await.unwrap();
+        assert_eq!(sample(), Choice::Off as u8, "packets alone prove nothing");
+        protection.handle_moved(away);
+        assert_eq!(sample(), Choice::Duplicate as u8);
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! Datagrams into the tunnel: fragmented to what the path carries, dropped by age rather than queued.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use bytes::{BufMut, BytesMut};
@@ -75,6 +78,13 @@ impl DatagramSender {
     /// What protects its datagrams, over QUIC.
     pub(crate) fn protection(&self) -> Option<Arc<Protection>> {
         self.protection.clone()
+    }
+
+    /// The other side has shown that it is at this address.
+    pub(crate) fn handle_moved(&self, to: IpAddr) {
+        if let Some(protection) = &self.protection {
+            protection.handle_moved(to);
+        }
     }
 
     /// Datagrams go over lanes, which are added as they open.
