@@ -14,6 +14,7 @@ pub const CRATES: &[(&str, bool)] = &[
     ("tunnel-core/src/lib.rs", true),
     ("tunnel-core/daemon/src/lib.rs", false),
     ("tunnel-core/control/src/lib.rs", false),
+    ("tunnel-core/game/src/lib.rs", false),
     ("relay-server/src/lib.rs", false),
     ("relay-client/src/lib.rs", false),
     ("benches/src/lib.rs", false),
