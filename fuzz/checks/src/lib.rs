@@ -21,6 +21,8 @@ pub mod filter;
 pub mod flow;
 pub mod fragment;
 pub mod frame;
+pub mod game_answer;
+pub mod game_request;
 pub mod handshake;
 pub mod join;
 pub mod proxy;
@@ -44,6 +46,8 @@ pub const TARGETS: &[(&str, Check)] = &[
     ("flow", flow::check),
     ("fragment", fragment::check),
     ("frame", frame::check),
+    ("game_answer", game_answer::check),
+    ("game_request", game_request::check),
     ("handshake", handshake::check),
     ("join", join::check),
     ("proxy", proxy::check),
