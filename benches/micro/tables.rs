@@ -33,14 +33,14 @@ pub(crate) fn flows(criterion: &mut Criterion) {
         group.bench_function(format!("player's packet/{count}"), |bencher| {
             bencher.iter(|| {
                 let (now, _, key) = next();
-                let admitted = table.handle_player_packet(now, key, || FlowId(0));
+                let admitted = table.handle_player_packet(now, key, 100, || FlowId(0));
                 admitted.map(|admitted| admitted.flow.id)
             });
         });
         group.bench_function(format!("answer/{count}"), |bencher| {
             bencher.iter(|| {
                 let (now, place, _) = next();
-                let flow = table.handle_reply(now, FlowId(place as u64));
+                let flow = table.handle_reply(now, FlowId(place as u64), 100);
                 flow.map(|flow| flow.key)
             });
         });
@@ -59,7 +59,7 @@ fn table(now: Instant, count: usize) -> (FlowTable, Vec<FlowKey>) {
     });
     let keys: Vec<_> = keys.collect();
     for (n, key) in keys.iter().enumerate() {
-        let admitted = table.handle_player_packet(now, *key, || FlowId(n as u64));
+        let admitted = table.handle_player_packet(now, *key, 100, || FlowId(n as u64));
         admitted.expect("there is room");
     }
     (table, keys)

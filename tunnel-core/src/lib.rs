@@ -117,6 +117,8 @@ mod sync;
 pub mod text;
 
 #[cfg(feature = "net")]
+pub mod addresses;
+#[cfg(feature = "net")]
 #[doc(hidden)]
 pub mod bench_support;
 #[cfg(feature = "net")]

@@ -120,8 +120,12 @@ counters! {
     drop_too_old: Counter = "adit_datagrams_dropped_total" ["reason=\"too_old\""],
     /// Datagrams dropped because no tunnel stood.
     drop_no_tunnel: Counter = "adit_datagrams_dropped_total" ["reason=\"no_tunnel\""],
-    /// Datagrams of new players dropped because the relay or the client shuts down.
+    /// Datagrams of new players dropped because the relay or the client shuts down, or their instance takes none.
     drop_draining: Counter = "adit_datagrams_dropped_total" ["reason=\"draining\""],
+    /// Answers dropped because they are more than an address is sent that has not proved to be the player's.
+    drop_unproved: Counter = "adit_datagrams_dropped_total" ["reason=\"unproved\""],
+    /// Datagrams and connections of addresses that the operator has banned.
+    banned: Counter = "adit_banned_total",
     /// Datagrams dropped because they were larger than fragments can carry.
     drop_too_large: Counter = "adit_datagrams_dropped_total" ["reason=\"too_large\""],
     /// Datagrams dropped because their flow is unknown.
@@ -170,7 +174,7 @@ counters! {
     stream_no_service: Counter = "adit_streams_failed_total" ["reason=\"no_service\""],
     /// Streams ended because no tunnel stood, or none came back in time.
     stream_no_tunnel: Counter = "adit_streams_failed_total" ["reason=\"no_tunnel\""],
-    /// Players refused because the relay or the client shuts down.
+    /// Players refused because the relay or the client shuts down, or their instance takes none.
     stream_draining: Counter = "adit_streams_failed_total" ["reason=\"draining\""],
     /// Streams ended because their channel broke.
     stream_broken: Counter = "adit_streams_failed_total" ["reason=\"broken\""],
@@ -243,6 +247,15 @@ impl Counter {
     fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
+}
+
+/// Bytes that have passed on one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// From the socket.
+    pub(crate) read: Counter,
+    /// To the socket.
+    pub(crate) written: Counter,
 }
 
 /// Counts a gauge up for as long as it lives.

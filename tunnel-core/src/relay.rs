@@ -15,7 +15,9 @@ mod bindings;
 mod client_address;
 mod clients;
 mod command;
+mod declare_error;
 mod directory;
+mod entrance;
 mod establish;
 mod further;
 mod handle;
@@ -25,10 +27,12 @@ mod lanes;
 mod limit;
 mod limits;
 mod listen;
+mod operator;
 mod pool;
 mod ports;
 mod proven;
 pub(crate) mod registry;
+mod reservations;
 mod resume;
 mod session;
 mod shared;
@@ -38,9 +42,15 @@ mod trusted;
 mod tunnel;
 
 pub use authority::{Admission, Authority, Denial, StaticAuthority};
-pub use handle::{Relay, RelayBuilder, RelayEnded, RelayStartError};
+pub use entrance::{Ban, Gate};
+pub use handle::{OperateError, Relay, RelayBuilder, RelayEnded, RelayStartError};
+pub use ingress::players::PlayerId;
 pub use limits::RelayLimits;
-pub use status::{ConnectedClient, InstanceStatus, RelayStatus};
+pub use operator::OperatorState;
+pub use reservations::{
+    Reservation, ReservationRequest, ReservedService, WantedPorts, WantedService,
+};
+pub use status::{ConnectedClient, InstanceStatus, PlayerStatus, RelayStatus, ServiceStatus};
 pub use trusted::{TrustedProxy, TrustedProxyError};
 
 #[cfg(test)]

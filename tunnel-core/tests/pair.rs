@@ -419,7 +419,7 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
                 FlowId(last_id)
             };
             let (flow, created) = loop {
-                match table.handle_player_packet(clock, key, &mut allocate) {
+                match table.handle_player_packet(clock, key, 0, &mut allocate) {
                     Ok(admitted) => break (*admitted.flow, admitted.created),
                     // Nothing is ever answered here, so that one can always go.
                     Err(full) => assert!(table.make_room(clock, full, &key).is_some()),
@@ -512,7 +512,7 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
         delivered += 1;
         (now, head.flow.0, packet.len()).hash(&mut trace);
         if random.below(4) == 0 {
-            table.handle_reply(clock, head.flow);
+            _ = table.handle_reply(clock, head.flow, 0);
         }
     }
     reassembler.handle_timeout(base + Duration::from_micros(now) + Duration::from_secs(2));

@@ -10,7 +10,10 @@ use tunnel_core::{
     instance::FlowLimits,
     proto::{
         datagram::FlowId,
-        flow::{FlowDrop, FlowKey, FlowTable, GRANULARITY, LIVE, PATIENCE, SETTLED, UNANSWERED},
+        flow::{
+            FlowDrop, FlowKey, FlowTable, GRANULARITY, LIVE, PATIENCE, ReplyDrop, SETTLED,
+            UNANSWERED, UNPROVED_FACTOR,
+        },
     },
 };
 
@@ -52,6 +55,11 @@ struct Held {
     /// The player has spoken since the last answer.
     asked: bool,
     answers: u8,
+    /// The player has spoken after an answer.
+    proved: bool,
+    /// Bytes of the player's packets, and of the answers that passed.
+    received: u64,
+    sent: u64,
     /// Its last answer, or the player's last packet if there was none, as exactly as the table knows.
     since: Instant,
 }
@@ -64,19 +72,35 @@ impl Held {
             last: now,
             asked: true,
             answers: 0,
+            proved: false,
+            received: 0,
+            sent: 0,
             since: now,
         }
     }
 
-    fn handle_question(&mut self, now: Instant) {
+    fn handle_question(&mut self, now: Instant, len: usize) {
         (self.asked, self.last) = (true, now);
+        self.proved |= self.answers > 0;
+        self.received += len as u64;
         if self.answers == 0 && now - self.since >= GRANULARITY {
             self.since = now;
         }
     }
 
-    fn handle_reply(&mut self, now: Instant) {
+    /// Whether the answer may pass.
+    fn handle_reply(&mut self, now: Instant, len: usize) -> bool {
         (self.answered, self.last) = (true, now);
+        let sent = self.sent + len as u64;
+        if !self.proved && sent > self.received * UNPROVED_FACTOR + UNPROVED {
+            return false;
+        }
+        self.sent = sent;
+        self.answer(now);
+        true
+    }
+
+    fn answer(&mut self, now: Instant) {
         if !std::mem::take(&mut self.asked) {
             return;
         }
@@ -103,7 +127,7 @@ struct Model {
 impl Model {
     fn new(limits: FlowLimits) -> Self {
         Self {
-            table: FlowTable::new(limits),
+            table: FlowTable::new(limits).with_unproved(UNPROVED),
             limits,
             now: Instant::now(),
             ids: 0,
@@ -114,12 +138,13 @@ impl Model {
     fn step(&mut self, input: &mut Input<'_>) {
         match input.below(14) {
             12 => {
-                let key = key(input);
-                let flow = self.table.handle_known_packet(self.now, &key).copied();
+                let (key, len) = (key(input), len(input));
+                let flow = self.table.handle_known_packet(self.now, &key, len);
+                let flow = flow.copied();
                 let known = self.flows.iter_mut().find(|(_, held)| held.key == key);
                 assert_eq!(flow.map(|flow| flow.id), known.as_ref().map(|(id, _)| **id));
                 if let Some((_, held)) = known {
-                    held.handle_question(self.now);
+                    held.handle_question(self.now, len);
                 }
             }
             13 => {
@@ -135,19 +160,19 @@ impl Model {
                     "silent, and taken for alive"
                 );
             }
-            0..=3 => self.player(key(input)),
+            0..=3 => self.player(key(input), len(input)),
             // A conversation: it takes several exchanges for a flow to settle.
             4 => {
-                let key = key(input);
+                let (key, len) = (key(input), len(input));
                 for _ in 0..=input.below(10) {
-                    self.player(key);
+                    self.player(key, len);
                     let known = self.flows.iter().find(|(_, held)| held.key == key);
                     if let Some(id) = known.map(|(id, _)| *id) {
-                        self.reply(id);
+                        self.reply(id, len);
                     }
                 }
             }
-            5..=7 => self.reply(FlowId(input.below(64) as u64)),
+            5..=7 => self.reply(FlowId(input.below(64) as u64), len(input)),
             8 => self.now += Duration::from_millis(input.word().into()),
             9 => self.expire(),
             10 => {
@@ -169,21 +194,22 @@ impl Model {
         }
     }
 
-    fn player(&mut self, key: FlowKey) {
+    fn player(&mut self, key: FlowKey, len: usize) {
         let known = self.flows.iter().find(|(_, held)| held.key == key);
         if let Some(id) = known.map(|(id, _)| *id) {
             let admitted = self
                 .table
-                .handle_player_packet(self.now, key, || unreachable!());
+                .handle_player_packet(self.now, key, len, || unreachable!());
             let admitted = admitted.expect("who is in stays in");
             assert!((admitted.flow.id, admitted.created) == (id, false));
-            self.flows.get_mut(&id).unwrap().handle_question(self.now);
+            let held = self.flows.get_mut(&id).unwrap();
+            held.handle_question(self.now, len);
             return;
         }
         loop {
             let full = self.full(&key);
             let next = FlowId(self.ids);
-            let admitted = self.table.handle_player_packet(self.now, key, || next);
+            let admitted = self.table.handle_player_packet(self.now, key, len, || next);
             let got = match admitted {
                 Ok(admitted) => {
                     assert_eq!(full, None, "beyond a cap");
@@ -198,7 +224,8 @@ impl Model {
                 return;
             }
         }
-        let held = Held::new(key, self.now);
+        let mut held = Held::new(key, self.now);
+        held.handle_question(self.now, len);
         assert!(self.flows.insert(FlowId(self.ids), held).is_none());
         self.ids += 1;
     }
@@ -242,13 +269,18 @@ impl Model {
         true
     }
 
-    fn reply(&mut self, id: FlowId) {
-        let flow = self.table.handle_reply(self.now, id).copied();
-        assert_eq!(flow.is_some(), self.flows.contains_key(&id));
-        if let Some(held) = self.flows.get_mut(&id) {
-            assert!(flow.unwrap().open_acknowledged);
-            held.handle_reply(self.now);
+    fn reply(&mut self, id: FlowId, len: usize) {
+        let flow = self.table.handle_reply(self.now, id, len).copied();
+        let Some(held) = self.flows.get_mut(&id) else {
+            return assert_eq!(flow, Err(ReplyDrop::Unknown));
+        };
+        if !held.handle_reply(self.now, len) {
+            return assert_eq!(flow, Err(ReplyDrop::Unproved));
         }
+        let flow = flow.expect("it may pass");
+        assert!(flow.open_acknowledged);
+        let counted = (flow.is_proved, flow.received, flow.sent);
+        assert_eq!(counted, (held.proved, held.received, held.sent));
     }
 
     fn expire(&mut self) {
@@ -292,6 +324,14 @@ impl Model {
         }
     }
 }
+
+/// The length of a datagram.
+fn len(input: &mut Input<'_>) -> usize {
+    input.below(64) * 23
+}
+
+/// Bytes that an unproved address may be sent beside its own threefold.
+const UNPROVED: u64 = 1_200;
 
 /// One of few players, in few networks, at few ports.
 fn key(input: &mut Input<'_>) -> FlowKey {

@@ -22,6 +22,8 @@ adit_daemon::limits! {
     "flows" flows = count(1..=4_194_304),
     "flows_per_client" flows_per_client = count(1..=4_194_304),
     "unanswered_flow_time" unanswered_flow_time = seconds(1..=600),
+    "unproved_reply_bytes" unproved_bytes = count(0..=1_073_741_824),
+    "unproved_reply_rate_mbit" unproved_rate = mbit(1..=1_000_000),
     // Their answers have room in a queue of 512.
     "instances_per_client" instances_per_client = count(1..=512),
     "ports_per_instance" ports_per_instance = count(1..=131_070),

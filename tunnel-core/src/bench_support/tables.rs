@@ -54,6 +54,7 @@ impl Services {
         };
         let change = Change::Declare {
             owner: PublicKey::from(owner),
+            client: "bench".into(),
             permitted: PortSet::all(),
             instance: name(&format!("srv_{place}")),
             revision: Revision(self.revision),

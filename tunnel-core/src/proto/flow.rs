@@ -15,13 +15,13 @@
 //! let mut table = FlowTable::new(FlowLimits::default());
 //! let key = FlowKey::new("192.0.2.1:50000".parse()?, "198.51.100.1".parse()?, 0);
 //! let now = Instant::now();
-//! let admitted = table.handle_player_packet(now, key, || {
+//! let admitted = table.handle_player_packet(now, key, 100, || {
 //!     next += 1;
 //!     FlowId(next)
 //! })?;
 //! assert!(admitted.created && !admitted.flow.open_acknowledged);
 //!
-//! let flow = table.handle_reply(now, FlowId(1)).expect("it is there");
+//! let flow = table.handle_reply(now, FlowId(1), 100)?;
 //! assert!(flow.open_acknowledged);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -39,7 +39,7 @@ pub use self::{
     key::FlowKey,
     parked::Parked,
     standing::{GRANULARITY, LIVE, PATIENCE, Rank, SETTLED},
-    table::{Admitted, Flow, FlowTable, UNANSWERED},
+    table::{Admitted, Flow, FlowTable, ReplyDrop, UNANSWERED, UNPROVED_FACTOR},
 };
 #[cfg(feature = "net")]
 pub(crate) use self::{key::by_prefix, spare::spare_map};

@@ -8,15 +8,19 @@ use std::{
 
 use crate::{
     event::Event,
-    instance::{InstanceId, PortSet},
+    instance::{InstanceId, PortRange, PortSet},
     key::PublicKey,
     proto::message::{Code, Revision, ServiceDeclaration},
     relay::{
         authority::{Admission, Forbidden},
+        declare_error::DeclareError,
+        ingress::open::OpenError,
         limit::bucket::TokenBucket,
-        ports::{DeclareError, Ports},
+        ports::Ports,
         registry::{Action, Binding, Change, OwnerLimits, Registry},
+        reservations::{Reservation, ReservationRequest, WantedPorts, WantedService},
         shared::Shared,
+        status::InstanceStatus,
         tunnel::RelayTunnel,
     },
     tunnel::fault,
@@ -113,6 +117,7 @@ impl Bindings {
         }
         let change = Change::Declare {
             owner: tunnel.client,
+            client: tunnel.name.clone(),
             permitted: admission.ports.clone(),
             instance: instance.clone(),
             revision,
@@ -155,6 +160,95 @@ impl Bindings {
         Ok(())
     }
 
+    /// Reserves an instance with its ports, all or nothing. A port that another program has is not reserved: where the relay may
+    /// choose, it chooses another one.
+    pub(crate) async fn reserve(
+        &mut self,
+        request: &ReservationRequest,
+    ) -> Result<Reservation, DeclareError> {
+        let mut busy = PortSet::default();
+        loop {
+            let planned = self.registry.plan(request, &busy)?;
+            match self.try_ports(&planned).await {
+                Ok(()) => {
+                    self.registry.reserve(planned.clone());
+                    return Ok(planned);
+                }
+                Err(error) => {
+                    let port = PortRange::new(error.port, error.port);
+                    let is_asked_for = (request.services.iter()).any(|it| match it.public {
+                        WantedPorts::These(ports) => ports.contains(error.port),
+                        WantedPorts::Any(_) => false,
+                    });
+                    let tried = busy.ranges().iter().map(|it| usize::from(it.count()));
+                    if is_asked_for || tried.sum::<usize>() >= CHOICES {
+                        return Err(error.into());
+                    }
+                    busy = busy.ranges().iter().copied().chain(port).collect();
+                }
+            }
+        }
+    }
+
+    /// Opens the ports of a reservation, and closes them again: those alone that the instance has not open.
+    async fn try_ports(&self, reservation: &Reservation) -> Result<(), OpenError> {
+        for service in &reservation.services {
+            let binding = Binding {
+                instance: reservation.instance.clone(),
+                public: service.public,
+                tcp: service.protocol.tcp(),
+                udp: service.protocol.udp(),
+            };
+            let is_own =
+                |open: &Binding| open.instance == binding.instance && open.clashes(&binding);
+            if !self.ports.bindings().any(is_own) {
+                drop(self.ports.open(&binding).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves what was reserved before a restart. What stands in its way stays: the first of two that clash.
+    pub(crate) fn restore(&mut self, reservation: Reservation) -> Result<(), DeclareError> {
+        let services = reservation.services.iter().map(|it| {
+            WantedService::new(it.name.clone(), it.protocol, WantedPorts::These(it.public))
+        });
+        let request = ReservationRequest::new(
+            reservation.instance.clone(),
+            reservation.client.clone(),
+            services.collect(),
+            PortSet::default(),
+        );
+        let planned = self.registry.plan(&request, &PortSet::default())?;
+        self.registry.reserve(planned);
+        Ok(())
+    }
+
+    /// Gives a reservation back, and unbinds its instance. Returns whether there was one, and what is bound no more.
+    pub(crate) fn release_reservation(&mut self, instance: &InstanceId) -> (bool, Option<Unbound>) {
+        if self.registry.release_reservation(instance).is_none() {
+            return (false, None);
+        }
+        (true, self.unbind(instance))
+    }
+
+    /// Takes an instance away from its client.
+    fn unbind(&mut self, instance: &InstanceId) -> Option<Unbound> {
+        let owner = self.registry.owner(instance)?;
+        let revision = self.registry.revision(instance)?;
+        self.withdraw(owner, instance.clone());
+        Some(Unbound {
+            owner,
+            instance: instance.clone(),
+            revision,
+        })
+    }
+
+    /// All reservations.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = &Reservation> {
+        self.registry.reservations()
+    }
+
     /// A client wants an instance gone.
     pub(crate) fn withdraw(&mut self, owner: PublicKey, instance: InstanceId) {
         let actions = self.apply(Change::Withdraw { owner, instance });
@@ -189,14 +283,21 @@ impl Bindings {
         self.release(actions);
     }
 
-    /// Ids and services of a client's instances.
-    pub(crate) fn instances_of(
-        &self,
-        owner: &PublicKey,
-    ) -> impl Iterator<Item = (&InstanceId, &[ServiceDeclaration])> {
+    /// A client's instances, and who plays there.
+    pub(crate) fn instances_of(&self, owner: &PublicKey) -> impl Iterator<Item = InstanceStatus> {
         let instances = self.registry.instances();
         let own = instances.filter(move |(_, of, _)| *of == owner);
-        own.map(|(id, _, services)| (id, services))
+        own.map(|(id, _, services)| {
+            let services = services.iter().filter_map(|service| {
+                let open = self.ports.get(&Binding::new(id, service))?;
+                Some(open.status(service.clone()))
+            });
+            InstanceStatus {
+                id: id.clone(),
+                gate: self.ports.gate(id),
+                services: services.collect(),
+            }
+        })
     }
 
     /// Changes which ports the relay gives out. What is bound outside of them stays until it is [forbidden](Self::forbid).
@@ -209,42 +310,36 @@ impl Bindings {
         &mut self,
         admission: impl Fn(&PublicKey) -> Option<&'a Admission>,
     ) -> Vec<Unbound> {
-        let forbidden: Vec<(InstanceId, PublicKey)> = self
+        let forbidden: Vec<InstanceId> = self
             .registry
             .instances()
-            .filter(|(_, owner, services)| {
+            .filter(|(id, owner, services)| {
                 let own = admission(owner);
-                services.iter().any(|service| {
-                    !self.registry.gives_out(service.public)
-                        || own.is_some_and(|own| !self.may_keep(owner, own, service))
-                })
+                let reserved = self.registry.is_as_reserved(id);
+                let may_keep = |own, service| {
+                    self.is_allowed(owner, own, service)
+                        && (reserved == Some(true) || own.ports.covers(service.public))
+                };
+                reserved == Some(false)
+                    || services.iter().any(|service| {
+                        !self.registry.gives_out(service.public)
+                            || own.is_some_and(|own| !may_keep(own, service))
+                    })
             })
-            .map(|(id, owner, _)| (id.clone(), *owner))
+            .map(|(id, _, _)| id.clone())
             .collect();
-        let mut gone = Vec::new();
-        for (instance, owner) in forbidden {
-            let Some(revision) = self.registry.revision(&instance) else {
-                continue;
-            };
-            self.withdraw(owner, instance.clone());
-            gone.push(Unbound {
-                owner,
-                instance,
-                revision,
-            });
-        }
-        gone
+        forbidden.iter().filter_map(|id| self.unbind(id)).collect()
     }
 
-    /// Whether a client may go on with a service. Where that cannot be found out, what was granted stays.
-    fn may_keep(
+    /// Whether the embedder lets a client go on with a service. Where that cannot be found out, what was granted stays.
+    fn is_allowed(
         &self,
         owner: &PublicKey,
         admission: &Admission,
         service: &ServiceDeclaration,
     ) -> bool {
-        let allowed = || self.shared.authority.may_bind(owner, admission, service);
-        admission.ports.covers(service.public) && !matches!(allowed(), Err(Forbidden::Refused(_)))
+        let allowed = self.shared.authority.may_bind(owner, admission, service);
+        !matches!(allowed, Err(Forbidden::Refused(_)))
     }
 
     /// After a panic: makes the registry and the sockets agree again. What was begun is undone, what is served for nobody ends,
@@ -317,3 +412,5 @@ impl Bindings {
 
 /// Opening 16 sockets costs what a declaration does.
 const SOCKETS_A_DECLARATION: usize = 16;
+/// How many chosen ports may turn out to be another program's. 64: more in one pool is no accident.
+const CHOICES: usize = 64;

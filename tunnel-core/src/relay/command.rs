@@ -8,10 +8,18 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    instance::PortSet,
+    instance::{InstanceId, PortSet},
     key::Psk,
     proto::session::relay::RelayEvent,
-    relay::{authority::Admission, status::RelayStatus, tunnel::RelayTunnel},
+    relay::{
+        authority::Admission,
+        declare_error::DeclareError,
+        entrance::{Ban, Gate},
+        ingress::players::PlayerId,
+        reservations::{Reservation, ReservationRequest},
+        status::{PlayerStatus, RelayStatus},
+        tunnel::RelayTunnel,
+    },
 };
 
 /// A command to the supervisor.
@@ -44,11 +52,35 @@ pub(crate) enum Command {
     SetPorts(PortSet),
     /// Asks for the clients and their instances.
     Status(oneshot::Sender<RelayStatus>),
+    /// Asks who plays.
+    Players(oneshot::Sender<Vec<PlayerStatus>>),
+    /// An operator wants something done.
+    Operate(Operation),
     /// The relay is to take no new players, wait for the others for at most `grace`, and end.
     Shutdown {
         grace: Duration,
         done: oneshot::Sender<()>,
     },
+}
+
+/// What an operator wants done, and who is to be told the outcome.
+#[derive(Debug)]
+pub(crate) enum Operation {
+    /// An instance is to be reserved.
+    Reserve(
+        ReservationRequest,
+        oneshot::Sender<Result<Reservation, DeclareError>>,
+    ),
+    /// A reservation is to be given back. The answer is whether there was one.
+    Release(InstanceId, oneshot::Sender<bool>),
+    /// An instance takes these players from now on; `None` means all instances together.
+    SetGate(Option<InstanceId>, Gate, oneshot::Sender<()>),
+    /// These may not play, and nobody else is banned.
+    SetBans(Vec<Ban>, oneshot::Sender<()>),
+    /// A stream or flow is to be ended. The answer is whether there was one.
+    EndPlayer(PlayerId, oneshot::Sender<bool>),
+    /// The tunnel of a client is to be ended, by the client's name. It may come back. The answer is whether there was one.
+    Disconnect(String, oneshot::Sender<bool>),
 }
 
 /// A client that is to be let in.

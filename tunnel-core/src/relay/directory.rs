@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::Add,
     sync::{Arc, Mutex, Weak},
     time::Instant,
 };
@@ -18,7 +19,7 @@ use crate::{
     key::PublicKey,
     proto::{
         datagram::FlowId,
-        flow::{FlowCap, FlowCounts, FlowDrop, FlowKey, Rank, spare_map},
+        flow::{Flow, FlowCap, FlowCounts, FlowDrop, FlowKey, Rank, ReplyDrop, spare_map},
         handshake::ProcessId,
     },
     relay::limits::RelayLimits,
@@ -27,8 +28,23 @@ use crate::{
 
 /// One shard of a service's UDP ports: some of its sockets, and the flows that came in by them.
 pub(crate) trait FlowShard: Send + Sync + fmt::Debug {
-    /// Where an answer to a flow goes. `None` if there is no such flow, or another process of the client has taken it over.
-    fn destination(&self, now: Instant, process: ProcessId, flow: FlowId) -> Option<Destination>;
+    /// Where an answer of `len` bytes to a flow goes. There is no such flow where another process of the client has taken it over.
+    fn destination(
+        &self,
+        now: Instant,
+        process: ProcessId,
+        flow: FlowId,
+        len: usize,
+    ) -> Result<Destination, ReplyDrop>;
+
+    /// All flows.
+    fn list(&self) -> Vec<Flow>;
+
+    /// Ends a flow, and tells the client. Returns whether there was one.
+    fn end_flow(&self, flow: FlowId) -> bool;
+
+    /// How many flows there are, and what has passed on all that there ever were.
+    fn totals(&self) -> FlowTotals;
 
     /// Removes a flow that this process of the client has forgotten.
     fn forget(&self, process: ProcessId, flow: FlowId);
@@ -64,6 +80,28 @@ pub(crate) trait FlowService: Send + Sync + fmt::Debug {
         key: &FlowKey,
         scratch: &mut BytesMut,
     ) -> bool;
+}
+
+/// The flows of a shard together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FlowTotals {
+    pub(crate) flows: usize,
+    /// Bytes from players.
+    pub(crate) received: u64,
+    /// Bytes to players.
+    pub(crate) sent: u64,
+}
+
+impl Add for FlowTotals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            flows: self.flows + other.flows,
+            received: self.received + other.received,
+            sent: self.sent + other.sent,
+        }
+    }
 }
 
 /// Where an answer goes: the player, and the public address and port that it has to leave from.

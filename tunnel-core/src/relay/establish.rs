@@ -127,6 +127,7 @@ async fn establish(
         budget: Arc::new(Budget::new(shared.memory.clone(), limits.tunnel_memory)),
         messages,
         closed: CancellationToken::new(),
+        began: Instant::now(),
         draining: CancellationToken::new(),
         retired: CancellationToken::new(),
         streams: TaskTracker::new(),

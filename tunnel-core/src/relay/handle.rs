@@ -11,17 +11,23 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     event::{Event, Events},
-    instance::PortSet,
+    instance::{InstanceId, PortSet},
     key::{KeyError, PublicKey, SecretKey},
     metrics::Snapshot,
+    proto::message::Code,
     relay::{
         accept::{self, ListenError},
         address,
         authority::Authority,
-        command::Command,
+        command::{Command, Operation},
+        declare_error::DeclareError,
+        entrance::{Ban, Gate},
+        ingress::players::PlayerId,
         limits::RelayLimits,
+        operator::OperatorState,
+        reservations::{Reservation, ReservationRequest},
         shared::{Config, Shared},
-        status::RelayStatus,
+        status::{PlayerStatus, RelayStatus},
         supervisor::Supervisor,
         trusted::TrustedProxy,
     },
@@ -63,6 +69,7 @@ pub struct RelayBuilder {
     authority: Arc<dyn Authority>,
     listen: Option<SocketAddr>,
     mem: Option<mem::Network>,
+    operator: OperatorState,
     pub(super) config: Config,
 }
 
@@ -74,6 +81,7 @@ impl Relay {
             authority,
             listen: None,
             mem: None,
+            operator: OperatorState::default(),
             config: Config::default(),
         }
     }
@@ -100,9 +108,7 @@ impl Relay {
 
     /// Who is connected, and what is bound. An error once the relay has ended.
     pub async fn status(&self) -> Result<RelayStatus, RelayEnded> {
-        let (reply, status) = oneshot::channel();
-        self.send(Command::Status(reply)).await;
-        status.await.map_err(|_| RelayEnded)
+        self.ask(Command::Status).await
     }
 
     /// Asks the authority again about every client: the revoked are ended, changed permissions take effect.
@@ -121,6 +127,75 @@ impl Relay {
     /// Changes which front ends' PROXY headers are read, for connections from now on. What is open goes on.
     pub fn set_trusted_proxies(&self, networks: Vec<TrustedProxy>) {
         self.shared.trusted_proxies.store(Arc::new(networks));
+    }
+
+    /// Reserves an instance with its ports for a client, all or nothing, in the place of what was reserved for it before. Ports that the
+    /// request leaves open are chosen.
+    ///
+    /// The client need not be there. What it has bound of the instance and is not as reserved is unbound, and the client is told.
+    pub async fn reserve(&self, request: ReservationRequest) -> Result<Reservation, OperateError> {
+        let reserved = self
+            .operate(|reply| Operation::Reserve(request, reply))
+            .await?;
+        Ok(reserved?)
+    }
+
+    /// Gives a reservation back and unbinds the instance. Returns whether there was one. A client whose own ports allow it may declare
+    /// the instance again.
+    pub async fn release(&self, instance: InstanceId) -> Result<bool, RelayEnded> {
+        self.operate(|reply| Operation::Release(instance, reply))
+            .await
+    }
+
+    /// Which players an instance takes from now on, whether it is there yet or not; `None` means all instances together, beside what
+    /// holds for each. Closing ends whoever is there.
+    pub async fn set_gate(
+        &self,
+        instance: Option<InstanceId>,
+        gate: Gate,
+    ) -> Result<(), RelayEnded> {
+        self.operate(|done| Operation::SetGate(instance, gate, done))
+            .await
+    }
+
+    /// Who may not play: these, and nobody else. Streams and flows of banned addresses end at once.
+    pub async fn set_bans(&self, bans: Vec<Ban>) -> Result<(), RelayEnded> {
+        self.operate(|done| Operation::SetBans(bans, done)).await
+    }
+
+    /// Who plays: streams and flows of all services. At most as many as the relay's limits allow.
+    pub async fn players(&self) -> Result<Vec<PlayerStatus>, RelayEnded> {
+        self.ask(Command::Players).await
+    }
+
+    /// Ends a player's stream with a reset, or forgets a flow. Returns whether there was one. The player may come back.
+    pub async fn end_player(&self, player: PlayerId) -> Result<bool, RelayEnded> {
+        self.operate(|reply| Operation::EndPlayer(player, reply))
+            .await
+    }
+
+    /// Ends the tunnel of a client, by its name. Returns whether there was one. The client may come back at once, and its players'
+    /// streams go on then.
+    pub async fn disconnect(&self, client: impl Into<String>) -> Result<bool, RelayEnded> {
+        let client = client.into();
+        self.operate(|reply| Operation::Disconnect(client, reply))
+            .await
+    }
+
+    async fn operate<T>(
+        &self,
+        operation: impl FnOnce(oneshot::Sender<T>) -> Operation,
+    ) -> Result<T, RelayEnded> {
+        self.ask(|reply| Command::Operate(operation(reply))).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, RelayEnded> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await;
+        answer.await.map_err(|_| RelayEnded)
     }
 
     /// Takes no new players, tells the clients so, waits at most `grace` for those who are there, says goodbye and ends.
@@ -180,6 +255,13 @@ impl RelayBuilder {
         self
     }
 
+    /// What the operator has said before, which holds from the first connection on. A reservation that clashes with one before it,
+    /// or that the relay's ports do not allow any more, is left out with a warning.
+    pub fn operator(mut self, said: OperatorState) -> Self {
+        self.operator = said;
+        self
+    }
+
     /// Replaces the default limits.
     pub const fn limits(mut self, limits: RelayLimits) -> Self {
         self.config.limits = limits;
@@ -233,7 +315,9 @@ impl RelayBuilder {
                 .map_err(|_| RelayStartError::NetworkInUse)?;
             accept::listen_mem(shared.clone(), accept);
         }
-        tokio::spawn(Supervisor::new(shared.clone()).run(received));
+        let mut supervisor = Supervisor::new(shared.clone());
+        supervisor.restore(self.operator);
+        tokio::spawn(supervisor.run(received));
         Ok(Relay {
             shared,
             local_addr,
@@ -246,6 +330,32 @@ impl RelayBuilder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the relay has ended")]
 pub struct RelayEnded;
+
+/// Why something that an operator wants was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperateError {
+    /// The relay has refused it.
+    #[error("{text}")]
+    Refused {
+        /// Why.
+        code: Code,
+        /// Why, in words.
+        text: String,
+        /// The public port that it is about, if it is about one.
+        port: Option<u16>,
+    },
+    /// There is no relay any more.
+    #[error(transparent)]
+    Ended(#[from] RelayEnded),
+}
+
+impl From<DeclareError> for OperateError {
+    fn from(refused: DeclareError) -> Self {
+        let DeclareError { code, text, port } = refused;
+        Self::Refused { code, text, port }
+    }
+}
 
 /// Why a relay did not start.
 #[derive(Debug, thiserror::Error)]

@@ -2,6 +2,7 @@
 
 mod front_end;
 pub(crate) mod open;
+pub(crate) mod players;
 pub(crate) mod replies;
 mod room;
 pub(crate) mod service;

@@ -1,12 +1,15 @@
 //! The bounds of a relay.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::Semaphore;
 
 use crate::{
     proto::stream::{TUNNEL_BUDGET, handover::LANE_RATE},
-    relay::limit::pending::Pending,
+    relay::limit::{bucket::TokenBucket, pending::Pending},
     transport::admission::AdmissionLimits,
     tunnel::{datagram::QueueLimits, stream::MEMORY},
 };
@@ -61,6 +64,12 @@ pub struct RelayLimits {
     /// How long a flow lives that nothing ever came back on. 10 s: longer than any game waits for its server's first
     /// packet, and short enough that a flood from forged addresses does not keep what it takes.
     pub unanswered_flow_time: Duration,
+    /// Bytes that one flow is sent, beside three times its own, until its address has answered an answer: before that it may be forged.
+    /// 1,200: any first answer of one packet, as RFC 9000 counts.
+    pub unproved_bytes: usize,
+    /// Bytes per second that all unproved addresses of one service are sent together. 1,250,000 (10 Mbit/s): thousands of server browsers,
+    /// and useless to who wants a flood.
+    pub unproved_rate: u64,
     /// Instances of one client. 256: as many game servers as a large node runs.
     pub instances_per_client: usize,
     /// Public sockets of one instance: ports, each of its protocols counted. 2,048: the largest range, over both.
@@ -114,6 +123,8 @@ impl Default for RelayLimits {
             flows: 131_072,
             flows_per_client: 65_536,
             unanswered_flow_time: crate::proto::flow::UNANSWERED,
+            unproved_bytes: 1200,
+            unproved_rate: 1_250_000,
             instances_per_client: 256,
             ports_per_instance: 2048,
             ports_per_client: 4096,
@@ -149,6 +160,12 @@ impl RelayLimits {
     /// A table of places for handshakes under way.
     pub(super) fn pending(&self) -> Arc<Pending> {
         Pending::new(self.handshakes, self.handshakes_per_source)
+    }
+
+    /// What unproved addresses of one service are sent together: a second's worth at once.
+    pub(super) fn unproved(&self) -> TokenBucket {
+        let bytes = u32::try_from(self.unproved_rate).unwrap_or(u32::MAX);
+        TokenBucket::new(bytes, bytes, Instant::now())
     }
 
     pub(super) const fn queues(&self) -> QueueLimits {

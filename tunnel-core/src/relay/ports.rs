@@ -9,14 +9,17 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    instance::InstanceId,
     proto::message::Code,
     relay::{
         clients::Serial,
+        declare_error::DeclareError,
+        entrance::{Ban, Entrance, Entrances, Gate},
         ingress::{
             open::{OpenError, OpenPorts, Sharding},
             service::{PublicService, Route},
         },
-        registry::{Action, Binding, Refusal},
+        registry::{Action, Binding},
         shared::Shared,
         tunnel::RelayTunnel,
     },
@@ -30,18 +33,12 @@ pub(crate) struct Ports {
     /// Services that were ended and whose sockets may still be open, with word of their closing.
     closing: Vec<(Binding, CancellationToken)>,
     sharding: Sharding,
+    /// Whom the operator lets in.
+    entrances: Entrances,
 }
 
 /// Ports that are open and not served yet, by what they are for.
 pub(crate) type Prepared = HashMap<Binding, OpenPorts>;
-
-/// Why a declaration is not carried out, as the client is told.
-#[derive(Debug)]
-pub(crate) struct DeclareError {
-    pub(crate) code: Code,
-    pub(crate) text: String,
-    pub(crate) port: Option<u16>,
-}
 
 impl Ports {
     /// None is open.
@@ -51,6 +48,7 @@ impl Ports {
             services: HashMap::new(),
             closing: Vec::new(),
             sharding: Sharding::new(),
+            entrances: Entrances::default(),
         }
     }
 
@@ -95,8 +93,13 @@ impl Ports {
                     Some(ports) => ports,
                     None => self.open(&binding).await?,
                 };
+                let entrance = Entrance::new(
+                    self.entrances.gate(&binding.instance),
+                    self.entrances.bans(&binding.instance, &service.name),
+                );
                 let route = Route::new(tunnel, service);
-                let served = ports.serve(&self.shared, binding.clone(), route).await;
+                let served = ports.serve(&self.shared, binding.clone(), route, entrance);
+                let served = served.await;
                 let served = served.map_err(|error| DeclareError {
                     code: Code::Internal,
                     text: error.to_string(),
@@ -105,14 +108,62 @@ impl Ports {
                 self.services.insert(binding, served);
             }
             Action::Route { binding, service } => {
+                let bans = self.entrances.bans(&binding.instance, &service.name);
                 let route = Route::new(tunnel, service);
                 if let Some(served) = self.services.get(&binding) {
+                    // Its name may be another one.
+                    served.set_bans(bans);
                     served.route.send_replace(Some(route));
                 }
             }
             Action::Unbind { binding } => self.close(&binding),
         }
         Ok(())
+    }
+
+    /// Moves the gate of an instance, also of one that is not there yet.
+    pub(crate) fn set_gate(&mut self, instance: &InstanceId, gate: Gate) {
+        self.entrances.set_gate(instance, gate);
+        self.move_gates(|it| it == instance);
+    }
+
+    /// Moves the gate of all instances together.
+    pub(crate) fn set_gate_of_all(&mut self, gate: Gate) {
+        self.entrances.set_gate_of_all(gate);
+        self.move_gates(|_| true);
+    }
+
+    fn move_gates(&self, which: impl Fn(&InstanceId) -> bool) {
+        for (binding, service) in &self.services {
+            if which(&binding.instance) {
+                service.set_gate(self.entrances.gate(&binding.instance));
+            }
+        }
+    }
+
+    /// Replaces the bans, and ends who is banned now.
+    pub(crate) fn set_bans(&mut self, bans: Vec<Ban>) {
+        self.entrances.set_bans(bans);
+        for (binding, service) in &self.services {
+            if let Some(name) = service.name() {
+                service.set_bans(self.entrances.bans(&binding.instance, &name));
+            }
+        }
+    }
+
+    /// The gate of an instance.
+    pub(crate) fn gate(&self, instance: &InstanceId) -> Gate {
+        self.entrances.gate(instance)
+    }
+
+    /// The service of a binding, if its ports are open.
+    pub(crate) fn get(&self, binding: &Binding) -> Option<&PublicService> {
+        self.services.get(binding).map(Arc::as_ref)
+    }
+
+    /// All services that are open.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<PublicService>> {
+        self.services.values()
     }
 
     /// Points the services of one tunnel at another of the same process, or at none.
@@ -138,7 +189,7 @@ impl Ports {
     }
 
     /// Opens ports. Where a service that was just ended had them, its tasks first let go of their sockets.
-    async fn open(&self, binding: &Binding) -> Result<OpenPorts, OpenError> {
+    pub(crate) async fn open(&self, binding: &Binding) -> Result<OpenPorts, OpenError> {
         let last = self
             .closing
             .iter()
@@ -181,27 +232,6 @@ impl Ports {
             }
         };
         drop(tokio::time::timeout(CLOSE_TIME, closed).await);
-    }
-}
-
-impl DeclareError {
-    /// What a client is told of our own failures.
-    pub(crate) fn internal() -> Self {
-        Self {
-            code: Code::Internal,
-            text: "the relay failed".into(),
-            port: None,
-        }
-    }
-}
-
-impl From<Refusal> for DeclareError {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            code: refusal.code(),
-            text: refusal.to_string(),
-            port: refusal.port(),
-        }
     }
 }
 

@@ -4,13 +4,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
-    instance::{InstanceId, PortClaims, PortRange, PortSet},
+    instance::{InstanceId, PortClaims, PortRange, PortSet, Protocol, ServiceName},
     key::PublicKey,
     proto::message::{Code, Revision, ServiceDeclaration},
+    relay::reservations::{
+        self, NotReserved, Reservation, ReservationRequest, Reservations, ReservedService,
+    },
 };
 
 /// All instances that the relay holds, of all clients.
@@ -26,6 +30,8 @@ pub(crate) struct Registry {
     owned: HashMap<PublicKey, Owned>,
     /// What an instance was before a declaration that has not been carried out yet.
     before: HashMap<InstanceId, Option<Held>>,
+    /// What the operator has reserved, whether its client is there or not.
+    reservations: Reservations,
     /// When an owner loses the instances that it has not declared again since its tunnel was lost or replaced.
     leases: HashMap<PublicKey, Instant>,
 }
@@ -43,6 +49,8 @@ pub(crate) struct OwnerLimits {
 #[derive(Debug)]
 struct Held {
     owner: PublicKey,
+    /// The owner's name, for which instances are reserved.
+    client: Arc<str>,
     /// Whether it was declared on the tunnel in use. Any other is held for the lease: the client may have removed it from its
     /// configuration while it had no tunnel to withdraw it on.
     is_confirmed: bool,
@@ -73,6 +81,7 @@ pub(crate) enum Change {
     /// A client wants an instance bound, or changed to this. `permitted` is what this client may have.
     Declare {
         owner: PublicKey,
+        client: Arc<str>,
         permitted: PortSet,
         instance: InstanceId,
         revision: Revision,
@@ -139,6 +148,23 @@ pub(crate) enum Refusal {
         "the client would have {wanted} ports, at most {most} are allowed (a port of both protocols counts twice)"
     )]
     TooManyPorts { wanted: usize, most: usize },
+    #[error("port {port} is reserved for instance {instance}")]
+    PortReserved {
+        port: PortRange,
+        instance: InstanceId,
+    },
+    #[error("instance {0} is reserved for another client")]
+    IdReserved(InstanceId),
+    #[error(
+        "the relay's operator has reserved instance {instance} with other services than {service} on port {port}"
+    )]
+    NotAsReserved {
+        instance: InstanceId,
+        service: ServiceName,
+        port: PortRange,
+    },
+    #[error("{0} ports in a row are not free in the relay's pool")]
+    PoolExhausted(u16),
     #[error("the instance has no service")]
     Empty,
     #[error("two services of the instance use port {0}")]
@@ -146,15 +172,30 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    fn not_reserved(instance: &InstanceId, not: NotReserved) -> Self {
+        let instance = instance.clone();
+        match not {
+            NotReserved::Client => Self::IdReserved(instance),
+            NotReserved::Service(service, port) => Self::NotAsReserved {
+                instance,
+                service,
+                port,
+            },
+        }
+    }
+
     /// The code that the client is told.
     pub(crate) const fn code(&self) -> Code {
         match self {
-            Self::NotPermitted(_) | Self::OutsideRelay(_) => Code::NotPermitted,
-            Self::PortInUse { .. } => Code::PortInUse,
-            Self::IdInUse(_) => Code::IdInUse,
-            Self::TooMany(_) | Self::InstanceTooLarge { .. } | Self::TooManyPorts { .. } => {
-                Code::Limit
+            Self::NotPermitted(_) | Self::OutsideRelay(_) | Self::NotAsReserved { .. } => {
+                Code::NotPermitted
             }
+            Self::PortInUse { .. } | Self::PortReserved { .. } => Code::PortInUse,
+            Self::IdInUse(_) | Self::IdReserved(_) => Code::IdInUse,
+            Self::TooMany(_)
+            | Self::InstanceTooLarge { .. }
+            | Self::TooManyPorts { .. }
+            | Self::PoolExhausted(_) => Code::Limit,
             Self::Empty | Self::PortTwice(_) => Code::ProtocolError,
         }
     }
@@ -165,8 +206,12 @@ impl Refusal {
             Self::NotPermitted(port)
             | Self::OutsideRelay(port)
             | Self::PortTwice(port)
+            | Self::NotAsReserved { port, .. }
+            | Self::PortReserved { port, .. }
             | Self::PortInUse { port, .. } => Some(port.first()),
             Self::IdInUse(_)
+            | Self::IdReserved(_)
+            | Self::PoolExhausted(_)
             | Self::TooMany(_)
             | Self::InstanceTooLarge { .. }
             | Self::TooManyPorts { .. }
@@ -188,6 +233,7 @@ impl Registry {
             taken: PortClaims::default(),
             owned: HashMap::new(),
             before: HashMap::new(),
+            reservations: Reservations::default(),
             leases: HashMap::new(),
         }
     }
@@ -197,6 +243,7 @@ impl Registry {
         match change {
             Change::Declare {
                 owner,
+                client,
                 permitted,
                 instance,
                 revision,
@@ -208,8 +255,15 @@ impl Registry {
                     // Also where this change is refused: what stood before stands.
                     held.is_confirmed = true;
                 }
-                self.check(&owner, &permitted, &instance, &services)?;
-                Ok(self.declare(owner, instance, revision, services))
+                self.check(&owner, &client, &permitted, &instance, &services)?;
+                let held = Held {
+                    owner,
+                    client,
+                    is_confirmed: true,
+                    revision,
+                    services,
+                };
+                Ok(self.declare(instance, held))
             }
             Change::Withdraw { owner, instance } => {
                 let owned = self
@@ -256,6 +310,74 @@ impl Registry {
     /// Whether the relay gives out these ports at all.
     pub(crate) fn gives_out(&self, ports: PortRange) -> bool {
         self.ports.covers(ports)
+    }
+
+    /// What a request would reserve, once every port that it leaves open is chosen; `excluded` ports are not to be had.
+    pub(crate) fn plan(
+        &self,
+        request: &ReservationRequest,
+        excluded: &PortSet,
+    ) -> Result<Reservation, Refusal> {
+        let (instance, client) = (&request.instance, &request.client);
+        if request.services.is_empty() {
+            return Err(Refusal::Empty);
+        }
+        if let Some(held) = self.instances.get(instance)
+            && *held.client != **client
+        {
+            return Err(Refusal::IdInUse(instance.clone()));
+        }
+        let before = self.reservations.get(instance);
+        let count = self.reservations.count_of(client);
+        if before.is_none_or(|it| it.client != *client) && count >= self.limits.instances {
+            return Err(Refusal::TooMany(count));
+        }
+        let pool = request.pool.intersection(&self.ports);
+        let is_excluded = |row: PortRange| excluded.ranges().iter().any(|it| it.overlaps(row));
+        let is_free =
+            |protocol, row| !is_excluded(row) && self.check_free(instance, protocol, row).is_ok();
+        let services = reservations::choose(request, &pool, before, is_free);
+        let services = services.map_err(Refusal::PoolExhausted)?;
+        let wanted = services.iter().map(|it| sockets_of(it.protocol, it.public));
+        let (wanted, most) = (wanted.sum(), self.limits.ports_per_instance);
+        if wanted > most {
+            return Err(Refusal::InstanceTooLarge { wanted, most });
+        }
+        for (at, service) in services.iter().enumerate() {
+            let (protocol, public) = (service.protocol, service.public);
+            if !self.ports.covers(public) {
+                return Err(Refusal::OutsideRelay(public));
+            }
+            let clashes =
+                |it: &ReservedService| it.protocol.overlaps(protocol) && it.public.overlaps(public);
+            if services[..at].iter().any(clashes) {
+                return Err(Refusal::PortTwice(public));
+            }
+            self.check_free(instance, protocol, public)?;
+        }
+        Ok(Reservation::new(instance.clone(), client.clone(), services))
+    }
+
+    /// Reserves what was planned, or was reserved before a restart.
+    pub(crate) fn reserve(&mut self, reservation: Reservation) {
+        self.reservations.enter(reservation);
+    }
+
+    /// Gives a reservation back. What is bound stays bound.
+    pub(crate) fn release_reservation(&mut self, instance: &InstanceId) -> Option<Reservation> {
+        self.reservations.remove(instance)
+    }
+
+    /// All reservations, sorted by instance.
+    pub(crate) fn reservations(&self) -> impl Iterator<Item = &Reservation> {
+        self.reservations.iter()
+    }
+
+    /// Whether what is bound of an instance is as it was reserved; `None` where nothing is reserved for it.
+    pub(crate) fn is_as_reserved(&self, instance: &InstanceId) -> Option<bool> {
+        let held = self.instances.get(instance)?;
+        let checked = (self.reservations).check(instance, &held.client, &held.services)?;
+        Some(checked.is_ok())
     }
 
     /// When the next lease ends.
@@ -306,12 +428,18 @@ impl Registry {
     fn check(
         &self,
         owner: &PublicKey,
+        client: &str,
         permitted: &PortSet,
         instance: &InstanceId,
         services: &[ServiceDeclaration],
     ) -> Result<(), Refusal> {
         if services.is_empty() {
             return Err(Refusal::Empty);
+        }
+        let reserved = self.reservations.check(instance, client, services);
+        let is_reserved = reserved.is_some();
+        if let Some(checked) = reserved {
+            checked.map_err(|not| Refusal::not_reserved(instance, not))?;
         }
         match self.instances.get(instance) {
             Some(held) if held.owner != *owner => return Err(Refusal::IdInUse(instance.clone())),
@@ -331,18 +459,32 @@ impl Registry {
             if !self.ports.covers(service.public) {
                 return Err(Refusal::OutsideRelay(service.public));
             }
-            if !permitted.covers(service.public) {
+            if !is_reserved && !permitted.covers(service.public) {
                 return Err(Refusal::NotPermitted(service.public));
             }
             if services[..i].iter().any(clash) {
                 return Err(Refusal::PortTwice(service.public));
             }
-            if let Some(holder) = self.holder(instance, service) {
-                return Err(Refusal::PortInUse {
-                    port: service.public,
-                    instance: holder.clone(),
-                });
-            }
+            self.check_free(instance, service.protocol, service.public)?;
+        }
+        Ok(())
+    }
+
+    /// Whether no other instance has these ports, bound or reserved.
+    fn check_free(
+        &self,
+        instance: &InstanceId,
+        protocol: Protocol,
+        port: PortRange,
+    ) -> Result<(), Refusal> {
+        let reserved = self.reservations.holder(instance, protocol, port);
+        if let Some(holder) = reserved {
+            let instance = holder.clone();
+            return Err(Refusal::PortReserved { port, instance });
+        }
+        if let Some(holder) = self.holder(instance, protocol, port) {
+            let instance = holder.clone();
+            return Err(Refusal::PortInUse { port, instance });
         }
         Ok(())
     }
@@ -368,13 +510,8 @@ impl Registry {
         Ok(())
     }
 
-    fn declare(
-        &mut self,
-        owner: PublicKey,
-        instance: InstanceId,
-        revision: Revision,
-        services: Vec<ServiceDeclaration>,
-    ) -> Vec<Action> {
+    fn declare(&mut self, instance: InstanceId, held: Held) -> Vec<Action> {
+        let services = &held.services;
         let bound: Vec<Binding> = self
             .instances
             .get(&instance)
@@ -396,7 +533,7 @@ impl Registry {
                 binding: binding.clone(),
             })
             .collect();
-        for (binding, service) in wanted.into_iter().zip(&services) {
+        for (binding, service) in wanted.into_iter().zip(services) {
             let service = service.clone();
             actions.push(if bound.contains(&binding) {
                 Action::Route { binding, service }
@@ -404,20 +541,19 @@ impl Registry {
                 Action::Bind { binding, service }
             });
         }
-        let held = Held {
-            owner,
-            is_confirmed: true,
-            revision,
-            services,
-        };
         let before = self.enter(instance.clone(), held);
         self.before.insert(instance, before);
         actions
     }
 
     /// Which other instance has a port that the service wants: of several the first by id.
-    fn holder(&self, instance: &InstanceId, service: &ServiceDeclaration) -> Option<&InstanceId> {
-        let holders = self.taken.holders(service.protocol, service.public);
+    fn holder(
+        &self,
+        instance: &InstanceId,
+        protocol: Protocol,
+        ports: PortRange,
+    ) -> Option<&InstanceId> {
+        let holders = self.taken.holders(protocol, ports);
         holders.filter(|id| *id != instance).min()
     }
 
@@ -492,11 +628,13 @@ impl Registry {
 
 /// Sockets that services take.
 fn sockets(services: &[ServiceDeclaration]) -> usize {
-    let of = |service: &ServiceDeclaration| {
-        let protocols = usize::from(service.protocol.tcp()) + usize::from(service.protocol.udp());
-        usize::from(service.public.count()) * protocols
-    };
+    let of = |service: &ServiceDeclaration| sockets_of(service.protocol, service.public);
     services.iter().map(of).sum()
+}
+
+fn sockets_of(protocol: Protocol, ports: PortRange) -> usize {
+    let protocols = usize::from(protocol.tcp()) + usize::from(protocol.udp());
+    usize::from(ports.count()) * protocols
 }
 
 /// How long a client whose tunnel stands again has for declaring its instances, where the lease is shorter: 10 s, the

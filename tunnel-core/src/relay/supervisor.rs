@@ -20,10 +20,11 @@ use crate::{
         authority::{Admission, Denial},
         bindings::{Bindings, Declaration, Unbound},
         clients::{self, Action, ClientTunnels, Path, Serial},
-        command::{Command, Newcomer},
-        ports::DeclareError,
+        command::{Command, Newcomer, Operation},
+        declare_error::DeclareError,
+        operator::OperatorState,
         shared::Shared,
-        status::{ConnectedClient, RelayStatus},
+        status::{ConnectedClient, PlayerStatus, RelayStatus},
         tunnel::RelayTunnel,
     },
     tunnel::{drain::Drain, supervise::caught},
@@ -87,6 +88,26 @@ impl Supervisor {
             clients: HashMap::new(),
             drain: None,
         }
+    }
+
+    /// Takes over what the operator has said before.
+    pub(crate) fn restore(&mut self, said: OperatorState) {
+        for reservation in said.reservations {
+            let instance = reservation.instance.clone();
+            if let Err(error) = self.bindings.restore(reservation) {
+                let text = format!(
+                    "instance {instance} is not reserved any more: {}",
+                    error.text
+                );
+                self.shared.emit(Event::Warning(text));
+            }
+        }
+        let ports = &mut self.bindings.ports;
+        for (instance, gate) in said.gates {
+            ports.set_gate(&instance, gate);
+        }
+        ports.set_gate_of_all(said.gate_of_all);
+        ports.set_bans(said.bans);
     }
 
     /// Runs until shutdown.
@@ -183,7 +204,10 @@ impl Supervisor {
                 self.bindings.set_ports(ports);
                 self.forbid();
             }
+            // Whoever has asked may be gone.
             Command::Status(reply) => drop(reply.send(self.status())),
+            Command::Players(reply) => drop(reply.send(self.players())),
+            Command::Operate(operation) => self.operate(operation).await,
             Command::Shutdown { grace, done } => self.drain(grace, done),
         }
     }
@@ -357,6 +381,47 @@ impl Supervisor {
         }
     }
 
+    /// Does what an operator wants. Who has asked may be gone by then: it is done all the same.
+    async fn operate(&mut self, operation: Operation) {
+        let ports = &mut self.bindings.ports;
+        match operation {
+            Operation::Reserve(request, reply) => {
+                let reserved = self.bindings.reserve(&request).await;
+                // What its client has bound may be something else.
+                self.forbid();
+                _ = reply.send(reserved);
+            }
+            Operation::Release(instance, reply) => {
+                let (was_reserved, gone) = self.bindings.release_reservation(&instance);
+                let text = "the relay's operator has removed the instance";
+                self.tell_unbound(gone.into_iter().collect(), Code::NotPermitted, text);
+                _ = reply.send(was_reserved);
+            }
+            Operation::SetGate(instance, gate, done) => {
+                match instance {
+                    Some(instance) => ports.set_gate(&instance, gate),
+                    None => ports.set_gate_of_all(gate),
+                }
+                _ = done.send(());
+            }
+            Operation::SetBans(bans, done) => {
+                ports.set_bans(bans);
+                _ = done.send(());
+            }
+            Operation::EndPlayer(player, reply) => {
+                let ended = ports.services().any(|service| service.end_player(player));
+                _ = reply.send(ended);
+            }
+            Operation::Disconnect(name, reply) => {
+                let named = |client: &&Client| client.admission.name == name;
+                let tunnels = self.clients.values().filter(named);
+                let tunnels: Vec<_> = tunnels.filter_map(Client::current).collect();
+                tunnels.iter().for_each(|tunnel| tunnel.interrupt());
+                _ = reply.send(!tunnels.is_empty());
+            }
+        }
+    }
+
     /// Releases what was held for long enough, and forgets the clients of which nothing is left.
     fn handle_timeout(&mut self) {
         self.bindings.handle_timeout(Instant::now());
@@ -469,13 +534,19 @@ impl Supervisor {
         let clients = self.clients.iter().map(|(key, client)| {
             let (name, tunnel) = (client.admission.name.clone(), client.current());
             let instances = self.bindings.instances_of(key);
-            ConnectedClient::new(*key, name, tunnel.as_deref(), instances)
+            ConnectedClient::new(*key, name, tunnel.as_deref(), instances.collect())
         });
         RelayStatus {
             clients: clients.collect(),
+            reservations: self.bindings.reservations().cloned().collect(),
             counters: self.shared.snapshot(),
             lane_congestion: self.shared.granted.congestion(),
         }
+    }
+
+    fn players(&self) -> Vec<PlayerStatus> {
+        let services = self.bindings.ports.services();
+        services.flat_map(|service| service.players()).collect()
     }
 
     /// Counts and reports that a declaration was refused. Returns what the client is told.

@@ -4,6 +4,7 @@ mod authority;
 mod handle;
 mod hostile;
 mod isolation;
+mod operator;
 mod processes;
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -44,6 +44,7 @@ pub(crate) struct RelayTunnel {
     pub(crate) process: ProcessId,
     pub(crate) name: Arc<str>,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) began: Instant,
     pub(crate) transport: Transport,
     pub(crate) quic: Option<quinn::Connection>,
     pub(crate) pool: LanePool,
@@ -206,6 +207,14 @@ impl RelayTunnel {
     pub(crate) fn tell(&self, message: Message) {
         if self.messages.try_send(message).is_err() {
             self.closed.cancel();
+        }
+    }
+
+    /// Ends the conversation with the client as a broken path would: it connects anew, and its streams go on there.
+    pub(crate) fn interrupt(&self) {
+        self.retired.cancel();
+        if let Some(quic) = &self.quic {
+            quic.close(quinn::VarInt::from_u32(0), b"");
         }
     }
 

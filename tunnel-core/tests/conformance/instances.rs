@@ -395,7 +395,10 @@ async fn the_relay_tells_what_is_bound(via: Via) {
     assert_eq!(known.transport, client.status().await.unwrap().transport);
     assert_eq!(known.instances.len(), 1);
     assert_eq!(known.instances[0].id.as_str(), "a");
-    assert_eq!(known.instances[0].services[0].public.first(), lab.port);
+    assert_eq!(
+        known.instances[0].services[0].declaration.public.first(),
+        lab.port
+    );
     assert_eq!(status.counters.tunnels, 1);
 }
 

@@ -93,6 +93,7 @@ pub(crate) async fn serve(
     metrics.streams_opened.one();
     let kind = StreamKind {
         metrics: metrics.clone(),
+        traffic: Arc::default(),
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),
         // The relay decides.

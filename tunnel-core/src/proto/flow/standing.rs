@@ -54,6 +54,10 @@ impl Talk {
         std::mem::replace(&mut self.asked, false)
     }
 
+    pub(super) const fn is_answered(self) -> bool {
+        self.answers > 0
+    }
+
     pub(super) const fn standing(self) -> Standing {
         match self.answers {
             0 => Standing::Unanswered,

@@ -34,7 +34,31 @@ pub struct Flow {
     pub key: FlowKey,
     /// A packet came back: the client knows the flow, and OPEN need not be sent any more.
     pub open_acknowledged: bool,
+    /// The player has sent something after it was answered: the address is not a forged one, unless who forges it goes on blindly.
+    pub is_proved: bool,
+    /// When its first packet came.
+    pub began: Instant,
+    /// Bytes of the player's packets.
+    pub received: u64,
+    /// Bytes of the game's answers that may pass.
+    pub sent: u64,
 }
+
+/// Why an answer may not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyDrop {
+    /// There is no such flow.
+    #[error("there is no such flow")]
+    Unknown,
+    /// It is more than an address is sent that has not proved to be the player's: see [`UNPROVED_FACTOR`].
+    #[error("more than an address is sent that has not proved to be the player's")]
+    Unproved,
+}
+
+/// Bytes that an address may be sent for each byte of its packets until it has been answered and has sent again. RFC 9000
+/// allows as much before an address is validated. Whoever forges a player's address must gain little by it.
+pub const UNPROVED_FACTOR: u64 = 3;
 
 /// What became of a player's packet that may pass.
 #[derive(Debug)]
@@ -50,6 +74,8 @@ pub struct Admitted<'a> {
 pub struct FlowTable {
     limits: FlowLimits,
     unanswered_life: Duration,
+    /// Bytes beyond [`UNPROVED_FACTOR`] times its own that an unproved address may be sent.
+    unproved: u64,
     by_key: HashMap<FlowKey, At>,
     by_id: HashMap<FlowId, At>,
     counts: Arc<FlowCounts>,
@@ -87,6 +113,7 @@ impl FlowTable {
         Self {
             limits,
             unanswered_life: UNANSWERED,
+            unproved: u64::MAX,
             by_key: HashMap::new(),
             by_id: HashMap::new(),
             counts,
@@ -104,25 +131,34 @@ impl FlowTable {
         self
     }
 
+    /// The same with at most so many bytes for an address that has not proved to be the player's, beside [`UNPROVED_FACTOR`]
+    /// times what it sent; otherwise there is no bound.
+    #[must_use]
+    pub const fn with_unproved(mut self, bytes: u64) -> Self {
+        self.unproved = bytes;
+        self
+    }
+
     /// Other limits from now on. Flows past a lowered cap stay until they end by themselves or make room.
     pub const fn set_limits(&mut self, limits: FlowLimits) {
         self.limits = limits;
     }
 
-    /// A packet came from a player. A flow that is not there yet is made, with an id from `allocate`.
+    /// A packet of `len` bytes came from a player. A flow that is not there yet is made, with an id from `allocate`.
     pub fn handle_player_packet(
         &mut self,
         now: Instant,
         key: FlowKey,
+        len: usize,
         allocate: impl FnOnce() -> FlowId,
     ) -> Result<Admitted<'_>, FlowDrop> {
         let (at, created) = if let Some(&at) = self.by_key.get(&key) {
-            self.handle_question(now, at);
             (at, false)
         } else {
             self.counts.take(key.address(), &self.limits)?;
             (self.insert(now, key, allocate()), true)
         };
+        self.handle_question(now, at, len);
         Ok(Admitted {
             flow: &self.entries[at].flow,
             created,
@@ -130,24 +166,41 @@ impl FlowTable {
     }
 
     /// A packet came from a player while no new ones are taken. `None` for a player who has no flow.
-    pub fn handle_known_packet(&mut self, now: Instant, key: &FlowKey) -> Option<&Flow> {
+    pub fn handle_known_packet(
+        &mut self,
+        now: Instant,
+        key: &FlowKey,
+        len: usize,
+    ) -> Option<&Flow> {
         let at = *self.by_key.get(key)?;
-        self.handle_question(now, at);
+        self.handle_question(now, at, len);
         Some(&self.entries[at].flow)
     }
 
-    /// A packet came back on a flow. `None` for a flow that is not there: drop the packet and count it.
-    pub fn handle_reply(&mut self, now: Instant, id: FlowId) -> Option<&Flow> {
-        let at = *self.by_id.get(&id)?;
+    /// A packet of `len` bytes came back on a flow. Where it may not pass, drop it and count it.
+    pub fn handle_reply(
+        &mut self,
+        now: Instant,
+        id: FlowId,
+        len: usize,
+    ) -> Result<&Flow, ReplyDrop> {
+        let at = *self.by_id.get(&id).ok_or(ReplyDrop::Unknown)?;
         self.touch(now, at, true);
         let entry = &mut self.entries[at];
+        let flow = &mut entry.flow;
+        let sent = flow.sent.saturating_add(len as u64);
+        let most = (flow.received.saturating_mul(UNPROVED_FACTOR)).saturating_add(self.unproved);
+        if !flow.is_proved && sent > most {
+            return Err(ReplyDrop::Unproved);
+        }
+        flow.sent = sent;
         if entry.talk.handle_reply() {
             let standing = entry.talk.standing();
             if standing != entry.standing || is_due(now, entry.since) {
                 self.stand(now, at, standing);
             }
         }
-        Some(&self.entries[at].flow)
+        Ok(&self.entries[at].flow)
     }
 
     /// Which of this table's flows would make room for one of this key that has no place; the least of several tables'
@@ -220,8 +273,10 @@ impl FlowTable {
     }
 
     /// The player has said something.
-    fn handle_question(&mut self, now: Instant, at: At) {
+    fn handle_question(&mut self, now: Instant, at: At, len: usize) {
         let entry = &mut self.entries[at];
+        entry.flow.is_proved |= entry.talk.is_answered();
+        entry.flow.received = entry.flow.received.saturating_add(len as u64);
         entry.talk.handle_question();
         if entry.standing == Standing::Unanswered && is_due(now, entry.since) {
             self.stand(now, at, Standing::Unanswered);
@@ -246,13 +301,16 @@ impl FlowTable {
                 id,
                 key,
                 open_acknowledged: false,
+                is_proved: false,
+                began: now,
+                received: 0,
+                sent: 0,
             },
             touched: now,
             talk: Talk::default(),
             standing: Standing::Unanswered,
             since: now,
         });
-        self.entries[at].talk.handle_question();
         self.by_key.insert(key, at);
         self.by_id.insert(id, at);
         self.enter_age(now, at);

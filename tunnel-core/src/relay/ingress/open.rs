@@ -3,7 +3,8 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
+    time::Instant,
 };
 
 use tokio::{
@@ -16,7 +17,9 @@ use crate::{
     proto::message::Code,
     relay::{
         directory::{FlowService, FlowShard},
+        entrance::Entrance,
         ingress::{
+            players::Streams,
             service::{OpenSockets, PublicService, Route, pause},
             shard::UdpShard,
             tcp::{self, Listener},
@@ -113,6 +116,7 @@ impl OpenPorts {
         shared: &Arc<Shared>,
         binding: Binding,
         route: Arc<Route>,
+        entrance: Entrance,
     ) -> io::Result<Arc<PublicService>> {
         let limits = route.service.flows;
         let cancelled = CancellationToken::new();
@@ -124,6 +128,10 @@ impl OpenPorts {
             listening: cancelled.child_token(),
             cancelled,
             closed: CancellationToken::new(),
+            entrance,
+            streams: Streams::default(),
+            unproved: Mutex::new(shared.config.limits.unproved()),
+            began: Instant::now(),
             flows: Arc::new(shared.directories.counts(&directory)),
             udp: OnceLock::new(),
         });

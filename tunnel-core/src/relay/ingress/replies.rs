@@ -9,7 +9,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    proto::{datagram::Kind, handshake::ProcessId},
+    proto::{datagram::Kind, flow::ReplyDrop, handshake::ProcessId},
     relay::{
         directory::{Destination, Directory, FlowShard},
         tunnel::RelayTunnel,
@@ -141,13 +141,14 @@ impl Replies {
             (Kind::Close, Some(shard)) => return shard.forget(self.process, head.flow),
             _ => return,
         }
-        let found = shard.and_then(|shard| {
-            let to = shard.destination(Instant::now(), self.process, head.flow)?;
-            Some((shard, to))
-        });
-        match found {
-            Some((shard, to)) => self.gather(shard, to, &payload),
-            None => self.reporter.metrics.drop_unknown_flow.one(),
+        let metrics = &self.reporter.metrics;
+        let Some(shard) = shard else {
+            return metrics.drop_unknown_flow.one();
+        };
+        match shard.destination(Instant::now(), self.process, head.flow, payload.len()) {
+            Ok(to) => self.gather(shard, to, &payload),
+            Err(ReplyDrop::Unproved) => metrics.drop_unproved.one(),
+            Err(_) => metrics.drop_unknown_flow.one(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A service whose public ports are open: what its TCP and UDP ports share, and the tunnel that its players use.
 
 use std::{
-    net::IpAddr,
-    sync::{Arc, OnceLock, Weak},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Instant,
 };
 
@@ -12,15 +12,21 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     event::{Crowded, Event, Limit},
+    instance::ServiceName,
     key::PublicKey,
     proto::{
+        datagram::FlowId,
         flow::{FlowCounts, FlowDrop, FlowKey},
         message::ServiceDeclaration,
     },
     relay::{
         directory::{FlowService, FlowShard},
+        entrance::{Bans, Entrance, Gate},
+        ingress::players::{PlayerId, Streams},
+        limit::bucket::TokenBucket,
         registry::Binding,
         shared::Shared,
+        status::{PlayerStatus, ServiceStatus},
         tunnel::RelayTunnel,
     },
 };
@@ -39,6 +45,14 @@ pub(crate) struct PublicService {
     pub(crate) cancelled: CancellationToken,
     /// Cancelled when the last socket is closed. Then the ports can be opened again.
     pub(crate) closed: CancellationToken,
+    /// Whom the operator lets in.
+    pub(crate) entrance: Entrance,
+    /// Who is connected over TCP.
+    pub(crate) streams: Streams,
+    /// Bounds what addresses are sent together that have not proved to be players'.
+    pub(crate) unproved: Mutex<TokenBucket>,
+    /// When its ports were opened.
+    pub(crate) began: Instant,
     /// Counts its flows over all shards.
     pub(crate) flows: Arc<FlowCounts>,
     pub(super) udp: OnceLock<Vec<Weak<dyn FlowShard>>>,
@@ -62,6 +76,105 @@ impl PublicService {
     /// The route in force, if the client has a tunnel.
     pub(crate) fn route(&self) -> Option<Arc<Route>> {
         self.route.borrow().clone()
+    }
+
+    /// Whether new players are led to this route.
+    pub(crate) fn takes_players(&self, shared: &Shared, route: &Route) -> bool {
+        self.entrance.gate() == Gate::Open && route.takes_players(shared)
+    }
+
+    /// Moves the gate. Where it closes, whoever is there is ended.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.entrance.set_gate(gate);
+        if gate == Gate::Closed {
+            self.end_players(|_| true);
+        }
+    }
+
+    /// Ends those who are banned now.
+    pub(crate) fn set_bans(&self, bans: Bans) {
+        self.entrance.set_bans(bans);
+        self.end_players(|address| self.entrance.is_banned(address));
+    }
+
+    /// Ends the streams and flows of these addresses.
+    fn end_players(&self, whose: impl Fn(IpAddr) -> bool) {
+        let streams = self.streams.list();
+        for stream in streams.iter().filter(|it| whose(it.player.ip())) {
+            stream.cancelled.cancel();
+        }
+        for shard in self.shards() {
+            for flow in shard.list() {
+                if whose(flow.key.player().ip()) {
+                    shard.end_flow(flow.id);
+                }
+            }
+        }
+    }
+
+    /// Ends one stream or flow. Returns whether there was one.
+    pub(crate) fn end_player(&self, player: PlayerId) -> bool {
+        match player {
+            PlayerId::Stream(id) => {
+                let stream = self.streams.get(id);
+                stream.is_some_and(|stream| {
+                    stream.cancelled.cancel();
+                    true
+                })
+            }
+            PlayerId::Flow(id) => self.shards().any(|shard| shard.end_flow(FlowId(id))),
+        }
+    }
+
+    /// What the client calls it, while that has a tunnel.
+    pub(crate) fn name(&self) -> Option<ServiceName> {
+        let route = self.route.borrow();
+        route.as_ref().map(|route| route.service.name.clone())
+    }
+
+    /// Who plays, and how much has passed.
+    pub(crate) fn status(&self, declaration: ServiceDeclaration) -> ServiceStatus {
+        let (received, sent) = self.streams.traffic();
+        let flows = self.shards().map(|shard| shard.totals());
+        let flows = flows.reduce(|a, b| a + b).unwrap_or_default();
+        ServiceStatus {
+            declaration,
+            bound: self.began.elapsed(),
+            streams: self.streams.len(),
+            flows: flows.flows,
+            received: received + flows.received,
+            sent: sent + flows.sent,
+        }
+    }
+
+    /// Who is connected, over TCP first.
+    pub(crate) fn players(&self) -> impl Iterator<Item = PlayerStatus> {
+        let (instance, service) = (self.binding.instance.clone(), self.name());
+        let first = self.binding.public.first();
+        let streams = self.streams.list().into_iter().map(|it| {
+            let ids = (PlayerId::Stream(it.id), it.player, it.local);
+            let traffic = (it.traffic.read.get(), it.traffic.written.get());
+            (ids, it.began, traffic)
+        });
+        let flows = self.shards().flat_map(|shard| shard.list()).map(move |it| {
+            let port = first + it.key.port_index();
+            let public = SocketAddr::new(it.key.local(), port);
+            let ids = (PlayerId::Flow(it.id.0), it.key.player(), public);
+            (ids, it.began, (it.received, it.sent))
+        });
+        let all = streams.chain(flows);
+        all.map(
+            move |((id, player, public), began, (received, sent))| PlayerStatus {
+                id,
+                instance: instance.clone(),
+                service: service.clone(),
+                player,
+                public,
+                age: began.elapsed(),
+                received,
+                sent,
+            },
+        )
     }
 
     /// Whether the client has a tunnel and a datagram of some player has passed since then.
@@ -91,11 +204,7 @@ impl PublicService {
         if !shared.notices.is_due(now, (limit, address, port)) {
             return;
         }
-        let service = self
-            .route
-            .borrow()
-            .as_ref()
-            .map(|it| it.service.name.clone());
+        let service = self.name();
         shared.emit(Event::Crowded(Crowded {
             instance: self.binding.instance.clone(),
             service,
@@ -119,7 +228,7 @@ impl Route {
     }
 
     /// Whether new players may take it.
-    pub(crate) fn takes_players(&self, shared: &Shared) -> bool {
+    fn takes_players(&self, shared: &Shared) -> bool {
         !shared.draining.is_cancelled() && !self.tunnel.draining.is_cancelled()
     }
 }

@@ -19,11 +19,11 @@ use crate::{
     metrics::{Level, Metrics},
     proto::{
         datagram::{DatagramHead, FlowId, Kind},
-        flow::{Flow, FlowDrop, FlowKey, FlowTable, Rank},
+        flow::{Flow, FlowDrop, FlowKey, FlowTable, Rank, ReplyDrop},
         handshake::ProcessId,
     },
     relay::{
-        directory::{Destination, Directory, FlowShard},
+        directory::{Destination, Directory, FlowShard, FlowTotals},
         ingress::service::{OpenSockets, PublicService, Route},
         shared::Shared,
     },
@@ -57,6 +57,9 @@ pub(super) struct Flows {
     counted: Level,
     /// The client's process that knows the flows.
     process: Option<ProcessId>,
+    /// Bytes that have passed, of all flows that there ever were.
+    received: u64,
+    sent: u64,
     /// The service has ended: a flow that is added would never be removed.
     has_ended: bool,
 }
@@ -89,7 +92,9 @@ impl UdpShard {
         open: Arc<OpenSockets>,
     ) -> io::Result<Self> {
         let directory = shared.directory(service.owner);
-        let unanswered = shared.config.limits.unanswered_flow_time;
+        let limits_of_all = &shared.config.limits;
+        let unanswered = limits_of_all.unanswered_flow_time;
+        let unproved = limits_of_all.unproved_bytes as u64;
         let is_v6 = shared.config.public_bind.is_ipv6();
         let sockets = sockets.into_iter().map(|socket| {
             let state = UdpSocketState::new((&socket).into())?;
@@ -106,9 +111,11 @@ impl UdpShard {
             service,
             sockets: sockets.collect::<io::Result<_>>()?,
             flows: Mutex::new(Flows {
-                table: table.with_unanswered(unanswered),
+                table: (table.with_unanswered(unanswered)).with_unproved(unproved),
                 counted,
                 process: None,
+                received: 0,
+                sent: 0,
                 has_ended: false,
             }),
             order: Mutex::default(),
@@ -123,6 +130,7 @@ impl UdpShard {
         self: &Arc<Self>,
         now: Instant,
         key: FlowKey,
+        len: usize,
         route: &Route,
     ) -> Result<(FlowId, bool), PacketDrop> {
         let mut flows = lock(&self.flows);
@@ -130,22 +138,26 @@ impl UdpShard {
             return Err(PacketDrop::Ended);
         }
         flows.open_again_for(now, route.tunnel.process);
-        if !route.takes_players(&self.shared) {
-            let known = flows.table.handle_known_packet(now, &key);
-            let flow = known.ok_or(PacketDrop::Draining)?;
-            return Ok((flow.id, flow.open_acknowledged));
+        if let Some(known) = flows.table.handle_known_packet(now, &key, len) {
+            let (id, answered) = (known.id, known.open_acknowledged);
+            flows.received += len as u64;
+            return Ok((id, answered));
+        }
+        if self.service.entrance.is_banned(key.player().ip()) {
+            return Err(PacketDrop::Banned);
+        }
+        if !self.service.takes_players(&self.shared, route) {
+            return Err(PacketDrop::Draining);
         }
         let allocate = || FlowId(self.shared.next_flow());
-        let admitted = (flows.table).handle_player_packet(now, key, allocate);
-        let admitted = admitted.map_err(PacketDrop::Full)?;
-        let (id, answered) = (admitted.flow.id, admitted.flow.open_acknowledged);
-        if admitted.created {
-            self.shared.metrics.flows_opened.one();
-            flows.count();
-            self.directory.insert(id, self.clone());
-            self.created.notify_one();
-        }
-        Ok((id, answered))
+        let admitted = (flows.table).handle_player_packet(now, key, len, allocate);
+        let id = admitted.map_err(PacketDrop::Full)?.flow.id;
+        flows.received += len as u64;
+        self.shared.metrics.flows_opened.one();
+        flows.count();
+        self.directory.insert(id, self.clone());
+        self.created.notify_one();
+        Ok((id, false))
     }
 
     /// Follows the removal of a flow from the table.
@@ -167,21 +179,59 @@ impl UdpShard {
 }
 
 impl FlowShard for UdpShard {
-    fn destination(&self, now: Instant, process: ProcessId, id: FlowId) -> Option<Destination> {
+    fn destination(
+        &self,
+        now: Instant,
+        process: ProcessId,
+        id: FlowId,
+        len: usize,
+    ) -> Result<Destination, ReplyDrop> {
         let destination = {
             let mut flows = lock(&self.flows);
             if flows.process != Some(process) {
-                return None;
+                return Err(ReplyDrop::Unknown);
             }
-            let flow = flows.table.handle_reply(now, id)?;
-            Destination {
+            let flow = flows.table.handle_reply(now, id, len)?;
+            if !flow.is_proved && !lock(&self.service.unproved).take(len as u32, now) {
+                return Err(ReplyDrop::Unproved);
+            }
+            let destination = Destination {
                 player: flow.key.player(),
                 local: flow.key.local(),
                 port: usize::from(flow.key.port_index()),
-            }
+            };
+            flows.sent += len as u64;
+            destination
         };
         fault!("an answer to {}", self.service.binding.public);
-        Some(destination)
+        Ok(destination)
+    }
+
+    fn list(&self) -> Vec<Flow> {
+        lock(&self.flows).table.iter().copied().collect()
+    }
+
+    fn end_flow(&self, id: FlowId) -> bool {
+        let _order = lock(&self.order);
+        let mut flows = lock(&self.flows);
+        let Some(flow) = flows.table.remove(id) else {
+            return false;
+        };
+        self.forgotten(&mut flows, id);
+        drop(flows);
+        if let Some(route) = self.service.route() {
+            route.send_close(&flow, &mut BytesMut::new());
+        }
+        true
+    }
+
+    fn totals(&self) -> FlowTotals {
+        let flows = lock(&self.flows);
+        FlowTotals {
+            flows: flows.table.len(),
+            received: flows.received,
+            sent: flows.sent,
+        }
     }
 
     fn forget(&self, process: ProcessId, id: FlowId) {
@@ -249,6 +299,8 @@ impl FlowShard for UdpShard {
 pub(super) enum PacketDrop {
     /// The service has ended.
     Ended,
+    /// The operator has banned the address.
+    Banned,
     Draining,
     Full(FlowDrop),
 }
@@ -257,6 +309,7 @@ impl PacketDrop {
     pub(super) fn count(&self, metrics: &Metrics) {
         match self {
             Self::Ended => {}
+            Self::Banned => metrics.banned.one(),
             Self::Draining => metrics.drop_draining.one(),
             Self::Full(FlowDrop::AddressFull) => metrics.drop_address_cap.one(),
             Self::Full(FlowDrop::ServiceFull) => metrics.drop_service_cap.one(),

@@ -16,8 +16,10 @@ use crate::{
     metrics::{Counter, Gauge},
     proto::flow::by_prefix,
     relay::{
+        entrance::Gate,
         ingress::{
             front_end::{self, Introduced},
+            players::LiveStream,
             service::{OpenSockets, PublicService, Route},
         },
         limit::shares::Share,
@@ -53,8 +55,12 @@ pub(crate) async fn serve(
         if socket::tune_accepted(&socket).is_err() {
             continue;
         }
-        // Permits are taken after the accept: idle listeners must not hold those that busy ones need.
         let is_front_end = shared.is_front_end(player.ip());
+        if !is_front_end && service.entrance.is_banned(player.ip()) {
+            shared.metrics.banned.one();
+            continue;
+        }
+        // Permits are taken after the accept: idle listeners must not hold those that busy ones need.
         let counted = (!is_front_end).then(|| player.ip());
         let held = match hold(&shared, &service, counted) {
             Ok(held) => held,
@@ -191,6 +197,18 @@ async fn serve_player(
         player,
         local,
     };
+    // Who comes through a front end is known by now.
+    if service.entrance.is_banned(player.ip()) {
+        return shared.metrics.banned.one();
+    }
+    let entered = service.streams.enter(LiveStream {
+        id: shared.next_flow(),
+        player: who.player,
+        local: who.local,
+        began: Instant::now(),
+        traffic: Arc::default(),
+        cancelled: service.cancelled.child_token(),
+    });
     let OpenedStream {
         mut resumption,
         channel,
@@ -201,14 +219,19 @@ async fn serve_player(
             Ok(taken) => taken,
             Err(counter) => return counter.one(),
         },
-        () = service.cancelled.cancelled() => return,
+        () = entered.stream.cancelled.cancelled() => return,
     };
+    // Closing the gate has ended whoever was there: not a player who came in at that moment.
+    if service.entrance.gate() == Gate::Closed || service.entrance.is_banned(who.player.ip()) {
+        return;
+    }
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
     let kind = StreamKind {
         metrics: shared.metrics.clone(),
+        traffic: entered.stream.traffic.clone(),
         direction: Direction::FromPlayer,
-        cancelled: service.cancelled.clone(),
+        cancelled: entered.stream.cancelled.clone(),
         lane_rate: shared.config.limits.lane_rate,
     };
     let carrier = resumption.carrier();
@@ -267,7 +290,7 @@ async fn open<'a>(
                 None => &metrics.stream_no_tunnel,
             });
         };
-        if !route.takes_players(shared) {
+        if !service.takes_players(shared, &route) {
             return Err(&metrics.stream_draining);
         }
         let tunnel = route.tunnel.clone();

@@ -112,7 +112,7 @@ impl UdpShard {
         let mut rounds = 0;
         let (_order, (id, answered)) = loop {
             let order = lock(&self.order);
-            let full = match self.pass(now, key, route) {
+            let full = match self.pass(now, key, payload.len(), route) {
                 Ok(passed) => break (order, passed),
                 Err(PacketDrop::Full(full)) => full,
                 Err(refusal) => return refusal.count(metrics),

@@ -35,6 +35,7 @@ fn service(id: u32, name: &str, protocol: Protocol, ports: &str) -> ServiceDecla
 fn declare(by: u8, instance: &str, services: Vec<ServiceDeclaration>) -> Change {
     Change::Declare {
         owner: owner(by),
+        client: format!("client-{by}").into(),
         permitted: PortSet::all(),
         instance: instance.parse().unwrap(),
         revision: Revision(1),

@@ -5,7 +5,7 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    metrics::Metrics,
+    metrics::{Metrics, Traffic},
     proto::{
         session::DEAD_AFTER,
         stream::{
@@ -37,6 +37,8 @@ pub(crate) struct Carrier {
 #[derive(Debug, Clone)]
 pub(crate) struct StreamKind {
     pub(crate) metrics: Arc<Metrics>,
+    /// Counts the bytes of this stream alone.
+    pub(crate) traffic: Arc<Traffic>,
     /// Counts what the socket sends and what it is sent.
     pub(crate) direction: Direction,
     /// Ends the stream with a reset on both sides: its service is gone.

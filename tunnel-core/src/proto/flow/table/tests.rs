@@ -39,7 +39,7 @@ impl World {
                 self.next += 1;
                 FlowId(self.next)
             };
-            match self.table.handle_player_packet(now, key, allocate) {
+            match self.table.handle_player_packet(now, key, 0, allocate) {
                 Ok(admitted) => return Ok((admitted.flow.id.0, evicted)),
                 Err(full) => {
                     let rank = self.table.victim(now, full, &key);
@@ -66,8 +66,8 @@ impl World {
     fn reply(&mut self, ms: u64, id: u64) -> bool {
         let now = self.at(ms);
         self.table
-            .handle_reply(now, FlowId(id))
-            .is_some_and(|flow| flow.open_acknowledged)
+            .handle_reply(now, FlowId(id), 0)
+            .is_ok_and(|flow| flow.open_acknowledged)
     }
 
     fn expired(&mut self, ms: u64) -> Vec<u64> {
@@ -98,7 +98,9 @@ fn packets_of_one_player_are_one_flow() {
     ] {
         let key = FlowKey::new(player.parse().unwrap(), local.into(), port_index);
         let now = world.start;
-        let admitted = world.table.handle_player_packet(now, key, || FlowId(100));
+        let admitted = world
+            .table
+            .handle_player_packet(now, key, 0, || FlowId(100));
         assert!(admitted.unwrap().created);
         world.table.remove(FlowId(100));
     }
@@ -401,9 +403,9 @@ fn time_may_jump() {
     let key = FlowKey::new("192.0.2.9:1".parse().unwrap(), [198, 51, 100, 1].into(), 0);
     world
         .table
-        .handle_player_packet(past, key, || FlowId(50))
+        .handle_player_packet(past, key, 0, || FlowId(50))
         .unwrap();
-    assert!(world.table.handle_reply(past, FlowId(1)).is_some());
+    assert!(world.table.handle_reply(past, FlowId(1), 0).is_ok());
     assert_eq!(world.table.poll_expired(past), None);
     world.expired(1 << 40);
     assert!(world.table.is_empty());
@@ -616,7 +618,7 @@ fn tables_of_one_service_share_its_caps() {
             FlowId(next)
         };
         let now = start + Duration::from_millis(ms);
-        let admitted = table.handle_player_packet(now, key(player), allocate);
+        let admitted = table.handle_player_packet(now, key(player), 0, allocate);
         admitted.map(|it| it.flow.id.0)
     };
     let [near, far] = &mut tables;
