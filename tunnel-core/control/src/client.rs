@@ -1,4 +1,4 @@
-//! The other side of an API: a client whose answers are types, whose errors are [`Problem`]s, and which waits and reads no more
+//! The other side of an API: a client whose answers are types, whose errors are [`Problem`](crate::problem::Problem)s, and which waits and reads no more
 //! than it says.
 
 mod error;

@@ -89,6 +89,23 @@ impl Ring {
         }
     }
 
+    /// An empty one, with a name that no other process has.
+    pub fn of_this_process() -> Self {
+        let mut bytes = [0; 8];
+        if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+            // It only has to differ from that of the process before.
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            bytes = since
+                .unwrap_or_default()
+                .as_micros()
+                .to_be_bytes()
+                .last_chunk()
+                .copied()
+                .unwrap_or_default();
+        }
+        Self::new(format!("{:016x}", u64::from_be_bytes(bytes)))
+    }
+
     /// Tells everybody who reads. Never waits. What cannot be written as JSON, or is larger than events may be, is told without
     /// its data.
     pub fn publish(&self, kind: &str, data: &impl Serialize) {

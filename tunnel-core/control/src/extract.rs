@@ -12,12 +12,15 @@ use hyper::{
     header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH},
     http::request::Parts,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::error::Category;
 
 use crate::problem::{Kind, Problem};
 
-/// A body of JSON, and an answer of it. Types that are read refuse what they do not know
+/// A body of JSON, an object; and an answer of JSON. Types that are read refuse what they do not know
 /// (`#[serde(deny_unknown_fields)]`).
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(pub T);
@@ -174,6 +177,13 @@ fn unreadable(rejection: &BytesRejection) -> Problem {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // A list would be taken for an object whose keys are left out.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => Problem::invalid("", "expected an object"),
+            Err(error) => wrong(String::new(), &error),
+        });
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let place = pointer(error.path());
@@ -247,12 +257,16 @@ mod tests {
             .unwrap_err();
         assert!(unknown.is(Kind::Invalid), "{unknown}");
         assert_eq!(unknown.errors[0].pointer.as_deref(), Some("/parts/0/nmae"));
+        for list in [r#"["a"]"#, "7", "null", "\"a\""] {
+            let problem = read(list, media).await.unwrap_err();
+            assert!(problem.is(Kind::Invalid), "{list}: {problem}");
+        }
         for malformed in [
             "",
             "{",
             "nonsense",
             r#"{"name":"a"} trailing"#,
-            "\"\\ud800\"",
+            r#"{"name":"\ud800"}"#,
             "{\"name\":\"\u{0}\"}",
         ] {
             let problem = read(malformed, media).await.unwrap_err();

@@ -8,6 +8,7 @@
 //! | [`listen`], [`tls`] | where requests come in: TCP or a Unix socket, with TLS from files |
 //! | [`server`] | routes become a service that is bounded in every direction and that writes down each change |
 //! | [`events`] | what happens, as server-sent events that can be resumed |
+//! | [`model`] | what the APIs speak of, as types of both sides |
 //! | [`prometheus`] | counters as text |
 //! | [`client`] | the other side: a typed client |
 //!
@@ -44,6 +45,7 @@ pub mod client;
 pub mod events;
 pub mod extract;
 pub mod listen;
+pub mod model;
 pub mod problem;
 pub mod prometheus;
 pub mod server;

@@ -1,12 +1,6 @@
 //! Where requests come in: a TCP port or a Unix socket.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc};
 
 use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
@@ -186,9 +180,10 @@ mod unix {
             fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::{UnixListener as StdListener, UnixStream as StdStream},
         },
+        path::{Path, PathBuf},
     };
 
-    use super::{Address, ListenError, Path, PathBuf, UnixListener, io};
+    use super::{Address, ListenError, UnixListener, io};
 
     /// The socket's file; dropped, it is removed, unless another one has taken its place.
     #[derive(Debug)]
