@@ -63,7 +63,7 @@ async fn serve(setup: Arc<Setup>, join: Option<(IdentityDir, JoinString)>) -> Re
     let mut running = warned(setup.load().map_err(Stop::invalid)?);
     let client = start(&running)?;
     // Taken at once, so that nothing that happens is missed.
-    let events = client.events();
+    let mut events = client.events();
     notify::ready(status(&client).await);
     let reload = Notify::new();
     let serving = async {
@@ -73,7 +73,11 @@ async fn serve(setup: Arc<Setup>, join: Option<(IdentityDir, JoinString)>) -> Re
                 read_again(&setup, &mut running, &client).await;
             }
         };
-        let report = observe::report(events, || client.metrics(), async || status(&client).await);
+        let report = observe::report(
+            &mut events,
+            || client.metrics(),
+            async || status(&client).await,
+        );
         let ready = async {
             bound(&client).await;
             print::announce("ready");

@@ -445,6 +445,14 @@ impl<'a> Value<'a> {
             })
     }
 
+    /// `true` or `false`.
+    pub fn boolean(&self) -> Result<bool, Fault> {
+        match self.value {
+            DeValue::Boolean(value) => Ok(*value),
+            other => Err(wrong_type("true or false", other)),
+        }
+    }
+
     /// A whole number or a string, such as a port or a range of them, as text.
     pub fn number_or_text(&self) -> Result<String, Fault> {
         plain(self.value).ok_or_else(|| wrong_type("a number or a string in quotes", self.value))

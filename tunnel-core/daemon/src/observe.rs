@@ -11,7 +11,7 @@ use crate::{log, notify, runtime};
 
 /// Logs events as they come and what the counters have done each minute, and tells systemd the status after each event.
 pub async fn report(
-    mut events: Events,
+    events: &mut Events,
     counters: impl Fn() -> Snapshot,
     status: impl AsyncFn() -> String,
 ) -> Infallible {
@@ -20,7 +20,7 @@ pub async fn report(
     loop {
         tokio::select! {
             _ = minute.tick() => summary.log(counters()),
-            () = log_next(&mut events) => notify::status(status().await),
+            () = log_next(events) => notify::status(status().await),
         }
     }
 }

@@ -33,6 +33,36 @@ pub fn block_on<T>(task: impl Future<Output = T>) -> io::Result<T> {
     Ok(outcome)
 }
 
+/// Runs a task in a thread and a runtime of its own, which leave the processor to who carries players: work for operators comes
+/// in bursts, and waits where both want a core.
+pub fn beside<T>(name: &str, task: impl FnOnce() -> T + Send + 'static) -> io::Result<()>
+where
+    T: Future<Output = ()>,
+{
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread
+        .spawn(move || {
+            yield_to_others();
+            runtime.block_on(task());
+            runtime.shutdown_background();
+        })
+        .map(drop)
+}
+
+/// Takes less of the processor than other threads of the process, where both want it.
+fn yield_to_others() {
+    // A thread's own on Linux; elsewhere it would be the whole process's.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(NICE) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
+/// A fifth of the processor's time where another thread wants all of it.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 7;
+
 /// How many threads there are: those asked for, or what was measured to be best for this number of cores.
 fn threads(wanted: Option<usize>, cores: usize) -> usize {
     match wanted {
