@@ -5,7 +5,9 @@ mod clients;
 mod config_file;
 mod init;
 mod invite;
+mod list_format;
 mod run;
+mod tokens;
 
 use adit_daemon::{
     exit::{self, Stop},
@@ -46,6 +48,7 @@ enum Command {
     Check(check::Arguments),
     Invite(invite::Arguments),
     Clients(clients::Arguments),
+    Tokens(tokens::Arguments),
     /// Write completions for a shell to stdout.
     #[command(after_help = "\
 Example:
@@ -65,6 +68,7 @@ pub(crate) fn run(cli: Cli) -> Result<(), Stop> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Invite(arguments) => invite::run(arguments),
         Command::Clients(arguments) => clients::run(arguments),
+        Command::Tokens(arguments) => tokens::run(arguments),
         Command::Completions { shell } => Ok(exit::completions::<Cli>(shell)?),
     }
 }

@@ -1,8 +1,10 @@
 //! `relay.toml`: one row per key.
 
+mod admin;
 mod client;
 pub(crate) mod limits;
 
+pub(crate) use admin::AdminConfig;
 pub(crate) use client::{ClientName, FileClient};
 
 use std::{
@@ -44,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) clients: Vec<FileClient>,
     /// The engine's bounds.
     pub(crate) limits: RelayLimits,
+    /// The admin API, if there is one.
+    pub(crate) admin: Option<AdminConfig>,
 }
 
 impl Config {
@@ -87,6 +91,7 @@ impl Config {
             grace: relay.grace.unwrap_or(config::DEFAULT_GRACE),
             clients,
             limits: raw.limits,
+            admin: raw.admin.and_then(|admin| admin.validate(reader)),
         })
     }
 }
@@ -114,6 +119,7 @@ struct RawFile {
     relay: Option<RawRelay>,
     clients: Vec<RawClient>,
     limits: RelayLimits,
+    admin: Option<admin::RawAdmin>,
 }
 
 #[derive(Default)]
@@ -158,6 +164,12 @@ const ROOT: &[Key<RawFile>] = &[
     Key::optional("limits", |file, value, reader| {
         let section = value.section("[limits]")?;
         reader.fill(&section, limits::KEYS, &mut file.limits);
+        Ok(())
+    }),
+    Key::optional("admin", |file, value, reader| {
+        let section = value.section("[admin]")?;
+        let admin = file.admin.insert(admin::RawAdmin::default());
+        reader.fill(&section, admin::KEYS, admin);
         Ok(())
     }),
 ];

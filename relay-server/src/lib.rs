@@ -3,6 +3,7 @@
 //! The program is [`main`]. It is a library only so that `fuzz/checks` reaches its parsers.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod commands;
 mod config;
 #[doc(hidden)]

@@ -1,9 +1,9 @@
 //! `relay-server clients`: who may connect, and ending that.
 
 use adit_daemon::{exit::Stop, print};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
-use super::config_file::ConfigFile;
+use super::{config_file::ConfigFile, list_format::ListFormat};
 use crate::{
     config::{ClientName, Config},
     operate::clients::{self as operate, RevokeError},
@@ -46,14 +46,6 @@ Example:
         #[command(flatten)]
         config: ConfigFile,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ListFormat {
-    /// Columns for people.
-    Table,
-    /// A JSON array of objects.
-    Json,
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<(), Stop> {

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, path::Path, sync::Arc, time::Duration};
 
+use adit_control::events::Ring;
 use adit_daemon::{
     exit::Stop,
     notify, observe, print, runtime,
@@ -9,12 +10,17 @@ use adit_daemon::{
     signal::Signals,
 };
 use anyhow::Context;
+use arc_swap::ArcSwap;
 use clap::Args;
 use tokio::{sync::Notify, task::spawn_blocking, time};
-use tunnel_core::relay::{Relay, RelayStartError};
+use tunnel_core::{
+    event::Events,
+    relay::{Relay, RelayStartError},
+};
 
 use super::config_file::ConfigFile;
 use crate::{
+    admin::{Admin, Shared},
     config::Config,
     state::{StateAuthority, watch},
 };
@@ -47,15 +53,19 @@ async fn serve(config: Config) -> Result<(), Stop> {
     notify::ready(status(&running.relay).await);
     let reload = Notify::new();
     service::until_stopped(&mut signals, &reload, running.serve(&reload)).await;
-    let Running { config, relay, .. } = running;
-    service::shut_down(&mut signals, relay.shutdown(config.grace)).await
+    service::shut_down(&mut signals, running.end()).await
 }
 
 /// A relay that runs, and what it runs with.
 struct Running {
-    config: Config,
+    config: Arc<ArcSwap<Config>>,
     authority: Arc<StateAuthority>,
-    relay: Relay,
+    relay: Arc<Relay>,
+    /// The engine's events, from the first on.
+    events: Events,
+    /// What the API tells of them.
+    ring: Ring,
+    admin: Option<Admin>,
 }
 
 impl Running {
@@ -64,12 +74,31 @@ impl Running {
         let own = config.clone();
         let authority = spawn_blocking(move || StateAuthority::open(&own)).await??;
         let authority = Arc::new(authority);
-        let relay = start(&config, authority.clone()).await?;
+        let relay = Arc::new(start(&config, authority.clone()).await?);
         watch::start(authority.clone()).context("no thread for the state file is to be had")?;
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        // The log first: what has happened before is told to the first who asks.
+        let events = relay.events();
+        let ring = Ring::of_this_process();
+        let admin = match &config.load().admin {
+            Some(admin) => {
+                let shared = Shared {
+                    config: config.clone(),
+                    authority: authority.clone(),
+                    relay: relay.clone(),
+                    events: ring.clone(),
+                };
+                Some(Admin::start(admin, shared, relay.events()).await?)
+            }
+            None => None,
+        };
         Ok(Self {
             config,
             authority,
             relay,
+            events,
+            ring,
+            admin,
         })
     }
 
@@ -79,6 +108,9 @@ impl Running {
             config,
             authority,
             relay,
+            events,
+            ring,
+            admin,
         } = self;
         let rights = async {
             loop {
@@ -89,15 +121,28 @@ impl Running {
         let reloads = async {
             loop {
                 reload.notified().await;
-                read_again(config, authority, relay).await;
+                if read_again(config, authority, relay).await {
+                    ring.publish("configuration_applied", &());
+                }
+                if let Some(admin) = admin {
+                    admin.reload().await;
+                }
             }
         };
-        let report = observe::report(
-            relay.events(),
-            || relay.metrics(),
-            async || status(relay).await,
-        );
+        let report = observe::report(events, || relay.metrics(), async || status(relay).await);
         tokio::join!(rights, reloads, report).0
+    }
+
+    /// Ends in peace: the API last, so that the end can be watched.
+    async fn end(self) {
+        let grace = self.config.load().grace;
+        if let Some(admin) = &self.admin {
+            admin.drain();
+        }
+        self.relay.shutdown(grace).await;
+        if let Some(admin) = self.admin {
+            admin.stop().await;
+        }
     }
 }
 
@@ -166,13 +211,14 @@ async fn status(relay: &Relay) -> String {
     )
 }
 
-/// Takes over what the file says now, as a whole; if it is invalid, what was before stays, as a whole.
-async fn read_again(running: &mut Config, authority: &StateAuthority, relay: &Relay) {
-    let path = running.path.clone();
+/// Takes over what the file says now, as a whole; if it is invalid, what was before stays, as a whole. Whether it was valid.
+async fn read_again(running: &ArcSwap<Config>, authority: &StateAuthority, relay: &Relay) -> bool {
+    let before = running.load_full();
+    let path = before.path.clone();
     let Some(config) = service::reload(move || Config::load(&path)).await else {
-        return;
+        return false;
     };
-    for key in needs_restart(running, &config) {
+    for key in needs_restart(&before, &config) {
         tracing::warn!("{key} has changed: it takes effect at the next start");
     }
     authority.configure(&config);
@@ -180,15 +226,17 @@ async fn read_again(running: &mut Config, authority: &StateAuthority, relay: &Re
     relay.set_trusted_proxies(config.trusted_proxies.clone());
     relay.recheck().await;
     tracing::info!(clients = authority.clients(), "configuration read again");
-    *running = Config {
+    running.store(Arc::new(Config {
         // These stay what they are, so that the next reload remarks them too.
-        listen: running.listen,
-        public_bind: running.public_bind,
-        key: running.key.clone(),
-        state_file: running.state_file.clone(),
-        limits: running.limits.clone(),
+        listen: before.listen,
+        public_bind: before.public_bind,
+        key: before.key.clone(),
+        state_file: before.state_file.clone(),
+        limits: before.limits.clone(),
+        admin: before.admin.clone(),
         ..config
-    };
+    }));
+    true
 }
 
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
@@ -201,7 +249,17 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ),
         ("state_file", old.state_file != new.state_file),
         ("[limits]", old.limits != new.limits),
+        ("[admin]", admin_differs(old, new)),
     ];
     let changed = changed.into_iter().filter(|(_, changed)| *changed);
     changed.map(|(key, _)| key).collect()
+}
+
+/// Whether the API would be another one; its tokens and certificates are taken over as they are.
+fn admin_differs(old: &Config, new: &Config) -> bool {
+    match (&old.admin, &new.admin) {
+        (Some(old), Some(new)) => old.needs_restart(new),
+        (None, None) => false,
+        _ => true,
+    }
 }

@@ -1,5 +1,6 @@
 use std::fs;
 
+use adit_control::{access::Secret, listen::Address};
 use tempfile::TempDir;
 
 use super::*;
@@ -223,6 +224,112 @@ fn other_limits() -> String {
         format!("{} = {value}\n", row.name)
     });
     lines.collect()
+}
+
+#[test]
+fn every_key_of_the_admin_api_takes_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = |name: &str| {
+        let secret = Secret::generate().unwrap();
+        let path = dir.path().join(name);
+        fs::write(&path, &*secret.to_text()).unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        secret.digest()
+    };
+    let (token, metrics) = (secret("admin.token"), secret("metrics.token"));
+    let text = format!(
+        r#"{LEAST}
+[admin]
+listen = "192.0.2.1:7001"
+token_file = "admin.token"
+metrics_token_file = "metrics.token"
+allow_query_token = true
+tls_certificate_file = "tls.pem"
+tls_key_file = "tls.key"
+hosts = ["relay.example.net", "localhost.example"]
+"#
+    );
+    let loaded = load_in(&dir, &text).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&*warnings, [only] if only.contains("allow_query_token: ")),
+        "{warnings:?}"
+    );
+    let admin = loaded.value.admin.unwrap();
+    assert_eq!(admin.listen.to_string(), "192.0.2.1:7001");
+    assert_eq!(admin.token.unwrap().digest(), token);
+    assert_eq!(admin.metrics_token.unwrap().digest(), metrics);
+    assert!(admin.allow_query_token);
+    let files = [dir.path().join("tls.pem"), dir.path().join("tls.key")];
+    assert_eq!(admin.tls, Some(files.into()));
+    assert_eq!(admin.hosts, ["relay.example.net", "localhost.example"]);
+    let text = format!("{LEAST}[admin]\nlisten = 'unix:run/admin.sock'\n");
+    let loaded = load_in(&dir, &text).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let socket = Address::Unix(dir.path().join("run/admin.sock"));
+    assert_eq!(loaded.value.admin.unwrap().listen, socket);
+}
+
+#[test]
+fn an_admin_api_that_cannot_be_is_refused_and_one_in_the_clear_is_remarked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("short.token"), "adit_short").unwrap();
+    let wrong = [
+        ("", "[admin] has no \"listen\""),
+        (
+            "listen = 'localhost:7001'",
+            "listen: expected an address and a port",
+        ),
+        (
+            "listen = '127.0.0.1:0'",
+            "listen: operators need a port that stays",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\ntls_key_file = 'x'",
+            "tls_key_file: its certificate is missing",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\ntls_certificate_file = 'x'",
+            "tls_certificate_file: its key is missing",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\ntoken_file = 'short.token'",
+            "short.token is damaged: no token",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\ntoken_file = 'none.token'",
+            "cannot read the key file",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\nallow_query_token = 'yes'",
+            "expected true or false",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\nhosts = 'a:80'",
+            "hosts: expected a name without a port",
+        ),
+        (
+            "listen = '127.0.0.1:7001'\ntoken_fiel = 'x'",
+            "did you mean \"token_file\"?",
+        ),
+    ];
+    for (lines, problem) in wrong {
+        let problems = load_in(&dir, &format!("{LEAST}[admin]\n{lines}\n")).unwrap_err();
+        assert!(
+            problems.iter().any(|told| told.contains(problem)),
+            "{lines}: {problems:?}"
+        );
+    }
+    let open = load_in(&dir, &format!("{LEAST}[admin]\nlisten = '0.0.0.0:7001'\n")).unwrap();
+    assert!(
+        open.warnings[0]
+            .to_string()
+            .contains("tokens travel in the clear")
+    );
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use adit_control::{
+    access::{TokenRecord, Tokens},
+    server::{Audit, Change},
+};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, Semaphore};
 use tunnel_core::{
@@ -82,6 +86,11 @@ impl StateAuthority {
         self.refresh(Writer::Another)
     }
 
+    /// Takes over what this process has written through a connection of its own. May block.
+    pub(crate) fn reload(&self) -> Result<(), StoreError> {
+        self.refresh(Writer::Own)
+    }
+
     /// Waits until the answers may have changed: then the relay asks again about its live clients.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
@@ -115,6 +124,10 @@ impl StateAuthority {
         }
         let stored = Arc::new(Stored::read(&reader.store)?);
         let before = std::mem::replace(&mut reader.version, version);
+        if self.snapshot.load().stored == stored {
+            // What is written about the API changes nobody's rights.
+            return Ok(());
+        }
         if before != STALE && writer == Writer::Another {
             tracing::info!("another process has changed the state file");
         }
@@ -217,6 +230,28 @@ impl Authority for StateAuthority {
         let snapshot = self.snapshot.load();
         let known = snapshot.clients.get(client).ok_or(Denial::Revoked)?;
         Ok(known.admission())
+    }
+}
+
+impl Tokens for StateAuthority {
+    fn tokens(&self) -> Arc<[TokenRecord]> {
+        self.snapshot.load().access.clone()
+    }
+}
+
+impl Audit for StateAuthority {
+    fn record(&self, change: Change) {
+        let written = || {
+            // While the state file is gone the log alone has what is changed.
+            if let Some(mut store) = self.store()? {
+                store.append_audit(&change.into())?;
+                self.reload()?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = written() {
+            tracing::error!(%error, "a change through the API is written down in this log alone");
+        }
     }
 }
 

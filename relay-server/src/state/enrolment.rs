@@ -13,7 +13,7 @@ use super::time::UnixTime;
 use crate::config::ClientName;
 
 /// A client as the state file has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientRow {
     pub(crate) name: ClientName,
     pub(crate) public_key: PublicKey,
@@ -34,7 +34,7 @@ impl ClientRow {
 }
 
 /// A token as the state file has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRow {
     pub(crate) token: Token,
     pub(crate) client: ClientName,

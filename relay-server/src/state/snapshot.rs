@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use adit_control::access::{Role, TokenRecord};
 use tunnel_core::{
     instance::PortSet,
     join::TokenId,
@@ -10,6 +11,7 @@ use tunnel_core::{
 };
 
 use super::{
+    api_token::ApiToken,
     enrolment::{Claim, ClientRow, TokenRow, Verdict},
     store::{Store, StoreError},
     time::UnixTime,
@@ -22,6 +24,8 @@ pub(super) struct Snapshot {
     pub(super) written: Arc<Written>,
     pub(super) stored: Arc<Stored>,
     pub(super) clients: HashMap<PublicKey, Known>,
+    /// Whose tokens the admin API takes.
+    pub(super) access: Arc<[TokenRecord]>,
     /// Clients that both files have.
     pub(super) clashes: Vec<String>,
 }
@@ -31,13 +35,15 @@ pub(super) struct Snapshot {
 pub(super) struct Written {
     pub(super) clients: Vec<FileClient>,
     ports: PortSet,
+    access: Vec<TokenRecord>,
 }
 
 /// What the state file says.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Stored {
     clients: Vec<ClientRow>,
     pub(super) tokens: HashMap<TokenId, TokenRow>,
+    api_tokens: Vec<ApiToken>,
 }
 
 #[derive(Debug)]
@@ -64,6 +70,7 @@ impl From<&Config> for Written {
         Self {
             clients: config.clients.clone(),
             ports: config.ports.clone(),
+            access: written_access(config),
         }
     }
 }
@@ -81,6 +88,7 @@ impl Stored {
         Ok(Self {
             clients: store.clients()?,
             tokens: tokens.map(|row| (row.token.id, row)).collect(),
+            api_tokens: store.api_tokens()?,
         })
     }
 }
@@ -117,10 +125,13 @@ impl Snapshot {
             };
             clients.insert(client.public_key, known);
         }
+        let kept = stored.api_tokens.iter().map(TokenRecord::from);
+        let access = written.access.iter().cloned().chain(kept).collect();
         Self {
             written,
             stored,
             clients,
+            access,
             clashes,
         }
     }
@@ -157,4 +168,24 @@ impl Snapshot {
 /// A client's ports, never more than the relay gives at all.
 fn permitted(own: Option<&PortSet>, relay: &PortSet) -> PortSet {
     own.map_or_else(|| relay.clone(), |own| own.intersection(relay))
+}
+
+/// The tokens of the files that the configuration names. Their names have signs that no other token's may have.
+fn written_access(config: &Config) -> Vec<TokenRecord> {
+    let Some(admin) = &config.admin else {
+        return Vec::new();
+    };
+    let files = [
+        ("(token_file)", Role::Admin, &admin.token),
+        ("(metrics_token_file)", Role::Metrics, &admin.metrics_token),
+    ];
+    let records = files.into_iter().filter_map(|(name, role, secret)| {
+        let digest = secret.as_ref()?.digest();
+        Some(TokenRecord {
+            name: name.into(),
+            role,
+            digest,
+        })
+    });
+    records.collect()
 }

@@ -3,6 +3,8 @@
 //! Other processes, also of other users, change it while the relay runs. It stays in rollback-journal mode: a
 //! write-ahead log would leave files beside it that belong to whoever came first.
 
+mod api_tokens;
+mod audit;
 mod sql;
 
 use std::{
@@ -19,7 +21,7 @@ use tunnel_core::{
     relay::Denial,
 };
 
-use self::sql::{CLIENT_COLUMNS, SCHEMA, SCHEMA_VERSION, TOKEN_COLUMNS};
+use self::sql::{CLIENT_COLUMNS, MIGRATIONS, TOKEN_COLUMNS};
 use super::{
     enrolment::{self, AlreadyEnrolled, Claim, ClientRow, Decision, Invitation, Revoked, TokenRow},
     time::UnixTime,
@@ -227,18 +229,23 @@ impl Store {
         }
         let tx = self.begin().map_err(failed)?;
         // Read again: another process may have made the tables since.
-        match version(&tx).map_err(failed)? {
-            SCHEMA_VERSION => return Ok(()),
-            0 => {}
-            found => return Err(StoreError::Newer { path, found }),
+        let found = version(&tx).map_err(failed)?;
+        if found == SCHEMA_VERSION {
+            return Ok(());
         }
+        let missing = usize::try_from(found).ok();
+        let Some(missing) = missing.and_then(|done| MIGRATIONS.get(done..)) else {
+            return Err(StoreError::Newer { path, found });
+        };
         let tables: i64 = tx
             .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
             .map_err(failed)?;
-        if tables > 0 {
+        if found == 0 && tables > 0 {
             return Err(StoreError::Foreign { path });
         }
-        tx.execute_batch(SCHEMA).map_err(failed)?;
+        for migration in missing {
+            tx.execute_batch(migration).map_err(failed)?;
+        }
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)
             .map_err(failed)?;
         tx.commit().map_err(failed)
@@ -282,6 +289,11 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
+    /// Whether there is no room left on the disk.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+    }
+
     fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         Self::Sqlite {
             path: path.to_owned(),
@@ -314,6 +326,8 @@ pub(crate) enum RedeemError {
     Store(#[from] StoreError),
 }
 
+/// What this program makes of a state file.
+const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 /// Whoever holds the state file's lock is done within milliseconds; after 5 s something is wrong.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 

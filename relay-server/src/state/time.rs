@@ -9,10 +9,7 @@ pub(crate) struct UnixTime(pub(crate) i64);
 impl UnixTime {
     /// What the clock says; 0 if it stands before 1970.
     pub(crate) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self(since.map_or(0, |since| {
-            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-        }))
+        SystemTime::now().into()
     }
 
     /// Later by `duration`, at most the end of time.
@@ -31,6 +28,15 @@ impl UnixTime {
     pub(crate) fn rfc3339(self) -> String {
         let seconds = self.0.clamp(0, YEAR_9999).unsigned_abs();
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+    }
+}
+
+impl From<SystemTime> for UnixTime {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH);
+        Self(since.map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        }))
     }
 }
 

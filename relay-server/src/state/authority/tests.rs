@@ -30,6 +30,7 @@ fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
         grace: std::time::Duration::ZERO,
         clients,
         limits: tunnel_core::relay::RelayLimits::default(),
+        admin: None,
     }
 }
 

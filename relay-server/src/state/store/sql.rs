@@ -15,8 +15,10 @@ use super::super::{
 };
 use crate::config::ClientName;
 
-pub(super) const SCHEMA_VERSION: i64 = 1;
-pub(super) const SCHEMA: &str = "
+/// What makes a state file of the version before into the next: the first makes version 1 of an empty file. What stands here
+/// never changes, for it has been done to files.
+pub(super) const MIGRATIONS: [&str; 2] = [ENROLMENT, API];
+const ENROLMENT: &str = "
 CREATE TABLE clients (
     name          TEXT PRIMARY KEY,
     public_key    BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32),
@@ -38,6 +40,26 @@ CREATE TABLE tokens (
     redeemed    INTEGER
 ) STRICT;
 CREATE INDEX tokens_by_client ON tokens (client);
+";
+const API: &str = "
+CREATE TABLE api_tokens (
+    name    TEXT PRIMARY KEY,
+    digest  BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),  -- SHA-256 of the secret
+    role    TEXT NOT NULL,
+    created INTEGER NOT NULL
+) STRICT;
+CREATE TABLE audit (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again
+    time    INTEGER NOT NULL,
+    request TEXT NOT NULL,
+    who     TEXT NOT NULL,
+    role    TEXT NOT NULL,
+    origin  TEXT NOT NULL,
+    method  TEXT NOT NULL,
+    path    TEXT NOT NULL,
+    detail  TEXT,
+    status  INTEGER NOT NULL
+) STRICT;
 ";
 
 pub(super) const CLIENT_COLUMNS: &str =
@@ -183,7 +205,7 @@ fn ports(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<PortSet>> {
     }
 }
 
-fn text<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+pub(super) fn text<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
 where
     T: std::str::FromStr,
     T::Err: std::error::Error + Send + Sync + 'static,

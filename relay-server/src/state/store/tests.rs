@@ -306,7 +306,7 @@ fn files_of_others_are_left_alone() {
         Err(StoreError::Foreign { .. })
     ));
     foreign
-        .execute_batch("DROP TABLE songs; PRAGMA user_version = 2")
+        .execute_batch("DROP TABLE songs; PRAGMA user_version = 99")
         .unwrap();
     let error = Store::open(&path).unwrap_err().to_string();
     assert!(error.contains("upgrade this one"), "{error}");
@@ -316,6 +316,46 @@ fn files_of_others_are_left_alone() {
         Err(StoreError::Create { .. })
     ));
     assert!(Store::open_existing(&missing).unwrap().is_none());
+}
+
+#[test]
+fn a_state_file_of_an_earlier_version_becomes_one_of_this_and_keeps_what_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    // As version 1 made it.
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(MIGRATIONS[0]).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    let mut store = Store {
+        path: path.clone(),
+        connection: old,
+    };
+    let token = invite(&mut store, invitation("node-1"));
+    redeem(&mut store, token, 1).unwrap();
+    drop(store);
+    // What fails half-way changes nothing: here, for the table is there already.
+    let half = Connection::open(&path).unwrap();
+    half.execute_batch("CREATE TABLE audit (id INTEGER)")
+        .unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::Sqlite { .. })));
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'api_tokens'";
+    let made: i64 = half.query_row(tables, [], |row| row.get(0)).unwrap();
+    assert_eq!(made, 0);
+    half.execute_batch("DROP TABLE audit").unwrap();
+    drop(half);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.clients().unwrap()[0].name, name("node-1"));
+    assert!(store.api_tokens().unwrap().is_empty());
+    assert!(store.audit(None, 10).unwrap().is_empty());
+    let fresh = Store::open(&dir.path().join("fresh.db")).unwrap();
+    let schema = |store: &Store| {
+        let sql = "SELECT group_concat(sql) FROM (SELECT sql FROM sqlite_schema ORDER BY name)";
+        store
+            .connection
+            .query_row(sql, [], |row| row.get::<_, String>(0))
+            .unwrap()
+    };
+    assert_eq!(schema(&store), schema(&fresh));
 }
 
 #[test]
