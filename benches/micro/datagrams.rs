@@ -28,6 +28,7 @@ pub(crate) fn heads(criterion: &mut Criterion) {
             service: ServiceId(77),
             port_index: 0,
             player: ([192, 0, 2, 1], 50_000).into(),
+            local: None,
         }),
         ..known
     };

@@ -8,8 +8,8 @@ use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, S
 use tunnel_core::{
     client::{ClientIdentity, ClientLimits},
     instance::{
-        FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, Redundancy,
-        Service, ServiceError, ServiceName, Target,
+        FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, ProxyDatagrams,
+        ProxyProtocol, Redundancy, Service, ServiceError, ServiceName, Target,
     },
     key::{Psk, PublicKey, SecretKey},
 };
@@ -95,6 +95,8 @@ struct WrittenService {
     optimize: Optimize,
     redundancy: Redundancy,
     flows: FlowLimits,
+    proxy: ProxyProtocol,
+    proxy_datagrams: Option<At<ProxyDatagrams>>,
     span: Span,
 }
 
@@ -111,9 +113,15 @@ impl WrittenService {
             service
                 .with_optimize(self.optimize)
                 .with_redundancy(self.redundancy)
-                .with_flow_limits(self.flows)
+                .with_flow_limits(self.flows)?
+                .with_proxy_protocol(self.proxy, self.datagrams())
         });
         Some(service)
+    }
+
+    fn datagrams(&self) -> ProxyDatagrams {
+        let written = self.proxy_datagrams.as_ref();
+        written.map_or_else(ProxyDatagrams::default, |written| written.value)
     }
 
     /// Where its public ports stand: where its target does, if it says no others.
@@ -249,6 +257,14 @@ const SERVICE: &[Key<WrittenService>] = &[
         service.redundancy = value.parse()?;
         Ok(())
     }),
+    Key::optional("proxy_protocol", |service, value, _| {
+        service.proxy = value.parse()?;
+        Ok(())
+    }),
+    Key::optional("proxy_protocol_udp", |service, value, _| {
+        service.proxy_datagrams = Some(value.at(value.parse()?));
+        Ok(())
+    }),
     Key::optional("idle_timeout", |service, value, _| {
         let seconds = value.number(FlowLimits::IDLE_SECONDS)?;
         service.flows.idle = Duration::from_secs(seconds);
@@ -310,6 +326,15 @@ fn validate_services(
                 continue;
             }
         };
+        if let Some(datagrams) = &written.proxy_datagrams
+            && datagrams.value != ProxyDatagrams::Off
+            && (service.proxy_protocol(), service.protocol().udp()) != (ProxyProtocol::V2, true)
+        {
+            let message = "proxy_protocol_udp: datagrams have a header with proxy_protocol = \"v2\" alone, \
+                           and where protocol is \"udp\" or \"both\"";
+            reader.problem(datagrams.span.clone(), message);
+            sound = false;
+        }
         if let Err(first) = claims.ports(&service, line) {
             let message = format!(
                 "public port {} is taken by the service in line {first}",

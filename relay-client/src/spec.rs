@@ -1,10 +1,10 @@
 //! `--expose SPEC`: an instance with one service, in a word.
 //!
-//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,redundancy=off|duplicate|fec|adaptive][,name=NAME]`, or
-//! `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
+//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,redundancy=off|duplicate|fec|adaptive][,proxy_protocol=off|v1|v2][,name=NAME]`,
+//! or `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
 
 use adit_daemon::config::suggestion;
-use tunnel_core::instance::{Instance, PortRange, Protocol, Service, ServiceError};
+use tunnel_core::instance::{Instance, PortRange, Protocol, ProxyDatagrams, Service, ServiceError};
 
 /// The SPECs of a text that lists them: parted by white space, or by commas; quotes around them are passed over. There
 /// is one at least.
@@ -70,6 +70,9 @@ fn instance(
     if let Some(redundancy) = options.redundancy {
         service = service.with_redundancy(redundancy.parse()?);
     }
+    if let Some(proxy) = options.proxy {
+        service = service.with_proxy_protocol(proxy.parse()?, ProxyDatagrams::default())?;
+    }
     Instance::new(&*name, [service])
 }
 
@@ -102,6 +105,7 @@ pub(crate) enum SpecError {
 struct Options<'a> {
     optimize: Option<&'a str>,
     redundancy: Option<&'a str>,
+    proxy: Option<&'a str>,
     name: Option<&'a str>,
 }
 
@@ -113,6 +117,7 @@ impl<'a> Options<'a> {
             let (slot, name) = match key {
                 "optimize" => (&mut options.optimize, "optimize"),
                 "redundancy" => (&mut options.redundancy, "redundancy"),
+                "proxy_protocol" => (&mut options.proxy, "proxy_protocol"),
                 "name" => (&mut options.name, "name"),
                 _ => return Err(unknown(key)),
             };
@@ -124,11 +129,14 @@ impl<'a> Options<'a> {
     }
 }
 
+/// What may stand behind the commas.
+const OPTIONS: [&str; 4] = ["optimize", "redundancy", "proxy_protocol", "name"];
+
 fn unknown(key: &str) -> SpecError {
-    let hint = match suggestion(key, ["optimize", "redundancy", "name"].into_iter()) {
+    let hint = match suggestion(key, OPTIONS.into_iter()) {
         Some(close) => format!("did you mean {close}=…?"),
         None => "options are optimize=latency|throughput|auto, \
-                 redundancy=off|duplicate|fec|adaptive and name=NAME"
+                 redundancy=off|duplicate|fec|adaptive, proxy_protocol=off|v1|v2 and name=NAME"
             .into(),
     };
     SpecError::UnknownOption {

@@ -7,6 +7,7 @@ mod host;
 mod name;
 mod options;
 mod parse;
+mod players;
 mod port;
 mod service;
 
@@ -14,6 +15,7 @@ pub use claims::PortClaims;
 pub use host::{Host, HostPort, HostPortError, Target};
 pub use name::{InstanceId, NameError, ServiceName};
 pub use options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy};
+pub use players::{ProxyDatagrams, ProxyProtocol};
 pub use port::{PortRange, PortSet, PortsError};
 pub use service::{Instance, Service, ServiceError};
 pub(crate) use service::{MAX_RANGE, MAX_SERVICES};

@@ -194,6 +194,8 @@ counters! {
     stream_proxy_header: Counter = "adit_streams_failed_total" ["reason=\"proxy_header\""],
     /// PROXY headers of trusted front ends that were read.
     proxy_headers_in: Counter = "adit_proxy_headers_total" ["direction=\"in\""],
+    /// PROXY headers sent to targets.
+    proxy_headers_out: Counter = "adit_proxy_headers_total" ["direction=\"out\""],
     /// Connections refused because the process had no descriptor, or the machine no local port, left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
     /// Times that a listener could not accept a connection for another reason.

@@ -439,6 +439,7 @@ fn flows(base: Instant, seed: u64, pool: &Bytes) -> u64 {
                 service: ServiceId(7),
                 port_index: 0,
                 player,
+                local: None,
             });
             let number = packets.len() as u16;
             packets.push(packet.clone());

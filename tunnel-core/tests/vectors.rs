@@ -121,6 +121,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                             per_address: 64,
                             ..FlowLimits::default()
                         },
+                        tells_local: false,
                     },
                     ServiceDeclaration {
                         id: ServiceId(2),
@@ -134,6 +135,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                             per_address: 1,
                             per_service: 1,
                         },
+                        tells_local: false,
                     },
                 ],
             },
@@ -289,6 +291,7 @@ fn datagrams() -> Vec<(&'static str, DatagramHead)> {
                     service: ServiceId(1),
                     port_index: 0,
                     player: "192.0.2.1:50000".parse().unwrap(),
+                    local: None,
                 }),
                 ..data(70)
             },
@@ -301,6 +304,7 @@ fn datagrams() -> Vec<(&'static str, DatagramHead)> {
                     service: ServiceId(100),
                     port_index: 300,
                     player: "[2001:db8::1]:50000".parse().unwrap(),
+                    local: None,
                 }),
                 ..data(70)
             },

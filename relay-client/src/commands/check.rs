@@ -5,7 +5,7 @@ use adit_daemon::{
     limits, print,
 };
 use clap::Args;
-use tunnel_core::instance::Instance;
+use tunnel_core::instance::{Instance, ProxyProtocol, Service};
 
 use crate::config;
 use crate::setup::{ENVIRONMENT_HELP, Environment, Options, Setup};
@@ -53,6 +53,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
     Ok(())
 }
 
+/// How its traffic travels, and what its target learns of players if that is anything.
+fn options(service: &Service) -> String {
+    let mut said = service.optimize().to_string();
+    let proxy = service.proxy_protocol();
+    if proxy != ProxyProtocol::Off {
+        said.push_str(&format!(", PROXY {proxy}"));
+        if service.protocol().udp() {
+            let datagrams = service.proxy_datagrams();
+            said.push_str(&format!(" (UDP: {datagrams})"));
+        }
+    }
+    said
+}
+
 fn summary(heads: &[(&str, String)], instances: &[Instance]) -> String {
     let mut said = String::from("ok\n");
     for (head, value) in heads {
@@ -66,7 +80,7 @@ fn summary(heads: &[(&str, String)], instances: &[Instance]) -> String {
                 service.protocol().to_string(),
                 service.public().to_string(),
                 format!("-> {}", service.target()),
-                service.optimize().to_string(),
+                options(service),
             ]);
         }
     }

@@ -51,6 +51,7 @@ impl Services {
             optimize: Optimize::Auto,
             redundancy: Redundancy::Off,
             flows: FlowLimits::default(),
+            tells_local: false,
         };
         let change = Change::Declare {
             owner: PublicKey::from(owner),

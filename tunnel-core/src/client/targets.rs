@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    instance::{Host, InstanceId, Redundancy, Service},
+    instance::{Host, InstanceId, ProxyDatagrams, ProxyProtocol, Redundancy, Service},
     proto::message::ServiceId,
     sync::lock,
     tunnel::{
@@ -37,6 +37,9 @@ pub(crate) struct Target {
     idle: AtomicU64,
     /// The number of how its datagrams are protected.
     redundancy: AtomicU8,
+    /// The numbers of how it is told who its players are.
+    proxy: AtomicU8,
+    proxy_datagrams: AtomicU8,
     /// Ends everything that leads here.
     pub(crate) cancelled: CancellationToken,
     addresses: watch::Sender<Arc<[IpAddr]>>,
@@ -70,6 +73,8 @@ impl Target {
             instance,
             idle: AtomicU64::new(service.flows.idle.as_secs()),
             redundancy: AtomicU8::new(service.redundancy as u8),
+            proxy: AtomicU8::new(service.proxy as u8),
+            proxy_datagrams: AtomicU8::new(service.proxy_datagrams as u8),
             service,
             cancelled: CancellationToken::new(),
             addresses: watch::Sender::new(known),
@@ -111,12 +116,31 @@ impl Target {
         Redundancy::ALL[usize::from(number) % Redundancy::ALL.len()]
     }
 
-    /// What may change under players who are there: how long their flows live, and how datagrams are protected.
+    /// The header in front of its connections.
+    pub(crate) fn proxy(&self) -> ProxyProtocol {
+        let number = self.proxy.load(Ordering::Relaxed);
+        ProxyProtocol::ALL[usize::from(number) % ProxyProtocol::ALL.len()]
+    }
+
+    /// In front of which datagrams there is one.
+    pub(crate) fn proxy_datagrams(&self) -> ProxyDatagrams {
+        if self.proxy() != ProxyProtocol::V2 {
+            return ProxyDatagrams::Off;
+        }
+        let number = self.proxy_datagrams.load(Ordering::Relaxed);
+        ProxyDatagrams::ALL[usize::from(number) % ProxyDatagrams::ALL.len()]
+    }
+
+    /// What may change under players who are there: how long their flows live, how datagrams are protected, and whether
+    /// the target is told who they are.
     pub(crate) fn follow(&self, service: &Service) {
         let idle = service.flows.idle.as_secs();
         self.idle.store(idle, Ordering::Relaxed);
         let redundancy = service.redundancy as u8;
         self.redundancy.store(redundancy, Ordering::Relaxed);
+        self.proxy.store(service.proxy as u8, Ordering::Relaxed);
+        let datagrams = service.proxy_datagrams as u8;
+        self.proxy_datagrams.store(datagrams, Ordering::Relaxed);
     }
 
     /// The addresses known now, in the resolver's order of preference; none if the name does not resolve.

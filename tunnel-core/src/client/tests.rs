@@ -168,6 +168,7 @@ impl Hostile {
             service,
             port_index,
             player: player(),
+            local: None,
         };
         self.say(flow, Some(open), payload);
     }

@@ -180,4 +180,10 @@ pub enum OptionError {
     /// Neither `off`, `duplicate`, `fec` nor `adaptive`.
     #[error("unknown redundancy {0:?}: expected off, duplicate, fec or adaptive")]
     Redundancy(String),
+    /// Neither `off`, `v1` nor `v2`.
+    #[error("unknown proxy_protocol {0:?}: expected off, v1 or v2")]
+    ProxyProtocol(String),
+    /// Neither `off`, `first` nor `every`.
+    #[error("unknown proxy_protocol_udp {0:?}: expected off, first or every")]
+    ProxyDatagrams(String),
 }

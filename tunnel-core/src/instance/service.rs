@@ -6,6 +6,7 @@ use crate::instance::{
     host::{HostPortError, Target},
     name::{InstanceId, NameError, ServiceName},
     options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy},
+    players::{ProxyDatagrams, ProxyProtocol},
     port::{PortRange, PortsError},
 };
 
@@ -31,6 +32,8 @@ pub struct Service {
     pub(crate) optimize: Optimize,
     pub(crate) redundancy: Redundancy,
     pub(crate) flows: FlowLimits,
+    pub(crate) proxy: ProxyProtocol,
+    pub(crate) proxy_datagrams: ProxyDatagrams,
 }
 
 impl Service {
@@ -55,6 +58,8 @@ impl Service {
             optimize: Optimize::default(),
             redundancy: Redundancy::default(),
             flows: FlowLimits::default(),
+            proxy: ProxyProtocol::default(),
+            proxy_datagrams: ProxyDatagrams::default(),
         })
     }
 
@@ -105,6 +110,22 @@ impl Service {
         Ok(self)
     }
 
+    /// Has the target told who each player is, by a PROXY header in front of each connection and of `datagrams`. Version 1 has no
+    /// form for UDP: with it, a service that takes UDP needs [`ProxyDatagrams::Off`].
+    pub fn with_proxy_protocol(
+        mut self,
+        proxy: ProxyProtocol,
+        datagrams: ProxyDatagrams,
+    ) -> Result<Self, ServiceError> {
+        let tells_datagrams = self.protocol.udp() && !matches!(datagrams, ProxyDatagrams::Off);
+        if matches!(proxy, ProxyProtocol::V1) && tells_datagrams {
+            return Err(ServiceError::ProxyV1OverUdp);
+        }
+        self.proxy = proxy;
+        self.proxy_datagrams = datagrams;
+        Ok(self)
+    }
+
     /// Its name within the instance.
     pub const fn name(&self) -> &ServiceName {
         &self.name
@@ -138,6 +159,23 @@ impl Service {
     /// The bounds of UDP flows.
     pub const fn flow_limits(&self) -> FlowLimits {
         self.flows
+    }
+
+    /// The PROXY header in front of what goes to the target.
+    pub const fn proxy_protocol(&self) -> ProxyProtocol {
+        self.proxy
+    }
+
+    /// In front of which datagrams it stands, if there are any and it is of version 2.
+    pub const fn proxy_datagrams(&self) -> ProxyDatagrams {
+        self.proxy_datagrams
+    }
+
+    /// Whether its target is told who a flow is of.
+    pub(crate) const fn tells_datagrams(&self) -> bool {
+        self.protocol.udp()
+            && matches!(self.proxy, ProxyProtocol::V2)
+            && !matches!(self.proxy_datagrams, ProxyDatagrams::Off)
     }
 
     /// A remark for the operator, where the service is valid but may not do what they want.
@@ -243,6 +281,11 @@ pub enum ServiceError {
         /// The most allowed.
         high: u64,
     },
+    /// Version 1 of the PROXY protocol for a service that takes UDP.
+    #[error(
+        "proxy_protocol = \"v1\" has no form for UDP: use \"v2\", or proxy_protocol_udp = \"off\" for a header over TCP alone"
+    )]
+    ProxyV1OverUdp,
     /// An instance without services.
     #[error("instance {0} has no service")]
     NoServices(InstanceId),

@@ -10,7 +10,7 @@ use crate::proto::{
 };
 
 /// Longest head that this version writes, in bytes: what a datagram's room must exceed.
-pub const MAX_HEAD: usize = 1 + 8 + (1 + 8 + 4 + 1 + 18) + 4 + (6 + BUNDLES_MAX / 2);
+pub const MAX_HEAD: usize = 1 + 8 + (1 + 8 + 4 + 2 * (1 + 18)) + 4 + (6 + BUNDLES_MAX / 2);
 
 /// Bundles that a repair covers at most. 16 outlast the loss of five packets in a row (`redundancy::tests::sim`).
 pub const BUNDLES_MAX: usize = 16;
@@ -125,27 +125,27 @@ pub struct FlowOpen {
     pub port_index: u16,
     /// The player.
     pub player: SocketAddr,
+    /// What the player sent to, for services that ask for it.
+    pub local: Option<SocketAddr>,
 }
 
 impl FlowOpen {
     fn body_len(&self) -> usize {
-        let ip = match self.player.ip().to_canonical() {
-            IpAddr::V4(_) => 4,
-            IpAddr::V6(_) => 16,
-        };
-        varint_len(self.service.0.into()) + varint_len(self.port_index.into()) + 1 + ip + 2
+        let length = |address: SocketAddr| 1 + usize::from(ip_len(address)) + 2;
+        varint_len(self.service.0.into())
+            + varint_len(self.port_index.into())
+            + length(self.player)
+            + self.local.map_or(0, length)
     }
 
     fn encode(&self, out: &mut BytesMut) {
         out.put_u8(self.body_len() as u8);
         put_varint(out, self.service.0.into());
         put_varint(out, self.port_index.into());
-        out.put_u8(if self.player.ip().to_canonical().is_ipv4() {
-            4
-        } else {
-            16
-        });
-        put_address(out, self.player);
+        for address in [self.player].into_iter().chain(self.local) {
+            out.put_u8(ip_len(address));
+            put_address(out, address);
+        }
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DatagramError> {
@@ -153,12 +153,25 @@ impl FlowOpen {
         Ok(Self {
             service: ServiceId(body.varint_as()?),
             port_index: body.varint_as()?,
-            player: match body.u8()? {
-                4 => body.address_v4()?,
-                16 => body.address_v6()?,
-                _ => return Err(WireError::OutOfRange.into()),
-            },
+            player: address(&mut body)?,
+            local: (!body.is_empty()).then(|| address(&mut body)).transpose()?,
         })
+    }
+}
+
+/// How many bytes its IP address takes.
+const fn ip_len(address: SocketAddr) -> u8 {
+    match address.ip().to_canonical() {
+        IpAddr::V4(_) => 4,
+        IpAddr::V6(_) => 16,
+    }
+}
+
+fn address(reader: &mut Reader<'_>) -> Result<SocketAddr, WireError> {
+    match reader.u8()? {
+        4 => reader.address_v4(),
+        16 => reader.address_v6(),
+        _ => Err(WireError::OutOfRange),
     }
 }
 

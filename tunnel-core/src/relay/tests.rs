@@ -403,6 +403,7 @@ fn declaration(id: &str, service: u32, protocol: Protocol, port: u16) -> Message
             optimize: Optimize::Latency,
             redundancy: crate::instance::Redundancy::Off,
             flows: FlowLimits::default(),
+            tells_local: false,
         }],
     }
 }

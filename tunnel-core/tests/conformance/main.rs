@@ -38,6 +38,7 @@ mod limits;
 mod memory;
 mod moves;
 mod parked;
+mod proxy_protocol;
 mod redundancy;
 mod resume;
 mod tcp;

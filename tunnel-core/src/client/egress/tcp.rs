@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, task::JoinSet, time::Instant};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet, time::Instant};
 
 use crate::{
     client::{
@@ -21,8 +21,12 @@ use crate::{
         tunnel::ClientTunnel,
     },
     event::Limit,
-    metrics::Gauge,
-    proto::stream::frame::{ResetCode, StreamHeader},
+    instance::ProxyProtocol,
+    metrics::{Gauge, Metrics},
+    proto::{
+        proxy::{self, Ends},
+        stream::frame::{ResetCode, StreamHeader},
+    },
     socket,
     tunnel::{
         fault,
@@ -63,7 +67,10 @@ pub(crate) async fn serve(
                 channel.tx.abort(Some(ResetCode::Limit)).await;
                 return None;
             };
-            let connected = connect(shared, &target, port).await;
+            let connected = match connect(shared, &target, port).await {
+                Ok(socket) => introduce(socket, target.proxy(), &header, metrics).await,
+                failed => failed,
+            };
             if let Err(code) = &connected
                 && *code != ResetCode::Shutdown
             {
@@ -115,6 +122,31 @@ pub(crate) async fn serve(
             None
         }
     }
+}
+
+/// Tells the target who comes, before the first byte, where its service has it told.
+async fn introduce(
+    mut socket: TcpStream,
+    proxy: ProxyProtocol,
+    header: &StreamHeader,
+    metrics: &Metrics,
+) -> Result<TcpStream, ResetCode> {
+    let ends = Ends {
+        player: header.player,
+        public: header.local,
+    };
+    let said = match proxy {
+        ProxyProtocol::Off => return Ok(socket),
+        ProxyProtocol::V1 => Ok(proxy::encode_v1(ends)),
+        ProxyProtocol::V2 => proxy::encode_v2_stream(ends),
+    };
+    let written = match said {
+        Ok(said) => socket.write_all(&said).await,
+        Err(error) => Err(error),
+    };
+    written.map_err(|error| reason(&error))?;
+    metrics.proxy_headers_out.one();
+    Ok(socket)
 }
 
 /// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.

@@ -5,6 +5,7 @@ mod deliver;
 mod ends;
 mod flow;
 mod flows;
+mod preface;
 mod search;
 
 pub(crate) use deliver::Egress;

@@ -20,6 +20,7 @@ async fn the_first_datagrams_of_players_wait_for_the_name_and_as_many_as_have_pl
             service: relay.id("game"),
             port_index: 0,
             player: ([192, 0, 2, 1], player).into(),
+            local: None,
         };
         relay.say(player.into(), Some(open), &player.to_be_bytes());
     }

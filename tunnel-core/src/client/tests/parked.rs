@@ -34,6 +34,7 @@ impl Scene {
             service: self.relay.id(service),
             port_index: 0,
             player: player.parse().unwrap(),
+            local: None,
         })
     }
 

@@ -14,6 +14,7 @@ fn random_head(random: &mut XorShift) -> DatagramHead {
             service: ServiceId(random.next() as u32 >> random.below(32)),
             port_index: random.next() as u16 >> random.below(16),
             player: SocketAddr::new(player, random.next() as u16),
+            local: None,
         }),
         fragment: (random.below(2) == 0).then(|| {
             let count = 2 + random.below(254) as u8;
@@ -79,6 +80,7 @@ fn longest_head_is_as_long_as_said() {
             service: ServiceId(u32::MAX),
             port_index: u16::MAX,
             player: "[2001:db8::1]:1".parse().unwrap(),
+            local: None,
         }),
         fragment: Some(FragmentHead {
             packet: 1,

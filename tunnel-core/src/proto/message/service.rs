@@ -33,6 +33,8 @@ pub struct ServiceDeclaration {
     pub redundancy: Redundancy,
     /// UDP limits, within the bounds of [`FlowLimits`].
     pub flows: FlowLimits,
+    /// Whether the relay tells of each flow what the player sent to.
+    pub tells_local: bool,
 }
 
 impl Value for ServiceDeclaration {
@@ -48,6 +50,7 @@ impl Value for ServiceDeclaration {
         put_field(out, 9, &self.flows.per_service);
         let is_protected = self.redundancy != Redundancy::Off;
         put_field(out, 10, &is_protected.then_some(self.redundancy));
+        put_field(out, 11, &self.tells_local.then_some(TELLS_LOCAL));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
@@ -61,6 +64,7 @@ impl Value for ServiceDeclaration {
         let mut per_address = Slot::new("flows per address");
         let mut per_service = Slot::new("flows per service");
         let mut redundancy: Slot<Option<Redundancy>> = Slot::new("redundancy");
+        let mut tells: Slot<Option<u64>> = Slot::new("what is told of flows");
         for field in Fields::new(reader.take_rest()) {
             let (tag, value) = field?;
             match tag {
@@ -74,6 +78,7 @@ impl Value for ServiceDeclaration {
                 8 => per_address.read(value)?,
                 9 => per_service.read(value)?,
                 10 => redundancy.read(value)?,
+                11 => tells.read(value)?,
                 _ => {}
             }
         }
@@ -101,6 +106,7 @@ impl Value for ServiceDeclaration {
             optimize: optimize.finish()?,
             redundancy: redundancy.finish()?.unwrap_or(Redundancy::Off),
             flows,
+            tells_local: tells.finish()?.unwrap_or_default() & TELLS_LOCAL != 0,
         })
     }
 }
@@ -160,6 +166,9 @@ impl Value for Redundancy {
         Ok(Self::ALL.get(number).copied().unwrap_or(Self::Adaptive))
     }
 }
+
+/// What a flow's OPEN tells beside the player: where the player sent to.
+const TELLS_LOCAL: u64 = 1;
 
 fn ports(first: u16, count: u16) -> Option<PortRange> {
     let last = first.checked_add(count.checked_sub(1)?)?;

@@ -852,6 +852,7 @@ fn declaration(service: u32) -> ServiceDeclaration {
         optimize: crate::instance::Optimize::Auto,
         redundancy: crate::instance::Redundancy::Off,
         flows: crate::instance::FlowLimits::default(),
+        tells_local: false,
     }
 }
 

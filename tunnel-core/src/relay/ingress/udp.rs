@@ -1,6 +1,6 @@
 //! Public UDP ports: receives players' datagrams in batches, sends them into the tunnel, and removes idle flows.
 
-use std::{cell::RefCell, io::IoSliceMut, sync::Arc, time::Instant};
+use std::{cell::RefCell, io::IoSliceMut, net::SocketAddr, sync::Arc, time::Instant};
 
 use bytes::BytesMut;
 use quinn_udp::{BATCH_SIZE, RecvMeta};
@@ -132,6 +132,9 @@ impl UdpShard {
                 service: route.service.id,
                 port_index: index as u16,
                 player,
+                local: (route.service.tells_local).then(|| {
+                    SocketAddr::new(local, self.service.binding.public.first() + index as u16)
+                }),
             });
         }
         metrics.datagrams_in.one();

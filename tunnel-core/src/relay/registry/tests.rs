@@ -29,6 +29,7 @@ fn service(id: u32, name: &str, protocol: Protocol, ports: &str) -> ServiceDecla
         optimize: Optimize::Auto,
         redundancy: crate::instance::Redundancy::Off,
         flows: FlowLimits::default(),
+        tells_local: false,
     }
 }
 

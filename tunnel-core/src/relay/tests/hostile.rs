@@ -207,6 +207,7 @@ async fn datagrams_reach_only_ones_own_players() {
                 service: ServiceId(1),
                 port_index: 0,
                 player: scene.neighbour.udp.local_addr().unwrap(),
+                local: None,
             }),
             ..data
         };

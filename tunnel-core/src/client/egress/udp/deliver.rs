@@ -214,7 +214,8 @@ impl Shared {
         let room = self.room(&target)?;
         let leads_to = (&*candidates, port);
         let (means, metrics) = (&self.means, &self.metrics);
-        let opened = Flow::open(key, target.clone(), leads_to, means, room, metrics);
+        let player = (key, open.local);
+        let opened = Flow::open(player, target.clone(), leads_to, means, room, metrics);
         let flow = opened.map(Arc::new).map_err(|error| {
             // There will be a descriptor for the player's next datagram.
             if socket::is_exhausted(&error) {

@@ -1,7 +1,7 @@
 //! A flow's end towards its target: a connected socket, so that only the target's answers come in.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -10,7 +10,10 @@ use socket2::SockRef;
 use tokio::{io::Interest, net::UdpSocket};
 
 use crate::{
-    client::ports::{LocalPorts, Purpose},
+    client::{
+        egress::udp::preface::Preface,
+        ports::{LocalPorts, Purpose},
+    },
     socket,
 };
 
@@ -22,6 +25,8 @@ pub(super) struct Ends {
     twin: Option<UdpSocket>,
     /// The target answers from where it is asked: then nobody else does.
     answers_there: AtomicBool,
+    /// Whom the target knows at this port.
+    pub(super) preface: Preface,
 }
 
 impl Ends {
@@ -40,6 +45,7 @@ impl Ends {
             main: UdpSocket::from_std(main)?,
             twin: twin.map(UdpSocket::from_std).transpose()?,
             answers_there: AtomicBool::new(false),
+            preface: Preface::default(),
         })
     }
 
@@ -48,10 +54,21 @@ impl Ends {
         Ok(self.main.local_addr()?.port())
     }
 
-    pub(super) fn send(&self, payload: &[u8]) -> io::Result<usize> {
+    /// Sends a datagram, with a header in front if there is one.
+    pub(super) fn send(&self, header: Option<&[u8]>, payload: &[u8]) -> io::Result<usize> {
         // Not through tokio, which refuses to send until it has seen a new socket's readiness: a flow's first datagram
         // would be lost.
-        SockRef::from(&self.main).send(payload)
+        let socket = SockRef::from(&self.main);
+        let sent = match header {
+            None => socket.send(payload),
+            Some(header) => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(payload)]),
+        };
+        if let Err(error) = &sent
+            && (header.is_some() || error.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            self.preface.handle_lost();
+        }
+        sent
     }
 
     /// Waits for an answer, or the news that there will be none.
@@ -94,7 +111,10 @@ impl Ends {
             Err::<(), _>(told.unwrap_or(io::ErrorKind::WouldBlock.into()))
         });
         match taken {
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                self.preface.handle_lost();
+                Err(error)
+            }
             _ => Ok(()),
         }
     }
@@ -115,7 +135,7 @@ mod tests {
             drop(nobody);
             let ends = Ends::open(&ports, remote).unwrap();
             for _ in 0..2 {
-                ends.send(b"hello").unwrap();
+                ends.send(None, b"hello").unwrap();
                 let ready = tokio::time::timeout(Duration::from_secs(30), ends.ready());
                 ready.await.unwrap().unwrap();
                 let error = ends.try_recv(&mut [0]).unwrap_err();

@@ -5,7 +5,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -22,8 +22,13 @@ use crate::{
         room::{Held, Room},
         targets::{Over, Target, leads_to},
     },
+    instance::ProxyDatagrams,
     metrics::{Gauge, Metrics},
-    proto::datagram::FlowId,
+    proto::{
+        datagram::FlowId,
+        proxy::{self, Ends as ProxyEnds},
+    },
+    socket::unspecified,
     sync::lock,
 };
 
@@ -66,6 +71,11 @@ pub(super) struct Flow {
     pub(super) closed: CancellationToken,
     /// Wakes the task: the flow has another socket, or waits for an answer.
     pub(super) moved: Notify,
+    /// What the player sent to; unknown of an old relay, and of flows that are older than the wish to know it.
+    public: Option<SocketAddr>,
+    /// The PROXY header, once it is wanted.
+    header: OnceLock<Box<[u8]>>,
+    metrics: Arc<Metrics>,
     _counted: Gauge,
     _room: [Held; 2],
 }
@@ -101,7 +111,7 @@ struct Destination {
 impl Flow {
     /// A flow of this key, which leads to the first of these addresses.
     pub(super) fn open(
-        key: FlowKey,
+        (key, public): (FlowKey, Option<SocketAddr>),
         target: Arc<Target>,
         (candidates, port): (&[IpAddr], u16),
         means: &Means,
@@ -136,6 +146,9 @@ impl Flow {
             answered: AtomicBool::new(false),
             closed: CancellationToken::new(),
             moved: Notify::new(),
+            public,
+            header: OnceLock::new(),
+            metrics: metrics.clone(),
             _counted: Gauge::new(metrics, |m| &m.flows),
             _room: room,
         })
@@ -192,11 +205,11 @@ impl Flow {
             }
         }
         let ends = self.ends.load();
-        match ends.send(payload) {
+        match self.pass(&ends, payload) {
             // The error is of an earlier datagram (ICMP); this one has not been sent yet.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 self.target.refresh();
-                (ends.send(payload), 1)
+                (self.pass(&ends, payload), 1)
             }
             sent => (sent, 0),
         }
@@ -209,11 +222,11 @@ impl Flow {
     ) -> (io::Result<usize>, usize) {
         let now = Instant::now();
         let mut lost = 0;
-        let mut sent = self.ends.load().send(payload);
+        let mut sent = self.pass(&self.ends.load(), payload);
         if (sent.as_ref()).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             let is_lost = !self.go_on(destination, |search| search.handle_refused(now));
             lost = usize::from(is_lost);
-            sent = self.ends.load().send(payload);
+            sent = self.pass(&self.ends.load(), payload);
         }
         if let Some(search) = &mut destination.search {
             let is_first = search.poll_timeout().is_none();
@@ -248,7 +261,49 @@ impl Flow {
         });
     }
 
+    /// Sends a datagram as it is, or with who the player is in front.
+    fn pass(&self, ends: &Ends, payload: &[u8]) -> io::Result<usize> {
+        let is_told = match self.target.proxy_datagrams() {
+            ProxyDatagrams::Off => false,
+            ProxyDatagrams::First => ends.preface.take(self.now()),
+            ProxyDatagrams::Every => true,
+        };
+        if !is_told {
+            return ends.send(None, payload);
+        }
+        let sent = ends.send(Some(self.header()?), payload);
+        if sent.is_ok() {
+            self.metrics.proxy_headers_out.one();
+        }
+        sent
+    }
+
+    /// The PROXY header of its datagrams.
+    fn header(&self) -> io::Result<&[u8]> {
+        if let Some(header) = self.header.get() {
+            return Ok(header);
+        }
+        // Where nobody has said what the player sent to, it is a public port of the service, at an address that is not known.
+        let public = self.public.unwrap_or_else(|| {
+            let port = self.target.service.public.first() + self.key.port_index;
+            SocketAddr::new(unspecified(self.key.player.ip().to_canonical()), port)
+        });
+        let header = proxy::encode_v2_datagram(ProxyEnds {
+            player: self.key.player,
+            public,
+        })?;
+        Ok(self.header.get_or_init(|| header.into()))
+    }
+
+    /// Milliseconds since it was opened.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
     pub(super) fn handle_answer(&self) {
+        if self.target.proxy_datagrams() == ProxyDatagrams::First {
+            self.ends.load().preface.handle_answer(self.now());
+        }
         if !self.answered.swap(true, Ordering::Relaxed) {
             let mut destination = lock(&self.destination);
             if destination.search.take().is_some() {
@@ -290,7 +345,7 @@ impl Flow {
         let again = again.unwrap_or_default();
         for datagram in &again {
             // What is refused here, too, comes back as an answer to one of the next.
-            drop(self.ends.load().send(datagram));
+            drop(self.pass(&self.ends.load(), datagram));
         }
         self.moved.notify_one();
         !again.is_empty()

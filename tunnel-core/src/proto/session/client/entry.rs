@@ -113,6 +113,7 @@ impl Version {
                 optimize: service.optimize,
                 redundancy: service.redundancy,
                 flows: service.flows,
+                tells_local: service.tells_datagrams(),
             });
         Message::Declare {
             instance: self.instance.id().clone(),

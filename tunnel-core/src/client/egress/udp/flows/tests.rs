@@ -52,7 +52,7 @@ impl World {
         let candidates = [IpAddr::from([127, 0, 0, 1])];
         let room = [(); 2].map(|()| Room::new(1).take(0).unwrap());
         let (means, metrics) = (&self.means, &self.metrics);
-        let flow = Flow::open(key, target, (&candidates, 9), means, room, metrics);
+        let flow = Flow::open((key, None), target, (&candidates, 9), means, room, metrics);
         Arc::new(flow.unwrap())
     }
 
