@@ -147,7 +147,7 @@ fn unknown(key: &str) -> SpecError {
 
 #[cfg(test)]
 mod tests {
-    use tunnel_core::instance::{FlowLimits, Redundancy};
+    use tunnel_core::instance::{FlowLimits, ProxyProtocol, Redundancy};
 
     use super::*;
 
@@ -186,6 +186,12 @@ mod tests {
         assert_eq!(shown("tcp:1=h:1,optimize=auto"), "tcp-1 tcp 1 h:1 auto");
         let instance = parse("udp:1=h:1,redundancy=fec,name=a").unwrap();
         assert_eq!(instance.services()[0].redundancy(), Redundancy::Fec);
+        let instance = parse("both:1=h:1,proxy_protocol=v2,name=a").unwrap();
+        let [service] = instance.services() else {
+            panic!("one service");
+        };
+        assert_eq!(service.proxy_protocol(), ProxyProtocol::V2);
+        assert_eq!(service.proxy_datagrams(), ProxyDatagrams::First);
     }
 
     #[test]
@@ -305,6 +311,8 @@ mod tests {
             "tcp:1=h:1,optimize",
             "tcp:1=h:1,optimize=fast",
             "udp:1=h:1,redundancy=on",
+            "tcp:1=h:1,proxy_protocol=v3",
+            "udp:1=h:1,proxy_protocol=v1",
         ] {
             let error = parse(bad).unwrap_err();
             assert!(matches!(error, SpecError::Service(_)), "{bad:?}: {error}");

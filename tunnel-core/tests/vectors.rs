@@ -141,6 +141,27 @@ fn messages() -> Vec<(&'static str, Message)> {
             },
         ),
         (
+            "033701077372765f3132330201020329010101020467616d6503010304025e6105010106010107048001d4\
+             c0080240400904800040000b0101",
+            Message::Declare {
+                instance: instance(),
+                revision: Revision(2),
+                services: vec![ServiceDeclaration {
+                    id: ServiceId(1),
+                    name: "game".parse().unwrap(),
+                    protocol: Protocol::Both,
+                    public: PortRange::new(7777, 7777).unwrap(),
+                    optimize: Optimize::Latency,
+                    redundancy: Redundancy::Off,
+                    flows: FlowLimits {
+                        per_address: 64,
+                        ..FlowLimits::default()
+                    },
+                    tells_local: true,
+                }],
+            },
+        ),
+        (
             "040c01077372765f313233020102",
             Message::Withdraw {
                 instance: instance(),
@@ -292,6 +313,18 @@ fn datagrams() -> Vec<(&'static str, DatagramHead)> {
                     port_index: 0,
                     player: "192.0.2.1:50000".parse().unwrap(),
                     local: None,
+                }),
+                ..data(70)
+            },
+        ),
+        (
+            "80404610010004c0000201c35004cb00710163dd",
+            DatagramHead {
+                open: Some(FlowOpen {
+                    service: ServiceId(1),
+                    port_index: 0,
+                    player: "192.0.2.1:50000".parse().unwrap(),
+                    local: Some("203.0.113.1:25565".parse().unwrap()),
                 }),
                 ..data(70)
             },

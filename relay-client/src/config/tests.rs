@@ -59,6 +59,8 @@ public_port = 7777
 target = "127.0.0.1:7777"
 optimize = "throughput"
 redundancy = "fec"
+proxy_protocol = "v2"
+proxy_protocol_udp = "every"
 [[instance.service]]
 name = "beacon"
 protocol = "udp"
@@ -96,10 +98,13 @@ target = "127.0.0.1:80"
     assert_eq!(game.target().to_string(), "127.0.0.1:7777");
     assert_eq!(game.optimize(), Optimize::Throughput);
     assert_eq!(game.redundancy(), Redundancy::Fec);
+    assert_eq!(game.proxy_protocol(), ProxyProtocol::V2);
+    assert_eq!(game.proxy_datagrams(), ProxyDatagrams::Every);
     assert_eq!(game.flow_limits(), FlowLimits::default());
     assert_eq!(beacon.public().to_string(), "15000-15001");
     assert_eq!(beacon.optimize(), Optimize::Auto);
     assert_eq!(beacon.redundancy(), Redundancy::Adaptive);
+    assert_eq!(beacon.proxy_protocol(), ProxyProtocol::Off);
     assert_eq!(beacon.flow_limits().idle.as_secs(), 300);
     assert_eq!(beacon.flow_limits().per_address, 8);
     assert_eq!(beacon.flow_limits().per_service, 100);
@@ -305,4 +310,54 @@ fn an_unknown_redundancy_says_what_is_known() {
         problem.contains("off, duplicate, fec or adaptive"),
         "{problem}"
     );
+}
+
+#[test]
+fn proxy_protocol_says_what_to_write_where_it_does_not_fit() {
+    let service = |protocol: &str, options: &str| {
+        load(&format!(
+            "{}[[instance]]\nid = 'a'\n[[instance.service]]\nname = 'game'\nprotocol = '{protocol}'\n\
+             target = '127.0.0.1:7777'\n{options}\n",
+            least()
+        ))
+    };
+    for (protocol, options, expected) in [
+        (
+            "both",
+            "proxy_protocol = 'v1'",
+            "has no form for UDP: use \"v2\", or proxy_protocol_udp = \"off\"",
+        ),
+        ("udp", "proxy_protocol = 'v1'", "has no form for UDP"),
+        ("udp", "proxy_protocol = 'yes'", "expected off, v1 or v2"),
+        (
+            "udp",
+            "proxy_protocol = 'v2'\nproxy_protocol_udp = 'all'",
+            "expected off, first or every",
+        ),
+        (
+            "udp",
+            "proxy_protocol_udp = 'first'",
+            "with proxy_protocol = \"v2\" alone",
+        ),
+        (
+            "tcp",
+            "proxy_protocol = 'v2'\nproxy_protocol_udp = 'first'",
+            "where protocol is \"udp\" or \"both\"",
+        ),
+    ] {
+        let problems = service(protocol, options).unwrap_err();
+        assert!(
+            problems.len() == 1 && problems[0].contains(expected),
+            "{options}: {problems:?}"
+        );
+    }
+    for (protocol, options) in [
+        ("tcp", "proxy_protocol = 'v1'"),
+        ("both", "proxy_protocol = 'v1'\nproxy_protocol_udp = 'off'"),
+        ("both", "proxy_protocol = 'v2'"),
+        ("udp", "proxy_protocol = 'v2'\nproxy_protocol_udp = 'every'"),
+        ("udp", "proxy_protocol_udp = 'off'"),
+    ] {
+        assert!(service(protocol, options).is_ok(), "{options}");
+    }
 }

@@ -152,3 +152,42 @@ fn port_sets_intersect() {
     assert_eq!(a.intersection(&PortSet::all()), a);
     assert!(a.intersection(&PortSet::default()).is_empty());
 }
+
+#[test]
+fn version_1_of_proxy_protocol_is_for_tcp_alone() {
+    use ProxyDatagrams::{Every, First, Off};
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Both] {
+        for proxy in ProxyProtocol::ALL {
+            for datagrams in ProxyDatagrams::ALL {
+                let service = service("a", protocol, None, "h:5").unwrap();
+                let made = service.with_proxy_protocol(proxy, datagrams);
+                let is_wrong = proxy == ProxyProtocol::V1 && protocol.udp() && datagrams != Off;
+                if is_wrong {
+                    assert_eq!(made, Err(ServiceError::ProxyV1OverUdp));
+                    continue;
+                }
+                let made = made.unwrap();
+                assert_eq!(
+                    (made.proxy_protocol(), made.proxy_datagrams()),
+                    (proxy, datagrams)
+                );
+                let tells = proxy == ProxyProtocol::V2 && protocol.udp() && datagrams != Off;
+                assert_eq!(made.tells_datagrams(), tells);
+            }
+        }
+    }
+    let plain = service("a", Protocol::Both, None, "h:5").unwrap();
+    assert_eq!(plain.proxy_protocol(), ProxyProtocol::Off);
+    assert_eq!(plain.proxy_datagrams(), First);
+    for word in ["off", "v1", "v2"] {
+        assert_eq!(word.parse::<ProxyProtocol>().unwrap().to_string(), word);
+    }
+    for (word, datagrams) in [("off", Off), ("first", First), ("every", Every)] {
+        assert_eq!(word.parse(), Ok(datagrams));
+        assert_eq!(datagrams.to_string(), word);
+    }
+    for wrong in ["", "V2", "v3", "on", "First"] {
+        assert!(wrong.parse::<ProxyProtocol>().is_err());
+        assert!(wrong.parse::<ProxyDatagrams>().is_err());
+    }
+}

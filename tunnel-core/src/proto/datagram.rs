@@ -153,8 +153,17 @@ impl FlowOpen {
         Ok(Self {
             service: ServiceId(body.varint_as()?),
             port_index: body.varint_as()?,
-            player: address(&mut body)?,
-            local: (!body.is_empty()).then(|| address(&mut body)).transpose()?,
+            player: match body.u8()? {
+                4 => body.address_v4()?,
+                16 => body.address_v6()?,
+                _ => return Err(WireError::OutOfRange.into()),
+            },
+            local: match body.u8() {
+                Ok(4) => Some(body.address_v4()?),
+                Ok(16) => Some(body.address_v6()?),
+                // Nothing, or what a later version says there.
+                _ => None,
+            },
         })
     }
 }
@@ -164,14 +173,6 @@ const fn ip_len(address: SocketAddr) -> u8 {
     match address.ip().to_canonical() {
         IpAddr::V4(_) => 4,
         IpAddr::V6(_) => 16,
-    }
-}
-
-fn address(reader: &mut Reader<'_>) -> Result<SocketAddr, WireError> {
-    match reader.u8()? {
-        4 => reader.address_v4(),
-        16 => reader.address_v6(),
-        _ => Err(WireError::OutOfRange),
     }
 }
 

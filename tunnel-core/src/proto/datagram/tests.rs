@@ -2,10 +2,14 @@ use super::*;
 use crate::proto::testing::{XorShift, unhex};
 
 fn random_head(random: &mut XorShift) -> DatagramHead {
-    let player = match random.below(2) {
-        0 => IpAddr::from((random.next() as u32).to_be_bytes()),
-        _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, random.next() as u16]),
+    let mut address = || {
+        let ip = match random.below(2) {
+            0 => IpAddr::from((random.next() as u32).to_be_bytes()),
+            _ => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, random.next() as u16]),
+        };
+        SocketAddr::new(ip, random.next() as u16)
     };
+    let [player, local] = [address(), address()];
     let varint = random.next() >> (2 + random.below(62));
     DatagramHead {
         flow: FlowId(varint),
@@ -13,8 +17,8 @@ fn random_head(random: &mut XorShift) -> DatagramHead {
         open: (random.below(2) == 0).then_some(FlowOpen {
             service: ServiceId(random.next() as u32 >> random.below(32)),
             port_index: random.next() as u16 >> random.below(16),
-            player: SocketAddr::new(player, random.next() as u16),
-            local: None,
+            player,
+            local: (random.below(2) == 0).then_some(local),
         }),
         fragment: (random.below(2) == 0).then(|| {
             let count = 2 + random.below(254) as u8;
@@ -80,7 +84,7 @@ fn longest_head_is_as_long_as_said() {
             service: ServiceId(u32::MAX),
             port_index: u16::MAX,
             player: "[2001:db8::1]:1".parse().unwrap(),
-            local: None,
+            local: Some("[2001:db8::2]:1".parse().unwrap()),
         }),
         fragment: Some(FragmentHead {
             packet: 1,
@@ -119,7 +123,16 @@ fn parts_of_a_later_version_are_left_unread() {
         head.open.unwrap().player,
         "192.0.2.1:50000".parse().unwrap()
     );
+    assert_eq!(head.open.unwrap().local, None);
     assert_eq!(head.redundancy.unwrap().sequence, 9);
+    let (head, _) = decode(&unhex(
+        "80 05 12 01 00 04 c0000201 c350 04 cb007101 63dd ffff",
+    ))
+    .unwrap();
+    assert_eq!(
+        head.open.unwrap().local,
+        Some("203.0.113.1:25565".parse().unwrap())
+    );
     assert_eq!(&payload[..], [0xaa]);
 }
 
@@ -143,6 +156,7 @@ fn heads_that_do_not_hold_are_refused() {
     // An address family that does not exist, a service id past 2^32, a repair of no bundle, of 17, and of an empty one.
     for hex in [
         "80 01 09 01 00 05 c0000201 c350",
+        "80 01 0c 01 00 04 c0000201 c350 04 cb0071",
         "80 01 10 c000000100000000 00 04 c0000201 c350",
         "20 01 06 0000 0000 00",
         "20 01 06 0000 0000 11 111111111111111111",

@@ -25,7 +25,7 @@ fn service(id: u32) -> ServiceDeclaration {
             per_address: 65_536,
             per_service: 1_048_576,
         },
-        tells_local: false,
+        tells_local: id % 2 == 1,
     }
 }
 

@@ -24,7 +24,9 @@ impl Preface {
     pub(super) fn handle_answer(&self, now: u64) {
         // Unless it is to be told in any case: the answer may have been on its way.
         let later = |due: u64| (due != 0).then_some(now + SILENCE);
-        drop((self.due).fetch_update(Ordering::Relaxed, Ordering::Relaxed, later));
+        (self.due)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later)
+            .ok();
     }
 
     /// The target has refused a datagram, or the one that was to tell it was not sent.
