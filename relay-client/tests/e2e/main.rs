@@ -1,5 +1,5 @@
 //! End to end: the real programs, set up with their own commands, between players and servers that nobody here wrote
-//! (iperf3, nginx, curl, NSD, dig, socat).
+//! (iperf3, nginx, HAProxy, curl, NSD, dig, socat).
 //!
 //! Everything runs on loopback, or in a network namespace that the test makes. `ADIT_TEST_BIN_DIR` names the directory
 //! of the programs to test; by default they are those of the same build. With `ADIT_TEST_REQUIRE_ALL` set, a test
@@ -45,6 +45,7 @@ mod night;
 mod node_ports;
 mod parked;
 mod path;
+mod proxy_protocol;
 mod relay_names;
 mod reload;
 mod shapes;

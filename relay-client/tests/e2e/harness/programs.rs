@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufWriter, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Stdio,
 };
@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
-    ports,
+    eventually, ports,
     process::{Process, command, run, spawn},
 };
 
@@ -65,6 +65,43 @@ pub(crate) fn nginx(dir: &Path) -> Server {
     server.arg("-c").arg(&config);
     // Said after the ports are bound.
     Server::start("nginx", server, address, "getrlimit").with_dir(own)
+}
+
+/// nginx at this address with what else its configuration is to hold.
+pub(crate) fn nginx_with(address: SocketAddr, sections: &str) -> Server {
+    let own = tempfile::tempdir().unwrap();
+    let place = own.path().display();
+    let config = own.path().join("nginx.conf");
+    let text = format!(
+        "daemon off; master_process off; pid {place}/pid; error_log stderr notice;\n\
+         events {{ worker_connections 256; }}\n{sections}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut server = command("nginx");
+    server.args(["-e", "stderr", "-p"]).arg(own.path());
+    server.arg("-c").arg(&config);
+    Server::start("nginx", server, address, "getrlimit").with_dir(own)
+}
+
+/// HAProxy at this address, which hands connections on to `server`; `options` say how it introduces them.
+pub(crate) fn haproxy(address: SocketAddr, server: SocketAddr, options: &str) -> Server {
+    let own = tempfile::tempdir().unwrap();
+    let config = own.path().join("haproxy.cfg");
+    let text = format!(
+        "defaults\n mode tcp\n timeout connect 60s\n timeout client 60s\n timeout server 60s\n\
+         listen front\n bind {address}\n server relay {server} {options}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut server = command("haproxy");
+    server.args(["-db", "-f"]).arg(&config);
+    let process = Process::start("haproxy", &mut server);
+    // It says nothing when it listens.
+    eventually("haproxy", || TcpStream::connect(address).ok());
+    Server {
+        address,
+        process,
+        _dir: Some(own),
+    }
 }
 
 /// The SHA-256 of what curl gets, in hexadecimal.

@@ -270,6 +270,8 @@ pub(crate) struct Service {
     target: String,
     optimize: &'static str,
     idle_timeout: u32,
+    /// Further lines.
+    more: String,
 }
 
 impl Service {
@@ -293,11 +295,18 @@ impl Service {
             target,
             optimize: "auto",
             idle_timeout: 120,
+            more: String::new(),
         }
     }
 
     pub(crate) fn named(mut self, name: &str) -> Self {
         self.name = name.to_owned();
+        self
+    }
+
+    /// With further options, a line each.
+    pub(crate) fn with(mut self, options: &str) -> Self {
+        self.more = format!("{options}\n");
         self
     }
 
@@ -324,11 +333,12 @@ pub(crate) fn instance(id: &str, services: &[Service]) -> String {
             target,
             optimize,
             idle_timeout,
+            more,
         } = service;
         text += &format!(
             "[[instance.service]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\n\
              public_port = {public_port}\ntarget = \"{target}\"\noptimize = \"{optimize}\"\n\
-             idle_timeout = {idle_timeout}\n"
+             idle_timeout = {idle_timeout}\n{more}"
         );
     }
     text
