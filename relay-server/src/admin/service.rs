@@ -101,7 +101,7 @@ impl Admin {
             return;
         };
         match spawn_blocking(move || tls.reload()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => tracing::info!("the certificate of the API was read again"),
             Ok(Err(error)) => tracing::error!("{error}: the certificate before it stays"),
             Err(panic) => tracing::error!(%panic, "the certificate could not be read again"),
         }

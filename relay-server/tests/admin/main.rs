@@ -9,10 +9,13 @@
 mod access;
 mod bad_input;
 mod crash;
+mod disk;
 mod documents;
 mod endpoints;
 mod events;
+mod players;
 #[path = "../../../tunnel-core/daemon/tests/support/program.rs"]
 #[expect(dead_code, reason = "these tests need not all of it")]
 mod program;
 mod support;
+mod tls;

@@ -79,6 +79,11 @@ impl Relay {
         self.running.insert(running.ready())
     }
 
+    /// Takes over one that was started in another way.
+    pub(crate) fn adopt(&mut self, running: Running) {
+        self.running = Some(running);
+    }
+
     pub(crate) fn running(&mut self) -> &mut Running {
         self.running.as_mut().unwrap()
     }
