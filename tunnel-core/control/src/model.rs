@@ -5,7 +5,7 @@ mod clients;
 mod page;
 mod ports;
 
-pub use audit::AuditEntry;
+pub use audit::{AuditEntry, AuditQuery};
 pub use clients::{
     BoundInstance, BoundService, ClientState, ClientView, Connection, InviteRequest, Invited,
 };

@@ -3,7 +3,7 @@
 use adit_control::{
     access::Admin,
     extract::{Json, Query},
-    model::{AuditEntry, Page, PageQuery},
+    model::{AuditEntry, AuditQuery, Page},
     problem::Problem,
 };
 use axum::extract::State;
@@ -20,20 +20,15 @@ use crate::{
     get,
     operation_id = "list_changes",
     path = "/api/audit",
-    params(PageQuery),
+    params(AuditQuery),
     responses((status = 200, body = Page<AuditEntry>), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
     _: Admin,
     State(shared): State<Shared>,
-    Query(page): Query<PageQuery>,
+    Query(query): Query<AuditQuery>,
 ) -> Result<Json<Page<AuditEntry>>, Problem> {
-    let limit = page
-        .limit()
-        .map_err(|detail| Problem::invalid_parameter("limit", detail))?;
-    let before = page.after.map(|after| after.parse::<i64>()).transpose();
-    let before = before
-        .map_err(|_| Problem::invalid_parameter("after", "expected next of the page before"))?;
+    let (limit, before) = query.checked()?;
     // One more shows whether there is another page.
     let wanted = u32::try_from(limit + 1).unwrap_or(u32::MAX);
     let rows = shared

@@ -33,13 +33,11 @@ pub(super) async fn list(
     State(shared): State<Shared>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<ClientView>>, Problem> {
-    let limit = page
-        .limit()
-        .map_err(|detail| Problem::invalid_parameter("limit", detail))?;
+    let (limit, after) = page.checked()?;
     let views = views(&shared).await?;
     let rest = views
         .into_iter()
-        .filter(|view| page.after.as_ref().is_none_or(|after| view.name > *after));
+        .filter(|view| after.as_ref().is_none_or(|after| view.name > *after));
     Ok(Json(Page::of(rest, limit, |view| view.name.clone())))
 }
 
@@ -48,7 +46,7 @@ pub(super) async fn list(
     get,
     operation_id = "show_client",
     path = "/api/clients/{name}",
-    params(("name" = String, Path, description = "The client's name")),
+    params(("name" = String, Path, description = "The client's name", min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")),
     responses((status = 200, body = ClientView), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn show(
@@ -72,7 +70,7 @@ pub(super) async fn show(
     delete,
     operation_id = "revoke_client",
     path = "/api/clients/{name}",
-    params(("name" = String, Path, description = "The client's name")),
+    params(("name" = String, Path, description = "The client's name", min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn revoke(

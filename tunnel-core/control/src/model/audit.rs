@@ -1,9 +1,10 @@
 //! What was changed, and by whom.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::access::Role;
+use super::page::limit;
+use crate::{access::Role, problem::Problem};
 
 /// A request that has changed something, or has tried to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,4 +34,23 @@ pub struct AuditEntry {
     pub detail: Option<String>,
     /// The status of the answer: 2xx if it was done.
     pub status: u16,
+}
+
+/// Which changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// How many at most; 100 unless said otherwise.
+    #[param(minimum = 1, maximum = 1000)]
+    pub limit: Option<u16>,
+    /// Those that were made before the one with this number: `next` of the piece before.
+    pub after: Option<i64>,
+}
+
+impl AuditQuery {
+    /// How many are wanted, and before which; a problem where that may not be asked for.
+    pub fn checked(self) -> Result<(usize, Option<i64>), Problem> {
+        Ok((limit(self.limit)?, self.after))
+    }
 }

@@ -97,11 +97,15 @@ pub struct InviteRequest {
     pub name: String,
     /// The public ports that it may use; all of the relay's when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "7777,30000-30009", max_length = 4096)]
+    #[schema(
+        example = "7777,30000-30009",
+        max_length = 4096,
+        pattern = "^[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*$"
+    )]
     pub ports: Option<String>,
     /// How long the join string is valid, as in `30m`, `1h`, `7d`; `never` only where it is reusable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "1h", max_length = 64)]
+    #[schema(example = "1h", max_length = 64, pattern = "^(never|[0-9]+[smhdw])$")]
     pub ttl: Option<String>,
     /// The host and port that the join string names, instead of the configuration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::problem::Problem;
+
 /// A piece of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[non_exhaustive]
@@ -28,15 +30,32 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    /// How many are wanted; an error for a number that is none of those that may be asked for.
-    pub fn limit(&self) -> Result<usize, &'static str> {
-        match self.limit {
-            None => Ok(100),
-            Some(limit @ 1..=1000) => Ok(limit.into()),
-            Some(_) => Err("expected 1 to 1000"),
+    /// How many are wanted, and after which; a problem where that may not be asked for.
+    pub fn checked(self) -> Result<(usize, Option<String>), Problem> {
+        let limit = limit(self.limit)?;
+        // As the OpenAPI document has it: in characters.
+        let is_long = |after: &String| after.chars().count() > LONGEST;
+        if self.after.as_ref().is_some_and(is_long) {
+            return Err(Problem::invalid_parameter(
+                "after",
+                "expected next of the page before",
+            ));
         }
+        Ok((limit, self.after))
     }
 }
+
+/// How many are wanted of a list, where `limit` says so; a problem for a number that may not be asked for.
+pub(super) fn limit(limit: Option<u16>) -> Result<usize, Problem> {
+    match limit {
+        None => Ok(100),
+        Some(limit @ 1..=1000) => Ok(limit.into()),
+        Some(_) => Err(Problem::invalid_parameter("limit", "expected 1 to 1000")),
+    }
+}
+
+/// 128 characters: what pages go on from is a name or a number.
+const LONGEST: usize = 128;
 
 impl<T> Page<T> {
     /// The first `limit` of what comes after, with `key` to go on from.
@@ -65,8 +84,19 @@ mod tests {
         }
         assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(Page::of(1..=3, 3, ToString::to_string).next, None);
-        let limit = |limit| PageQuery { limit, after: None }.limit();
-        assert_eq!((limit(None), limit(Some(1000))), (Ok(100), Ok(1000)));
-        assert!(limit(Some(0)).is_err() && limit(Some(1001)).is_err());
+        let query = |limit, after: &str| PageQuery {
+            limit,
+            after: Some(after.into()),
+        };
+        assert_eq!(PageQuery::default().checked(), Ok((100, None)));
+        let after = "\u{e4}".repeat(128);
+        assert_eq!(query(Some(1000), &after).checked(), Ok((1000, Some(after))));
+        for bad in [
+            query(Some(0), ""),
+            query(Some(1001), ""),
+            query(None, &"x".repeat(129)),
+        ] {
+            assert!(bad.clone().checked().is_err(), "{bad:?}");
+        }
     }
 }
