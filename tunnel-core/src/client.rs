@@ -13,6 +13,7 @@ mod driver;
 mod egress;
 mod enrol;
 mod handle;
+mod health;
 mod lanes;
 mod limits;
 mod mailbox;

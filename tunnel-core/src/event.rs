@@ -10,6 +10,7 @@ use std::{
 use tokio::sync::broadcast;
 
 use crate::{
+    health::HealthState,
     instance::{InstanceId, ServiceName},
     proto::message::Code,
     sync::lock,
@@ -108,6 +109,19 @@ pub enum Event {
         /// How long, at most.
         grace: Duration,
     },
+    /// The verdict on a service's health has changed.
+    HealthChanged {
+        /// The instance.
+        instance: InstanceId,
+        /// Its service.
+        service: ServiceName,
+        /// The verdict now.
+        state: HealthState,
+        /// New players are refused until it changes again.
+        refuses: bool,
+        /// Why it is unhealthy; empty otherwise.
+        reason: String,
+    },
     /// There are as many players as a limit allows.
     Crowded(Crowded),
     /// A task panicked: it was started again if it serves more than one player. Nothing else was touched.
@@ -205,6 +219,22 @@ impl fmt::Display for Event {
                     "the other side of {client}'s tunnel shuts down: no new players, {:.1} s for those who are there",
                     grace.as_secs_f64()
                 )
+            }
+            Self::HealthChanged {
+                instance,
+                service,
+                state,
+                refuses,
+                reason,
+            } => {
+                write!(f, "instance {instance}, service {service} is {state}")?;
+                if !reason.is_empty() {
+                    write!(f, ": {reason}")?;
+                }
+                if *refuses {
+                    f.write_str("; new players are refused")?;
+                }
+                Ok(())
             }
             Self::Crowded(crowded) => crowded.fmt(f),
             Self::Panicked { task } => write!(f, "{task} panicked; nothing else was touched"),

@@ -109,6 +109,7 @@
 //!   the protocol free of sockets, clock, tasks and randomness.
 #![deny(unsafe_code)]
 
+pub mod health;
 pub mod instance;
 pub mod join;
 pub mod key;

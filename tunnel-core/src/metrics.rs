@@ -126,6 +126,8 @@ counters! {
     drop_unproved: Counter = "adit_datagrams_dropped_total" ["reason=\"unproved\""],
     /// Datagrams and connections of addresses that the operator has banned.
     banned: Counter = "adit_banned_total",
+    /// Datagrams of new players dropped because the service is unhealthy and refuses them.
+    drop_unhealthy: Counter = "adit_datagrams_dropped_total" ["reason=\"unhealthy\""],
     /// Datagrams dropped because they were larger than fragments can carry.
     drop_too_large: Counter = "adit_datagrams_dropped_total" ["reason=\"too_large\""],
     /// Datagrams dropped because their flow is unknown.
@@ -176,6 +178,8 @@ counters! {
     stream_no_tunnel: Counter = "adit_streams_failed_total" ["reason=\"no_tunnel\""],
     /// Players refused because the relay or the client shuts down, or their instance takes none.
     stream_draining: Counter = "adit_streams_failed_total" ["reason=\"draining\""],
+    /// Players refused because the service is unhealthy and refuses them.
+    stream_unhealthy: Counter = "adit_streams_failed_total" ["reason=\"unhealthy\""],
     /// Streams ended because their channel broke.
     stream_broken: Counter = "adit_streams_failed_total" ["reason=\"broken\""],
     /// Streams ended because the peer broke the protocol.
@@ -196,6 +200,12 @@ counters! {
     proxy_headers_in: Counter = "adit_proxy_headers_total" ["direction=\"in\""],
     /// PROXY headers sent to targets.
     proxy_headers_out: Counter = "adit_proxy_headers_total" ["direction=\"out\""],
+    /// Services that are unhealthy now, as their checks say.
+    services_unhealthy: Gauge = "adit_services_unhealthy",
+    /// Health checks that were answered.
+    health_checks_answered: Counter = "adit_health_checks_total" ["result=\"answered\""],
+    /// Health checks that were not answered, or not as they should be.
+    health_checks_failed: Counter = "adit_health_checks_total" ["result=\"failed\""],
     /// Connections refused because the process had no descriptor, or the machine no local port, left.
     no_descriptors: Counter = "adit_descriptors_exhausted_total",
     /// Times that a listener could not accept a connection for another reason.

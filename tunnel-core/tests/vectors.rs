@@ -13,7 +13,8 @@ use tunnel_core::{
             DatagramHead, FlowId, FlowOpen, FragmentHead, Kind, RedundancyHead, RepairHead, Scheme,
         },
         message::{
-            Code, Decoder, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId, Text,
+            Code, Decoder, HealthWord, IdleLanes, Message, Revision, ServiceDeclaration, ServiceId,
+            Text,
         },
         redundancy::Probe,
         stream::frame::{
@@ -247,6 +248,21 @@ fn messages() -> Vec<(&'static str, Message)> {
             "0d0701010701024100",
             Message::Lost {
                 streams: vec![StreamId(7), StreamId(256)],
+            },
+        ),
+        (
+            "0e3401077372765f313233020467616d65030104040243e805046c6174650604486f6d6507010308010a0903312e300a05776f726c64",
+            Message::Health {
+                instance: instance(),
+                service: "game".parse().unwrap(),
+                state: HealthWord::Refusing,
+                age: Duration::from_millis(1000),
+                reason: Some(Text::new("late")),
+                name: Some(Text::new("Home")),
+                players: Some(3),
+                max: Some(10),
+                version: Some(Text::new("1.0")),
+                map: Some(Text::new("world")),
             },
         ),
     ]

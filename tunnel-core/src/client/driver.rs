@@ -12,6 +12,7 @@ use crate::{
     client::{
         command::Command,
         connector::{Connector, News},
+        health::{CheckResult, Checks},
         policy::hearing::Hearing,
         receipts::Receipts,
         shared::Shared,
@@ -19,7 +20,9 @@ use crate::{
         targets,
     },
     event::Event,
+    health::HealthState,
     instance::{Instance, InstanceId},
+    metrics::Level,
     proto::{
         message::{Code, Message, MessageError},
         session::{
@@ -42,6 +45,10 @@ pub(crate) struct Driver {
     drain: Option<Drain>,
     receipts: Receipts,
     binding: watch::Sender<Binding>,
+    checks: Checks,
+    results: mpsc::Receiver<CheckResult>,
+    /// How many services are unhealthy, as it is shown in the metrics.
+    unhealthy: Level,
 }
 
 /// What the main task woke up for.
@@ -52,6 +59,8 @@ enum Woken {
     Timeout,
     /// Streams have lost their lanes.
     Lost(Vec<StreamId>),
+    /// A service was checked.
+    Checked(CheckResult),
     /// Time to see whether a client that shuts down may go.
     Ending,
     Stopped,
@@ -69,7 +78,11 @@ impl Driver {
         for instance in instances {
             session.insert(instance);
         }
+        let (checks, results) = Checks::new(shared.clone());
         let driver = Self {
+            unhealthy: Level::new(&shared.metrics, |m| &m.services_unhealthy),
+            checks,
+            results,
             shared,
             connector,
             session,
@@ -96,6 +109,7 @@ impl Driver {
                 Woken::News(news) => self.handle_news(news),
                 Woken::Timeout => self.session.handle_timeout(Instant::now()),
                 Woken::Lost(streams) => self.session.lost(&streams),
+                Woken::Checked(result) => self.handle_checked(result),
                 Woken::Ending if self.may_go() => {
                     self.connector.goodbye().await;
                     self.close();
@@ -125,6 +139,7 @@ impl Driver {
             () = sleep_until(look_at) => Woken::Ending,
             news = self.connector.next() => Woken::News(news),
             lost = self.shared.streams.lost() => Woken::Lost(lost),
+            Some(result) = self.results.recv() => Woken::Checked(result),
             () = sleep_until(timeout) => Woken::Timeout,
         }
     }
@@ -143,6 +158,9 @@ impl Driver {
                 self.connector.adopt(dialled);
                 self.relay_drains = false;
                 self.session.handle_connected(now);
+                if (self.connector.tunnel()).is_some_and(|tunnel| tunnel.takes_health) {
+                    self.session.handle_takes_health();
+                }
             }
             News::Dialled(Err(error)) => self.connector.handle_dial_error(&error),
             News::DialDue => self.connector.handle_due(),
@@ -203,6 +221,11 @@ impl Driver {
                 ClientEvent::ServicesChanged => {
                     let (shared, session) = (&self.shared, &self.session);
                     targets::update(&shared.targets, session.services(), &shared.reporter());
+                    let now = Instant::now();
+                    for (instance, service) in self.checks.follow(&self.session) {
+                        self.session.set_health(now, &instance, &service, None);
+                    }
+                    self.count_unhealthy();
                 }
                 ClientEvent::Drain { grace } => self.handle_drain(grace),
             }
@@ -223,6 +246,44 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// A service was checked.
+    fn handle_checked(&mut self, result: CheckResult) {
+        if !self.checks.is_current(&result) {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        if result.works {
+            metrics.health_checks_answered.one();
+        } else {
+            metrics.health_checks_failed.one();
+        }
+        let (instance, service) = result.checked;
+        let health = result.health;
+        let mut known = self.session.health();
+        let before = known.find(|(id, name, _)| **id == instance && **name == service);
+        let before = before.map_or(HealthState::Starting, |(_, _, health)| health.state);
+        drop(known);
+        if health.state != before {
+            self.shared.emit(Event::HealthChanged {
+                instance: instance.clone(),
+                service: service.clone(),
+                state: health.state,
+                refuses: health.refuses,
+                reason: health.reason.clone(),
+            });
+        }
+        let now = Instant::now();
+        self.session
+            .set_health(now, &instance, &service, Some(health));
+        self.count_unhealthy();
+    }
+
+    fn count_unhealthy(&mut self) {
+        let all = self.session.health();
+        let unhealthy = all.filter(|(_, _, health)| health.state == HealthState::Unhealthy);
+        self.unhealthy.set(unhealthy.count() as u64);
     }
 
     fn handle_command(&mut self, command: Command) {
@@ -361,6 +422,13 @@ impl Driver {
                 .session
                 .instances()
                 .map(|(instance, state)| (instance.clone(), state.clone()))
+                .collect(),
+            health: self
+                .session
+                .health()
+                .map(|(instance, service, health)| {
+                    (instance.clone(), service.clone(), health.clone())
+                })
                 .collect(),
         }
     }

@@ -93,6 +93,7 @@ fn assemble(
         closed: CancellationToken::new(),
         broken: CancellationToken::new(),
         resumes: terms.capabilities.contains(Capabilities::STREAM_RESUMPTION),
+        takes_health: terms.capabilities.contains(Capabilities::HEALTH),
         path: watch::Sender::new(0),
         path_changed: Notify::new(),
         hearing: Mailbox::new(HEARINGS),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::{
-    instance::{Instance, InstanceId},
+    health::Health,
+    instance::{Instance, InstanceId, ServiceName},
     proto::{message::Code, session::client::InstanceState},
     transport::Transport,
 };
@@ -28,6 +29,8 @@ pub struct ClientStatus {
     pub lanes_blocked: bool,
     /// Every instance, and what became of it, sorted by id.
     pub instances: Vec<(Instance, InstanceState)>,
+    /// The health of each service that is checked and has been at least once, sorted by instance and name.
+    pub health: Vec<(InstanceId, ServiceName, Health)>,
 }
 
 impl ClientStatus {

@@ -1,5 +1,6 @@
 //! A relay that was taken over, against a client: it reaches nothing but what the client has configured.
 
+mod health;
 mod misbehaving;
 mod names;
 mod parked;
@@ -215,11 +216,22 @@ fn relay_endpoint_on(
     psk: &Psk,
     process: u8,
 ) -> quinn::Endpoint {
+    relay_endpoint_that_can(socket, relay_key, psk, process, Capabilities::SUPPORTED)
+}
+
+/// The same with other capabilities.
+fn relay_endpoint_that_can(
+    socket: StdUdp,
+    relay_key: &SecretKey,
+    psk: &Psk,
+    process: u8,
+    capabilities: Capabilities,
+) -> quinn::Endpoint {
     let identity = quic::RelayIdentity {
         secret_key: relay_key.clone(),
         process: ProcessId::from([process; 16]),
         versions: SUPPORTED,
-        capabilities: Capabilities::SUPPORTED,
+        capabilities,
         psks: Arc::new(Knows(psk.clone())),
     };
     let admission = Admission::shared(AdmissionLimits::default());

@@ -45,6 +45,8 @@ pub(crate) struct ClientTunnel {
     pub(crate) broken: CancellationToken,
     /// Both sides can continue a stream on another channel.
     pub(crate) resumes: bool,
+    /// The relay takes word of services' health.
+    pub(crate) takes_health: bool,
     /// Counts how often lanes have become useless: an address of ours is gone, or everything was silent for long.
     pub(crate) path: watch::Sender<u64>,
     /// Wakes the client's main task after such a change.

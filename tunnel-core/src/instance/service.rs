@@ -2,10 +2,12 @@
 
 use std::{collections::HashSet, convert::Infallible, ops::RangeInclusive};
 
+use crate::health::{self, HealthCheck};
 use crate::instance::{
     host::{HostPortError, Target},
     name::{InstanceId, NameError, ServiceName},
     options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy},
+    parse::shown,
     players::{ProxyDatagrams, ProxyProtocol},
     port::{PortRange, PortsError},
 };
@@ -34,6 +36,7 @@ pub struct Service {
     pub(crate) flows: FlowLimits,
     pub(crate) proxy: ProxyProtocol,
     pub(crate) proxy_datagrams: ProxyDatagrams,
+    pub(crate) health: Option<HealthCheck>,
 }
 
 impl Service {
@@ -60,6 +63,7 @@ impl Service {
             flows: FlowLimits::default(),
             proxy: ProxyProtocol::default(),
             proxy_datagrams: ProxyDatagrams::default(),
+            health: None,
         })
     }
 
@@ -126,6 +130,22 @@ impl Service {
         Ok(self)
     }
 
+    /// Has the client check whether its target works. The service must take what the check is carried over.
+    pub fn with_health(mut self, check: HealthCheck) -> Result<Self, ServiceError> {
+        let is_taken = match check.probe().over() {
+            health::Over::Tcp => self.protocol.tcp(),
+            health::Over::Udp => self.protocol.udp(),
+        };
+        if !is_taken {
+            return Err(ServiceError::HealthProtocol {
+                check: shown(check.probe().name()),
+                protocol: self.protocol,
+            });
+        }
+        self.health = Some(check);
+        Ok(self)
+    }
+
     /// Its name within the instance.
     pub const fn name(&self) -> &ServiceName {
         &self.name
@@ -176,6 +196,11 @@ impl Service {
         self.protocol.udp()
             && matches!(self.proxy, ProxyProtocol::V2)
             && !matches!(self.proxy_datagrams, ProxyDatagrams::Off)
+    }
+
+    /// How the client checks whether its target works, if it does.
+    pub const fn health(&self) -> Option<&HealthCheck> {
+        self.health.as_ref()
     }
 
     /// A remark for the operator, where the service is valid but may not do what they want.
@@ -286,6 +311,16 @@ pub enum ServiceError {
         "proxy_protocol = \"v1\" has no form for UDP: use \"v2\", or proxy_protocol_udp = \"off\" for a header over TCP alone"
     )]
     ProxyV1OverUdp,
+    /// A check of health over what the service does not take.
+    #[error(
+        "health: the check {check:?} does not go over {protocol}, which is all that the service takes"
+    )]
+    HealthProtocol {
+        /// The check.
+        check: String,
+        /// What the service takes.
+        protocol: Protocol,
+    },
     /// An instance without services.
     #[error("instance {0} has no service")]
     NoServices(InstanceId),

@@ -8,7 +8,7 @@ mod values;
 pub use decoder::{Decoder, MAX_MESSAGE, MessageError};
 pub use service::{ServiceDeclaration, ServiceId};
 pub use table::Message;
-pub use values::{Code, IdleLanes, Revision, Text};
+pub use values::{Code, HealthWord, IdleLanes, Revision, Text};
 
 #[cfg(test)]
 mod tests;

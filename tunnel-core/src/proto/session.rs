@@ -4,6 +4,7 @@
 //! what to do, `poll_timeout` says when `handle_timeout` is due.
 
 pub mod client;
+mod health;
 mod heartbeat;
 mod misbehaved;
 pub mod relay;

@@ -1,6 +1,7 @@
 //! Public ports: where players come in.
 
 mod front_end;
+mod health;
 pub(crate) mod open;
 pub(crate) mod players;
 pub(crate) mod replies;

@@ -9,7 +9,9 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    instance::InstanceId,
+    event::Event,
+    health::Health,
+    instance::{InstanceId, ServiceName},
     proto::message::Code,
     relay::{
         clients::Serial,
@@ -113,6 +115,7 @@ impl Ports {
                 if let Some(served) = self.services.get(&binding) {
                     // Its name may be another one.
                     served.set_bans(bans);
+                    (served.health).follow(&route.service.name, tunnel.process);
                     served.route.send_replace(Some(route));
                 }
             }
@@ -164,6 +167,33 @@ impl Ports {
     /// All services that are open.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<PublicService>> {
         self.services.values()
+    }
+
+    /// A client tells by this tunnel how a service of its own is.
+    pub(crate) fn set_health(
+        &self,
+        tunnel: &RelayTunnel,
+        instance: &InstanceId,
+        name: &ServiceName,
+        health: Option<Health>,
+    ) {
+        let of_instance = self.services.iter().filter(|(binding, service)| {
+            binding.instance == *instance && service.owner == tunnel.client
+        });
+        let mut named = of_instance.filter(|(_, service)| service.name().as_ref() == Some(name));
+        let Some((_, service)) = named.next() else {
+            return;
+        };
+        let event = health.as_ref().map(|health| Event::HealthChanged {
+            instance: instance.clone(),
+            service: name.clone(),
+            state: health.state,
+            refuses: health.refuses,
+            reason: health.reason.clone(),
+        });
+        if service.health.set(&self.shared.metrics, health) {
+            event.into_iter().for_each(|event| self.shared.emit(event));
+        }
     }
 
     /// Points the services of one tunnel at another of the same process, or at none.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
+    health::Health,
     instance::{InstanceId, ServiceName},
     key::PublicKey,
     metrics::Snapshot,
@@ -95,6 +96,8 @@ pub struct InstanceStatus {
 pub struct ServiceStatus {
     /// As the client has declared it.
     pub declaration: ServiceDeclaration,
+    /// How its target is, if the client has told.
+    pub health: Option<Health>,
     /// For how long its ports have been open.
     pub bound: Duration,
     /// Players' TCP connections.

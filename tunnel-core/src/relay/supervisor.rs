@@ -377,6 +377,11 @@ impl Supervisor {
                     grace,
                 });
             }
+            RelayEvent::Health {
+                instance,
+                service,
+                health,
+            } => (self.bindings.ports).set_health(tunnel, &instance, &service, health),
             RelayEvent::Lived { .. } | RelayEvent::Liveness(_) | RelayEvent::Lost { .. } => {}
         }
     }

@@ -2,6 +2,7 @@
 
 mod authority;
 mod handle;
+mod health;
 mod hostile;
 mod isolation;
 mod operator;
@@ -250,6 +251,15 @@ impl Scripted {
         identity: &ClientIdentity,
         process: ProcessId,
     ) -> (quic::ClientEndpoint, quinn::Connection) {
+        Self::proven_with(identity, process, Capabilities::SUPPORTED).await
+    }
+
+    /// The same with other capabilities.
+    async fn proven_with(
+        identity: &ClientIdentity,
+        process: ProcessId,
+        capabilities: Capabilities,
+    ) -> (quic::ClientEndpoint, quinn::Connection) {
         let socket = StdUdp::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let endpoint = quic::client_endpoint(socket, Arc::default()).unwrap();
         let known = quic::ClientIdentity {
@@ -258,7 +268,7 @@ impl Scripted {
             psk: identity.psk.clone(),
             process,
             versions: SUPPORTED,
-            capabilities: Capabilities::SUPPORTED,
+            capabilities,
             token: None,
             suite: Suite::fastest(),
         };
@@ -290,13 +300,14 @@ impl Scripted {
     async fn connected_as(identity: ClientIdentity, process: ProcessId) -> Self {
         let proven = Self::proven(&identity, process).await;
         let mut scripted = Self::opened(identity, proven).await;
+        scripted.ask().await;
         scripted
-            .say(&Message::Ping {
-                number: 0,
-                heard: None,
-            })
-            .await;
-        scripted
+    }
+
+    /// The first PING, with which the control stream is there for the relay.
+    async fn ask(&mut self) {
+        let (number, heard) = (0, None);
+        self.say(&Message::Ping { number, heard }).await;
     }
 
     async fn say(&mut self, message: &Message) {

@@ -270,7 +270,7 @@ async fn a_player_who_waits_too_long_for_a_tunnel_is_reset_and_counted(via: Via)
 }
 
 /// A player connects and is reset, perhaps before the system has told it that it is connected.
-async fn is_reset(lab: &Lab) {
+pub(crate) async fn is_reset(lab: &Lab) {
     match hang("an end", TcpStream::connect(lab.at(lab.port))).await {
         Ok(mut player) => assert_eq!(end_of(&mut player).await, End::Reset),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),

@@ -31,6 +31,7 @@ macro_rules! on_transport {
 mod crowds;
 mod drain;
 mod front_ends;
+mod health;
 mod instances;
 mod isolation;
 mod lifecycle;

@@ -150,7 +150,7 @@ async fn introduce(
 }
 
 /// Connects to the first address that answers; each next one is tried a little later, or when one before it fails.
-async fn connect(
+pub(crate) async fn connect(
     shared: &Arc<Shared>,
     target: &Arc<Target>,
     port: u16,

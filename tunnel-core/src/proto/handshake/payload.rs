@@ -115,9 +115,13 @@ impl Capabilities {
     /// Datagrams may come as copies and with repairs. (0x1 and 0x2 stood for other forms of that in drafts.)
     pub const REDUNDANCY: Self = Self(0x10);
 
+    /// The health of services is told (HEALTH).
+    pub const HEALTH: Self = Self(0x20);
+
     /// What this build can do.
-    pub const SUPPORTED: Self =
-        Self(Self::STREAM_RESUMPTION.0 | Self::STREAM_MOVES.0 | Self::REDUNDANCY.0);
+    pub const SUPPORTED: Self = Self(
+        Self::STREAM_RESUMPTION.0 | Self::STREAM_MOVES.0 | Self::REDUNDANCY.0 | Self::HEALTH.0,
+    );
 
     /// The set of these bits; the two highest do not travel.
     pub const fn from_bits(bits: u64) -> Self {

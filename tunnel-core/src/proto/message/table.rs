@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 
 use crate::{
-    instance::InstanceId,
+    instance::{InstanceId, ServiceName},
     key::Psk,
     proto::{
         message::{
             service::ServiceDeclaration,
-            values::{Code, IdleLanes, Revision, Text},
+            values::{Code, HealthWord, IdleLanes, Revision, Text},
         },
         stream::frame::StreamId,
         wire::{Fields, Slot, WireError, put_field, put_prefixed, put_varint},
@@ -175,6 +175,29 @@ messages! {
     13 => Lost {
         /// Which.
         1 => streams: Vec<StreamId>,
+    }
+    /// Client: the health of a service that is bound. Only to a relay that can take it.
+    14 => Health {
+        /// Which instance.
+        1 => instance: InstanceId,
+        /// Its service.
+        2 => service: ServiceName,
+        /// The verdict, and what follows from it.
+        3 => state: HealthWord,
+        /// For how long it has been that.
+        4 => age: Duration,
+        /// Why it is unhealthy, for people.
+        5 => reason: Option<Text<256>>,
+        /// What the server calls itself.
+        6 => name: Option<Text<256>>,
+        /// Players who are there.
+        7 => players: Option<u32>,
+        /// Players who may be.
+        8 => max: Option<u32>,
+        /// Version of the game.
+        9 => version: Option<Text<256>>,
+        /// Map, level or world.
+        10 => map: Option<Text<256>>,
     }
 }
 

@@ -37,6 +37,21 @@ fn declare(services: u32) -> Message {
     }
 }
 
+fn health(state: HealthWord) -> Message {
+    Message::Health {
+        instance: "i".repeat(63).parse().unwrap(),
+        service: "s".repeat(63).parse().unwrap(),
+        state,
+        age: Duration::from_secs(4_000_000),
+        reason: Some(Text::new(&"r".repeat(256))),
+        name: Some(Text::new(&"ß".repeat(128))),
+        players: Some(u32::MAX),
+        max: Some(0),
+        version: Some(Text::new("1")),
+        map: Some(Text::new("m")),
+    }
+}
+
 fn samples() -> Vec<Message> {
     vec![
         declare(3),
@@ -61,6 +76,7 @@ fn samples() -> Vec<Message> {
         Message::Lanes {
             idle: IdleLanes::new(3),
         },
+        health(HealthWord::Unhealthy),
     ]
 }
 
@@ -266,6 +282,25 @@ fn text_is_cut_to_fit_and_drives_no_terminal() {
     assert_eq!(text.as_str(), "a?[31m");
     assert!(Text::<4>::decode(&mut Reader::new(b"12345")).is_err());
     assert!(Text::<4>::decode(&mut Reader::new(b"\xff")).is_err());
+}
+
+#[test]
+fn a_verdict_of_a_later_version_is_none() {
+    for word in [
+        HealthWord::Unchecked,
+        HealthWord::Starting,
+        HealthWord::Healthy,
+        HealthWord::Unhealthy,
+        HealthWord::Refusing,
+    ] {
+        assert_eq!(decode(&encoded(&health(word))), Ok(Some(health(word))));
+    }
+    for number in [5, 1 << 40] {
+        let mut later = BytesMut::new();
+        put_varint(&mut later, number);
+        let word = HealthWord::decode(&mut Reader::new(&later));
+        assert_eq!(word, Ok(HealthWord::Starting));
+    }
 }
 
 #[test]

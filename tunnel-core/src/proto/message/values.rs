@@ -137,6 +137,44 @@ codes! {
     }
 }
 
+/// What a HEALTH says of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HealthWord {
+    /// It is not checked any more.
+    Unchecked,
+    /// There is no verdict yet.
+    Starting,
+    /// It answers.
+    Healthy,
+    /// It does not; players are led there all the same.
+    Unhealthy,
+    /// It does not, and new players are to be refused.
+    Refusing,
+}
+
+impl HealthWord {
+    /// All of them, each at its number.
+    const ALL: [Self; 5] = [
+        Self::Unchecked,
+        Self::Starting,
+        Self::Healthy,
+        Self::Unhealthy,
+        Self::Refusing,
+    ];
+}
+
+impl Value for HealthWord {
+    fn encode(&self, out: &mut BytesMut) {
+        (*self as u64).encode(out);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        // A verdict of a later version is none for this one.
+        let number = usize::try_from(reader.varint()?).unwrap_or(usize::MAX);
+        Ok(Self::ALL.get(number).copied().unwrap_or(Self::Starting))
+    }
+}
+
 impl Value for InstanceId {
     fn encode(&self, out: &mut BytesMut) {
         out.put_slice(self.as_str().as_bytes());

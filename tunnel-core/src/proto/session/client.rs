@@ -12,11 +12,13 @@ use std::{
 pub use self::entry::InstanceState;
 use self::entry::{Entry, Version};
 use crate::{
-    instance::{Instance, InstanceId, Service},
+    health::Health,
+    instance::{Instance, InstanceId, Service, ServiceName},
     key::Psk,
     proto::{
         message::{Code, Message, Revision, ServiceId},
         session::{
+            health,
             heartbeat::{HEARTBEAT, Heartbeat, Liveness},
             misbehaved::SessionMisbehaved,
         },
@@ -36,6 +38,8 @@ pub struct ClientSession {
     events: VecDeque<ClientEvent>,
     /// Since when the client takes no new players, and how long it waits for those who are there.
     draining: Option<(Instant, Duration)>,
+    /// How services are, as far as they are checked.
+    health: BTreeMap<(InstanceId, ServiceName), Health>,
     /// Xorshift state for jitter, seeded by the caller: the session has no randomness of its own.
     jitter: u64,
 }
@@ -44,6 +48,8 @@ pub struct ClientSession {
 struct Connected {
     heartbeat: Heartbeat,
     welcomed: bool,
+    /// The relay takes HEALTH.
+    takes_health: bool,
 }
 
 /// What the client is to do, or may tell.
@@ -102,6 +108,7 @@ impl ClientSession {
             messages: VecDeque::new(),
             events: VecDeque::new(),
             draining: None,
+            health: BTreeMap::new(),
             jitter: seed | 1,
         }
     }
@@ -130,6 +137,7 @@ impl ClientSession {
         if self.instances.remove(id).is_none() {
             return false;
         }
+        self.health.retain(|(instance, _), _| instance != id);
         let revision = self.revision();
         if self.is_welcome() {
             self.messages.push_back(Message::Withdraw {
@@ -173,6 +181,15 @@ impl ClientSession {
             })
     }
 
+    /// The services that are wanted, each as it is to be.
+    pub fn wanted_services(&self) -> impl Iterator<Item = (ServiceId, &InstanceId, &Service)> {
+        self.instances.values().flat_map(|entry| {
+            let Version { instance, ids, .. } = &entry.wanted;
+            let services = ids.iter().zip(instance.services());
+            services.map(|(id, service)| (*id, instance.id(), service))
+        })
+    }
+
     /// Whether every instance is bound.
     pub fn is_all_bound(&self) -> bool {
         self.is_welcome() && self.instances.values().all(|entry| entry.state.is_bound())
@@ -184,12 +201,55 @@ impl ClientSession {
         self.connected = Some(Connected {
             heartbeat: Heartbeat::new(now, HEARTBEAT),
             welcomed: false,
+            takes_health: false,
         });
         // A QUIC stream exists for the relay only once something was said on it.
         self.messages.push_back(Message::Ping {
             number: 0,
             heard: None,
         });
+    }
+
+    /// The relay of this tunnel takes word of services' health.
+    pub const fn handle_takes_health(&mut self) {
+        if let Some(connected) = &mut self.connected {
+            connected.takes_health = true;
+        }
+    }
+
+    /// How a service is now; `None` if it is not checked any more. A relay that has it bound is told, if it takes that.
+    pub fn set_health(
+        &mut self,
+        now: Instant,
+        instance: &InstanceId,
+        service: &ServiceName,
+        health: Option<Health>,
+    ) {
+        let Some(entry) = self.instances.get(instance) else {
+            return;
+        };
+        // Behind its BOUND all that is known is told, but not what is not any more.
+        let is_due = entry.state.is_bound() || health.is_none();
+        let key = (instance.clone(), service.clone());
+        if self.health.get(&key) == health.as_ref() {
+            return;
+        }
+        if is_due && self.takes_health() {
+            let (instance, service) = key.clone();
+            let message = health::message(now, instance, service, health.as_ref());
+            self.messages.push_back(message);
+        }
+        match health {
+            Some(health) => _ = self.health.insert(key, health),
+            None => _ = self.health.remove(&key),
+        }
+    }
+
+    /// How services are, as far as they are checked.
+    pub fn health(&self) -> impl Iterator<Item = (&InstanceId, &ServiceName, &Health)> {
+        self.health
+            .iter()
+            .map(|((instance, service), health)| (instance, service, health))
     }
 
     /// The tunnel is gone. What was bound may still be held by the relay, but is pending until it says so.
@@ -246,7 +306,7 @@ impl ClientSession {
                     text: text.as_str().into(),
                 });
             }
-            Message::Bound { instance, revision } => self.handle_bound(instance, revision),
+            Message::Bound { instance, revision } => self.handle_bound(now, instance, revision),
             Message::Refused {
                 instance,
                 revision,
@@ -361,7 +421,7 @@ impl ClientSession {
         self.connected.as_ref()?.heartbeat.rtt()
     }
 
-    fn handle_bound(&mut self, instance: InstanceId, revision: Revision) {
+    fn handle_bound(&mut self, now: Instant, instance: InstanceId, revision: Revision) {
         // An answer to an instance removed meanwhile says nothing.
         let Some(entry) = self.instances.get_mut(&instance) else {
             return;
@@ -382,6 +442,13 @@ impl ClientSession {
         };
         entry.backoff.reset();
         entry.retry_at = None;
+        if self.takes_health() {
+            let of_instance = self.health.iter().filter(|((id, _), _)| *id == instance);
+            let told = of_instance.map(|((id, service), health)| {
+                health::message(now, id.clone(), service.clone(), Some(health))
+            });
+            self.messages.extend(told);
+        }
         self.events.push_back(ClientEvent::Bound(instance));
     }
 
@@ -424,6 +491,11 @@ impl ClientSession {
         self.connected
             .as_ref()
             .is_some_and(|connected| connected.welcomed)
+    }
+
+    fn takes_health(&self) -> bool {
+        let connected = self.connected.as_ref();
+        connected.is_some_and(|connected| connected.welcomed && connected.takes_health)
     }
 
     fn version(&mut self, instance: Instance) -> Version {

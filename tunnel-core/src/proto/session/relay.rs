@@ -6,11 +6,13 @@ use std::{
 };
 
 use crate::{
-    instance::InstanceId,
+    health::Health,
+    instance::{InstanceId, ServiceName},
     key::Psk,
     proto::{
         message::{Code, Message, Revision, ServiceDeclaration, Text},
         session::{
+            health::Told,
             heartbeat::{HEARTBEAT, Heartbeat, Liveness},
             misbehaved::SessionMisbehaved,
         },
@@ -61,6 +63,15 @@ pub enum RelayEvent {
     Lost {
         /// Which.
         streams: Vec<StreamId>,
+    },
+    /// The client tells how a service is.
+    Health {
+        /// Of which instance.
+        instance: InstanceId,
+        /// Which.
+        service: ServiceName,
+        /// How; `None` if it is not checked any more.
+        health: Option<Health>,
     },
     /// The client was there after this, when the PING left that it has answered. Until it is let in, it is for others to
     /// say whether that is late enough.
@@ -164,6 +175,34 @@ impl RelaySession {
             Message::Ping { number, .. } => self.messages.push_back(Message::Pong { number }),
             Message::Pong { .. } => {}
             Message::Drain { grace } => self.events.push_back(RelayEvent::Drain { grace }),
+            Message::Health {
+                instance,
+                service,
+                state,
+                age,
+                reason,
+                name,
+                players,
+                max,
+                version,
+                map,
+            } => {
+                let told = Told {
+                    state,
+                    age,
+                    reason,
+                    name,
+                    players,
+                    max,
+                    version,
+                    map,
+                };
+                self.events.push_back(RelayEvent::Health {
+                    instance,
+                    service,
+                    health: told.health(now),
+                });
+            }
             Message::Lost { streams } => self.events.push_back(RelayEvent::Lost { streams }),
             Message::Goodbye { code, .. } => self.events.push_back(RelayEvent::Goodbye { code }),
             other => return Err(SessionMisbehaved::WrongDirection(other.name())),

@@ -10,6 +10,7 @@ use super::{
     *,
 };
 use crate::{
+    health::{Health, HealthState, Report},
     instance::{Instance, InstanceId, Protocol, Service},
     key::Psk,
     proto::{
@@ -703,6 +704,100 @@ fn streams_that_lost_their_lanes_are_named_to_the_relay_as_many_as_a_message_tak
     assert!(!relay.is_idle());
     let streams = said.concat();
     assert_eq!(relay.poll_own_event(), Some(RelayEvent::Lost { streams }));
+}
+
+/// The health of a service that has been ill for a minute, and refuses players.
+fn ill(now: Instant) -> Health {
+    Health {
+        refuses: true,
+        reason: "nothing listens".into(),
+        report: Report {
+            name: "Home".into(),
+            players: Some(3),
+            max: Some(10),
+            version: "1.0".into(),
+            map: "world".into(),
+        },
+        ..Health::new(HealthState::Unhealthy, now - Duration::from_secs(60))
+    }
+}
+
+/// The messages that tell of health, as a relay understands them.
+fn told(now: Instant, sent: Vec<Message>) -> Vec<RelayEvent> {
+    let (mut relay, _) = relay();
+    let health = |message: &Message| matches!(message, Message::Health { .. });
+    for message in sent.into_iter().filter(health) {
+        relay.handle_message(now, message).unwrap();
+    }
+    std::iter::from_fn(|| relay.poll_event()).collect()
+}
+
+#[test]
+fn a_services_health_is_told_when_it_is_bound_and_whenever_it_changes() {
+    let mut client = Client::new();
+    let now = client.now;
+    client.session.insert(instance("a", "t", &[1]));
+    let (a, s1) = (id("a"), "s1".parse().unwrap());
+    let says = |health| RelayEvent::Health {
+        instance: id("a"),
+        service: "s1".parse().unwrap(),
+        health,
+    };
+    client.connect();
+    client.session.handle_takes_health();
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    assert_eq!(told(now, client.sent()), [], "nothing is bound yet");
+    client.hear(bound("a", Revision(1)));
+    assert_eq!(told(now, client.sent()), [says(Some(ill(now)))]);
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    assert_eq!(client.sent(), [], "that is no news");
+    let well = Health::new(HealthState::Healthy, now);
+    client.session.set_health(now, &a, &s1, Some(well.clone()));
+    assert_eq!(told(now, client.sent()), [says(Some(well))]);
+    client.session.set_health(now, &a, &s1, None);
+    assert_eq!(told(now, client.sent()), [says(None)]);
+    // It is not checked any more since it is another one, which is not bound yet.
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    client.sent();
+    client.session.insert(instance("a", "other", &[1]));
+    client.session.set_health(now, &a, &s1, None);
+    assert_eq!(told(now, client.sent()), [says(None)]);
+    client.hear(bound("a", Revision(2)));
+    assert_eq!(told(now, client.sent()), []);
+    let gone = id("gone");
+    client.session.set_health(now, &gone, &s1, Some(ill(now)));
+    assert_eq!(
+        client.session.health().count(),
+        0,
+        "there is no such instance"
+    );
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    client.session.remove(&a);
+    assert_eq!(client.session.health().count(), 0);
+}
+
+#[test]
+fn a_relay_of_before_is_not_told_of_health() {
+    let mut client = Client::welcomed();
+    let now = client.now;
+    client.session.insert(instance("a", "t", &[1]));
+    let (a, s1) = (id("a"), "s1".parse().unwrap());
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    client.hear(bound("a", Revision(1)));
+    client
+        .session
+        .set_health(now, &a, &s1, Some(Health::new(HealthState::Healthy, now)));
+    client.session.set_health(now, &a, &s1, None);
+    assert_eq!(told(now, client.sent()), []);
+    // What it is told by its next tunnel depends on that one's relay.
+    client.session.set_health(now, &a, &s1, Some(ill(now)));
+    client.session.handle_disconnected();
+    client.session.handle_connected(now);
+    client.session.handle_takes_health();
+    client.hear(welcome());
+    client.sent();
+    client.hear(bound("a", Revision(1)));
+    assert_eq!(told(now, client.sent()).len(), 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::{
         directory::{FlowService, FlowShard},
         entrance::Entrance,
         ingress::{
+            health::ServiceHealth,
             players::Streams,
             service::{OpenSockets, PublicService, Route, pause},
             shard::UdpShard,
@@ -122,6 +123,7 @@ impl OpenPorts {
         let cancelled = CancellationToken::new();
         let (owner, directory) = (route.tunnel.client, route.tunnel.flows.clone());
         let service = Arc::new(PublicService {
+            health: ServiceHealth::new(&route.service.name, route.tunnel.process),
             binding,
             owner,
             route: watch::Sender::new(Some(route)),

@@ -22,7 +22,10 @@ use crate::{
     relay::{
         directory::{FlowService, FlowShard},
         entrance::{Bans, Entrance, Gate},
-        ingress::players::{PlayerId, Streams},
+        ingress::{
+            health::ServiceHealth,
+            players::{PlayerId, Streams},
+        },
         limit::bucket::TokenBucket,
         registry::Binding,
         shared::Shared,
@@ -53,6 +56,8 @@ pub(crate) struct PublicService {
     pub(crate) unproved: Mutex<TokenBucket>,
     /// When its ports were opened.
     pub(crate) began: Instant,
+    /// How its target is, as the client has told.
+    pub(crate) health: ServiceHealth,
     /// Counts its flows over all shards.
     pub(crate) flows: Arc<FlowCounts>,
     pub(super) udp: OnceLock<Vec<Weak<dyn FlowShard>>>,
@@ -139,6 +144,7 @@ impl PublicService {
         let flows = flows.reduce(|a, b| a + b).unwrap_or_default();
         ServiceStatus {
             declaration,
+            health: self.health.health(),
             bound: self.began.elapsed(),
             streams: self.streams.len(),
             flows: flows.flows,

@@ -149,6 +149,9 @@ impl UdpShard {
         if !self.service.takes_players(&self.shared, route) {
             return Err(PacketDrop::Draining);
         }
+        if self.service.health.refuses() {
+            return Err(PacketDrop::Unhealthy);
+        }
         let allocate = || FlowId(self.shared.next_flow());
         let admitted = (flows.table).handle_player_packet(now, key, len, allocate);
         let id = admitted.map_err(PacketDrop::Full)?.flow.id;
@@ -302,6 +305,7 @@ pub(super) enum PacketDrop {
     /// The operator has banned the address.
     Banned,
     Draining,
+    Unhealthy,
     Full(FlowDrop),
 }
 
@@ -311,6 +315,7 @@ impl PacketDrop {
             Self::Ended => {}
             Self::Banned => metrics.banned.one(),
             Self::Draining => metrics.drop_draining.one(),
+            Self::Unhealthy => metrics.drop_unhealthy.one(),
             Self::Full(FlowDrop::AddressFull) => metrics.drop_address_cap.one(),
             Self::Full(FlowDrop::ServiceFull) => metrics.drop_service_cap.one(),
             Self::Full(FlowDrop::ClientFull) => metrics.drop_client_cap.one(),

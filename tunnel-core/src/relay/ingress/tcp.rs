@@ -293,6 +293,9 @@ async fn open<'a>(
         if !service.takes_players(shared, &route) {
             return Err(&metrics.stream_draining);
         }
+        if service.health.refuses() {
+            return Err(&metrics.stream_unhealthy);
+        }
         let tunnel = route.tunnel.clone();
         let player = Player {
             service: route.service.id,
