@@ -2,13 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-use crate::parse::{self, Source};
+use crate::{parse, sources};
 
 /// Which file of a crate imports which.
 #[derive(Debug)]
@@ -33,7 +32,12 @@ impl Graph {
             edges: Vec::new(),
         };
         let mut sources = Vec::new();
-        graph.read(workspace, crate_root, Vec::new(), &mut sources)?;
+        for file in sources::read(workspace, crate_root)? {
+            graph.modules.insert(file.module.clone(), graph.files.len());
+            graph.files.push(file.name);
+            graph.edges.push(BTreeSet::new());
+            sources.push((file.module, parse::read(&file.tree)));
+        }
         for (module, source) in &sources {
             for (inside, name, path) in &source.names {
                 let here = [module.as_slice(), inside].concat();
@@ -121,47 +125,6 @@ impl Graph {
         &self.files[index]
     }
 
-    fn read(
-        &mut self,
-        workspace: &Path,
-        file: &Path,
-        module: Vec<String>,
-        sources: &mut Vec<(Vec<String>, Source)>,
-    ) -> Result<()> {
-        let whole = workspace.join(file);
-        let text = fs::read_to_string(&whole)
-            .with_context(|| format!("cannot read {}", whole.display()))?;
-        let tree =
-            syn::parse_file(&text).with_context(|| format!("cannot parse {}", whole.display()))?;
-        let source = parse::read(&tree);
-        let declared = source.modules.clone();
-        self.modules.insert(module.clone(), self.files.len());
-        self.files.push(file.display().to_string());
-        self.edges.push(BTreeSet::new());
-        sources.push((module.clone(), source));
-        let directory = directory_of(file, module.is_empty());
-        for inside in declared {
-            let below: PathBuf = directory.join(inside.iter().collect::<PathBuf>());
-            let candidates = [below.with_extension("rs"), below.join("mod.rs")];
-            let found = candidates.iter().find(|file| workspace.join(file).exists());
-            ensure!(
-                found.is_some(),
-                "{} declares {}, which has no file",
-                file.display(),
-                inside.join("::")
-            );
-            if let Some(found) = found {
-                self.read(
-                    workspace,
-                    found,
-                    [module.as_slice(), &inside].concat(),
-                    sources,
-                )?;
-            }
-        }
-        Ok(())
-    }
-
     /// The file that has what a path names, by way of `following` names at most that `use`s have brought to where it leads.
     fn resolve(&self, here: &[String], path: &[String], following: usize) -> Option<usize> {
         let (mut module, mut rest) = self.start(here, path)?;
@@ -236,17 +199,10 @@ impl Graph {
 /// How many names may stand for one another, one after the other: two that stand for each other are an end, not a loop.
 const MOST_RENAMED: usize = 16;
 
-/// Where a file's modules are.
-fn directory_of(file: &Path, is_root: bool) -> PathBuf {
-    if is_root || file.ends_with("mod.rs") {
-        file.parent().unwrap_or(Path::new("")).to_owned()
-    } else {
-        file.with_extension("")
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A crate of these files, read.

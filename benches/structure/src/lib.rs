@@ -1,12 +1,16 @@
-//! Which file of a crate imports which.
+//! What is read from the source of a crate: which file imports which, and what the crate offers.
 //!
 //! A file imports another when it names something inside of the other's module: in a `use`, in a path of the code, or in what is
 //! given to a macro. That a module declares another (`mod name;`) is no import, so a module may use what it declares, and what
 //! it declares may not use it in turn. What is compiled for tests alone does not count.
 
+mod api;
 mod graph;
 mod parse;
+mod sources;
+mod text;
 
+pub use api::listing;
 pub use graph::Graph;
 
 /// The roots of the workspace's crates, and whether the crate has the rooms of the engine.
