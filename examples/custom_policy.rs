@@ -15,8 +15,7 @@ use tunnel_core::{
     instance::{HostPort, Instance, Protocol, Service},
     join::TokenId,
     key::{Psk, PublicKey, SecretKey},
-    proto::message::ServiceDeclaration,
-    relay::{Admission, Authority, Denial, Relay},
+    relay::{Admission, Authority, Denial, Relay, ServiceDeclaration},
 };
 
 /// What the account database knows of a client.

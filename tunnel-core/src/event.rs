@@ -12,10 +12,11 @@ use tokio::sync::broadcast;
 use crate::{
     health::HealthState,
     instance::{InstanceId, ServiceName},
-    proto::message::Code,
     sync::lock,
     transport::Transport,
 };
+
+pub use crate::proto::message::Code;
 
 /// Something that an operator may want to know. `{}` prints it as one line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -105,14 +105,16 @@
 //!
 //! # Features
 //!
-//! * `net` (default): relay, client and transports. Without it only [`proto`] and the plain types build, which keeps
-//!   the protocol free of sockets, clock, tasks and randomness.
+//! * `net` (default): relay, client and transports. Without it only the plain types and the protocol build, which keeps
+//!   the protocol free of sockets, clock, tasks and randomness. The protocol's own types (`proto`) are no part of the API:
+//!   they change with any version.
 #![deny(unsafe_code)]
 
 pub mod health;
 pub mod instance;
 pub mod join;
 pub mod key;
+#[doc(hidden)]
 pub mod proto;
 mod sync;
 pub mod text;

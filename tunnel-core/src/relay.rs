@@ -53,5 +53,7 @@ pub use reservations::{
 pub use status::{ConnectedClient, InstanceStatus, PlayerStatus, RelayStatus, ServiceStatus};
 pub use trusted::{TrustedProxy, TrustedProxyError};
 
+pub use crate::proto::message::{ServiceDeclaration, ServiceId};
+
 #[cfg(test)]
 mod tests;
