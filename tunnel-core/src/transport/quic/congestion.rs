@@ -21,6 +21,7 @@
 mod config;
 mod level;
 mod loss;
+mod model;
 mod path;
 mod rival;
 mod samples;
@@ -48,10 +49,14 @@ pub(crate) fn declare(
     // A copy of the controller, with the same settings.
     let controller = connection.congestion_state().into_any();
     if let Ok(level) = controller.downcast::<Level>() {
-        level.config.set_felt(is_felt);
+        level.model.config.set_felt(is_felt);
         match bytes_per_second {
-            Some(rate) => level.config.set_game_rate(rate),
-            None => level.config.game_rate.store(UNDECLARED, Ordering::Relaxed),
+            Some(rate) => level.model.config.set_game_rate(rate),
+            None => level
+                .model
+                .config
+                .game_rate
+                .store(UNDECLARED, Ordering::Relaxed),
         }
     }
 }
@@ -60,7 +65,12 @@ pub(crate) fn declare(
 #[cfg(test)]
 pub(crate) fn declared(connection: &quinn::Connection) -> Option<u64> {
     let controller = connection.congestion_state().into_any();
-    controller.downcast::<Level>().unwrap().config.game_rate()
+    controller
+        .downcast::<Level>()
+        .unwrap()
+        .model
+        .config
+        .game_rate()
 }
 
 /// Shuts a connection's window, or lets it be as it is.
@@ -68,7 +78,11 @@ pub(crate) fn declared(connection: &quinn::Connection) -> Option<u64> {
 pub(crate) fn choke(connection: &quinn::Connection, is_choked: bool) {
     let controller = connection.congestion_state().into_any();
     let level = controller.downcast::<Level>().unwrap();
-    level.config.is_choked.store(is_choked, Ordering::Relaxed);
+    level
+        .model
+        .config
+        .is_choked
+        .store(is_choked, Ordering::Relaxed);
 }
 
 impl ControllerFactory for LevelConfig {
@@ -113,15 +127,15 @@ impl Controller for Level {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
-        self.mtu = new_mtu.into();
+        self.model.mtu = new_mtu.into();
     }
 
     fn window(&self) -> u64 {
         #[cfg(test)]
-        if self.config.is_choked.load(Ordering::Relaxed) {
+        if self.model.config.is_choked.load(Ordering::Relaxed) {
             return 0;
         }
-        self.window_at((self.config.clock)())
+        self.window_at((self.model.config.clock)())
     }
 
     fn metrics(&self) -> ControllerMetrics {

@@ -6,28 +6,19 @@ use std::time::{Duration, Instant};
 
 use super::config::LevelConfig;
 use super::loss::Loss;
-use super::path::{EmptyPath, Full, Jitter, Rates};
+use super::model::{FLOOR_RATE, MAX_GAME_RTT, Model, SMALL_GAME, bytes_in};
 use super::rival::Rival;
-use super::samples::{Batch, Carried, Recent, Round, Silence};
+use super::samples::{Batch, Recent, Round, Silence};
 
 /// Keeps the bottleneck's queue level: see the module's description.
 #[derive(Debug, Clone)]
 pub struct Level {
-    pub(super) config: Arc<LevelConfig>,
-    /// Bytes of a full packet on the current path.
-    pub(super) mtu: u64,
+    pub(super) model: Model,
     /// Bytes that may be in flight, before the floor and the credit of a black-out.
     pub(super) window: u64,
     /// Where the window goes, by what is acknowledged.
     goal: u64,
     phase: Phase,
-    empty: EmptyPath,
-    jitter: Jitter,
-    rates: Rates,
-    /// Average round trip, queue included.
-    smoothed: Duration,
-    /// Average round trip of the last rounds, where jitter hides the queue from a single one.
-    standing: Duration,
     round: Round,
     /// How long the round before took: what arrives in a round was sent in the one before.
     sending: Duration,
@@ -35,7 +26,6 @@ pub struct Level {
     /// Lowest round trip of the last few batches, so that a search ends before its round does.
     recent: Recent,
     loss: Loss,
-    full: Full,
     /// The best round of a search, in bytes per second, and how many since have brought nothing more.
     found: (f64, u8),
     /// Rounds in a row with a queue of more than twice the target.
@@ -49,8 +39,6 @@ pub struct Level {
     hold: u8,
     /// When the queue last ran dry by intent.
     drained: Instant,
-    rival: Option<Rival>,
-    carried: Carried,
     silence: Silence,
 }
 
@@ -71,22 +59,15 @@ impl Level {
     /// Starts on a path of which nothing is known but its packet size.
     pub(super) fn new(config: Arc<LevelConfig>, now: Instant, mtu: u16) -> Self {
         Self {
-            config,
-            mtu: mtu.into(),
+            model: Model::new(config, now, mtu),
             window: INITIAL_WINDOW,
             goal: INITIAL_WINDOW,
             phase: Phase::Search,
-            empty: EmptyPath::new(now),
-            jitter: Jitter::default(),
-            rates: Rates::default(),
-            smoothed: Duration::ZERO,
-            standing: Duration::ZERO,
             round: Round::new(now),
             sending: Duration::ZERO,
             batch: Batch::default(),
             recent: Recent::default(),
             loss: Loss::default(),
-            full: Full::default(),
             found: (0.0, 0),
             long: 0,
             carried_before: 0.0,
@@ -94,15 +75,13 @@ impl Level {
             short: 0,
             hold: 0,
             drained: now,
-            rival: None,
-            carried: Carried::new(now),
             silence: Silence::new(now),
         }
     }
 
     /// `bytes` left for the path.
     pub(super) fn handle_sent(&mut self, now: Instant, bytes: u64) {
-        self.silence.handle_sent(now, bytes, self.patience());
+        self.silence.handle_sent(now, bytes, self.model.patience());
     }
 
     /// A packet of `bytes`, sent at `sent`, arrived.
@@ -127,15 +106,15 @@ impl Level {
         let batch = mem::take(&mut self.batch);
         let Some(newest) = batch.newest else { return };
         self.silence.handle_ack(now);
-        self.empty.handle_sample(now, batch.rtt);
-        self.smoothed = match self.smoothed {
+        self.model.empty.handle_sample(now, batch.rtt);
+        self.model.smoothed = match self.model.smoothed {
             Duration::ZERO => batch.rtt,
             smoothed => (smoothed * 7 + batch.rtt) / 8,
         };
         let peak = in_flight + batch.acked;
         self.round.handle_batch(&batch, peak);
         self.loss.handle_ack(batch.acked);
-        self.carried.handle_ack(now, batch.acked);
+        self.model.carried.handle_ack(now, batch.acked);
         match self.phase {
             Phase::Search => self.search(now, &batch, peak),
             Phase::Cruise | Phase::Drain | Phase::Settle => self.follow(batch.acked),
@@ -161,15 +140,18 @@ impl Level {
             self.phase = Phase::Search;
             self.start_round(now);
             self.loss.restart();
-            self.rival = None;
+            self.model.rival = None;
         } else if bytes == 0 {
             self.handle_mark(now);
         } else {
             self.loss.handle_loss(sent, bytes);
-            if let Some(rival) = &mut self.rival
-                && self.full.is_near(self.smoothed, self.empty.rtt())
+            if let Some(rival) = &mut self.model.rival
+                && self
+                    .model
+                    .full
+                    .is_near(self.model.smoothed, self.model.empty.rtt())
             {
-                rival.handle_loss(now, sent, self.window, self.smoothed);
+                rival.handle_loss(now, sent, self.window, self.model.smoothed);
             }
         }
     }
@@ -179,8 +161,8 @@ impl Level {
         if matches!(self.phase, Phase::Search | Phase::Cruise) {
             self.phase = Phase::Drain;
             self.goal = (self.window as f64 * MARKED) as u64;
-            self.goal = self.goal.max(self.floor());
-            self.rates.scale(MARKED);
+            self.goal = self.goal.max(self.model.floor());
+            self.model.rates.scale(MARKED);
             self.hold = HOLD;
             self.drained = now;
             self.start_round(now);
@@ -194,16 +176,18 @@ impl Level {
             return;
         }
         // Somebody who feels the queue feels the search's last step too.
-        self.window += match self.config.is_felt() {
+        self.window += match self.model.config.is_felt() {
             true => batch.acked / 2,
             false => batch.acked,
         };
         if let Some(rtt) = self.recent.handle_sample(batch.rtt)
-            && rtt > self.empty.rtt() + self.target()
+            && rtt > self.model.empty.rtt() + self.model.target()
         {
             // What has arrived in this round so far is what the path carries.
-            if self.round.acked > 4 * self.mtu {
-                self.rates.handle_round(self.round.rate(now, self.sending));
+            if self.round.acked > 4 * self.model.mtu {
+                self.model
+                    .rates
+                    .handle_round(self.round.rate(now, self.sending));
             }
             self.drain(now);
         }
@@ -214,13 +198,19 @@ impl Level {
         self.found = (0.0, 0);
         self.phase = Phase::Drain;
         self.drained = now;
-        let empty = self.empty.rtt();
+        let empty = self.model.empty.rtt();
         let below = (DRY + empty / 64).min(empty / 10);
-        let dry = self.product(empty + self.jitter.allowance() - below);
+        let dry = self
+            .model
+            .product(empty + self.model.jitter.allowance() - below);
         // Whether somebody else keeps a queue is worth a round trip at half the rate.
-        self.goal = (if self.rival.is_some() { dry / 2 } else { dry })
-            .max(self.window / MAX_SHRINK)
-            .max(self.floor());
+        self.goal = (if self.model.rival.is_some() {
+            dry / 2
+        } else {
+            dry
+        })
+        .max(self.window / MAX_SHRINK)
+        .max(self.model.floor());
         self.start_round(now);
     }
 
@@ -250,15 +240,15 @@ impl Level {
         let rate = round.rate(now, self.sending);
         self.sending = now.saturating_duration_since(round.start);
         let is_idle = round.app_limited() || round.peak * 2 < self.window;
-        if !is_idle || rate > self.rates.most() {
-            self.rates.handle_round(rate);
+        if !is_idle || rate > self.model.rates.most() {
+            self.model.rates.handle_round(rate);
         }
         if !is_idle {
             // Who sends little has its acknowledgements delayed.
-            self.jitter.handle_round(&round);
-            self.full.handle_round(now, round.mean());
+            self.model.jitter.handle_round(&round);
+            self.model.full.handle_round(now, round.mean());
         }
-        let queue = self.queue(&round);
+        let queue = self.model.queue(&round);
         if self.heed_loss(now, &round, queue) && self.phase == Phase::Search {
             return self.drain(now);
         }
@@ -278,7 +268,7 @@ impl Level {
                 self.steer(now, rate, queue);
             }
             Phase::Cruise => {
-                let is_short = queue < self.target() / 4;
+                let is_short = queue < self.model.target() / 4;
                 self.short = if is_short {
                     self.short.saturating_add(1)
                 } else {
@@ -291,18 +281,21 @@ impl Level {
 
     /// Learns where the queue overflows, and whether somebody else fills it. Returns whether it overflowed.
     fn heed_loss(&mut self, now: Instant, round: &Round, queue: Duration) -> bool {
-        let Some(share) = self.loss.judge(self.mtu) else {
+        let Some(share) = self.loss.judge(self.model.mtu) else {
             return false;
         };
         // Filled by somebody else, where we have left room.
-        let is_foreign = self.full.is_bound() && queue > self.target() * 2;
-        let is_near = self.full.is_near(round.mean(), self.empty.rtt());
-        let overflows = self.full.handle_loss(now, share, queue, is_near);
-        if overflows && is_foreign && self.rival.is_none() && self.phase != Phase::Search {
-            self.rival = Some(Rival::new(now, queue, self.rates.most()));
+        let is_foreign = self.model.full.is_bound() && queue > self.model.target() * 2;
+        let is_near = self
+            .model
+            .full
+            .is_near(round.mean(), self.model.empty.rtt());
+        let overflows = self.model.full.handle_loss(now, share, queue, is_near);
+        if overflows && is_foreign && self.model.rival.is_none() && self.phase != Phase::Search {
+            self.model.rival = Some(Rival::new(now, queue, self.model.rates.most()));
         }
-        if overflows && let Some(rival) = &mut self.rival {
-            rival.handle_loss(now, round.start, self.window, self.smoothed);
+        if overflows && let Some(rival) = &mut self.model.rival {
+            rival.handle_loss(now, round.start, self.window, self.model.smoothed);
         }
         overflows
     }
@@ -310,14 +303,17 @@ impl Level {
     /// The path had nothing to say about the window, and a game that idles between its packets cannot fill a queue: it may
     /// have its rate at whatever the round trip is. Bulk that begins beside it begins with what the path is known to carry.
     fn idle(&mut self, round: &Round) {
-        let is_declared = self.config.game_rate().is_some();
-        if self.config.is_felt() && is_declared {
-            let known = self.product(self.empty.rtt()).max(IDLE_WINDOW);
-            self.window = self.window.min(known.max(round.peak * 2)).max(self.floor());
+        let is_declared = self.model.config.game_rate().is_some();
+        if self.model.config.is_felt() && is_declared {
+            let known = self.model.product(self.model.empty.rtt()).max(IDLE_WINDOW);
+            self.window = self
+                .window
+                .min(known.max(round.peak * 2))
+                .max(self.model.floor());
             self.goal = self.window;
         } else {
             let game = bytes_in(FLOOR_RATE, round.rtt.min(MAX_GAME_RTT));
-            self.window = self.window.max(game).max(self.floor());
+            self.window = self.window.max(game).max(self.model.floor());
             self.goal = self.goal.max(self.window);
         }
     }
@@ -337,12 +333,12 @@ impl Level {
 
     /// The queue has run dry, if it is ours.
     fn handle_dry(&mut self, now: Instant, round: &Round, queue: Duration) {
-        let above = round.mean().saturating_sub(self.empty.rtt());
-        self.jitter.handle_drained(above);
-        self.standing = self.empty.rtt() + self.jitter.allowance();
-        let is_gone = queue <= self.target();
-        match &mut self.rival {
-            Some(rival) if is_gone && rival.is_quiet(now) => self.rival = None,
+        let above = round.mean().saturating_sub(self.model.empty.rtt());
+        self.model.jitter.handle_drained(above);
+        self.model.standing = self.model.empty.rtt() + self.model.jitter.allowance();
+        let is_gone = queue <= self.model.target();
+        match &mut self.model.rival {
+            Some(rival) if is_gone && rival.is_quiet(now) => self.model.rival = None,
             Some(rival) => rival.handle_drained(queue),
             None => {}
         }
@@ -351,19 +347,19 @@ impl Level {
     /// Sets the goal by the model, unless it is time to look for more room or for the empty path.
     fn steer(&mut self, now: Instant, rate: f64, queue: Duration) {
         self.yield_to(now, rate, queue);
-        if self.short >= SHORT && self.rates.is_growing() {
+        if self.short >= SHORT && self.model.rates.is_growing() {
             self.short = 0;
             self.phase = Phase::Search;
             return self.start_round(now);
         }
-        let every = match self.rival {
+        let every = match self.model.rival {
             Some(_) => RIVAL_LOOK,
             None => DRY_EVERY,
         };
-        if now.saturating_duration_since(self.drained) > every.max(self.smoothed * 10) {
+        if now.saturating_duration_since(self.drained) > every.max(self.model.smoothed * 10) {
             return self.drain(now);
         }
-        let goal = self.model(now);
+        let goal = self.model.window(now);
         self.goal = if self.hold > 0 {
             goal.min(self.goal)
         } else {
@@ -374,185 +370,56 @@ impl Level {
 
     /// A long queue: the path carries less than it did, or it is not ours.
     fn yield_to(&mut self, now: Instant, rate: f64, queue: Duration) {
-        if queue <= self.target() * 2 {
+        if queue <= self.model.target() * 2 {
             self.long = 0;
             return;
         }
         self.long = self.long.saturating_add(1);
         if self.long == 1 {
-            self.carried_before = self.rates.most();
+            self.carried_before = self.model.rates.most();
         }
         let has_halved = self.long == 1 && rate < self.carried_before / 2.0;
         if has_halved || self.long == 2 {
             // What the path carried before the queue came may be more than it carries now.
-            self.rates.forget_but(self.long.into());
+            self.model.rates.forget_but(self.long.into());
         }
         if self.long == FOREIGN - 2 {
             self.queue_then = queue;
         }
         let stays = queue > self.queue_then / 4 * 3;
         // At the floor nothing was yielded.
-        let has_yielded = self.window > self.floor();
-        if self.long >= FOREIGN && stays && has_yielded && self.rival.is_none() {
-            self.rival = Some(Rival::new(now, queue, self.carried_before));
+        let has_yielded = self.window > self.model.floor();
+        if self.long >= FOREIGN && stays && has_yielded && self.model.rival.is_none() {
+            self.model.rival = Some(Rival::new(now, queue, self.carried_before));
             // Yielding was wrong.
-            self.rates.handle_round(self.carried_before.min(rate * 2.0));
+            self.model
+                .rates
+                .handle_round(self.carried_before.min(rate * 2.0));
         }
-    }
-
-    /// The window that carries what the path can, with the queue that it may have.
-    fn model(&mut self, now: Instant) -> u64 {
-        let target = self.target();
-        let alone = self.empty.rtt() + self.jitter.allowance();
-        // Whole packets leave: a small window that is always rounded down never grows.
-        let mut window = self.product(alone + target) + self.mtu / 2;
-        // Where somebody else's queue overflows is not ours to say.
-        let beside = match self.config.is_felt() {
-            true => target,
-            false => self.bulk_target(),
-        };
-        if let Some(rival) = &mut self.rival {
-            let queue = rival.accepted(self.empty.rtt()) + beside;
-            let cubic = rival.window(now, self.smoothed, self.mtu);
-            window = window.max(cubic.unwrap_or_else(|| self.product(alone + queue)));
-        }
-        // More than that in flight brings no more.
-        let most = self.product(self.smoothed * 2);
-        window.min(most).max(self.floor())
-    }
-
-    /// What the path carries in `time`.
-    fn product(&self, time: Duration) -> u64 {
-        // What is lost on the way has to be in flight too.
-        (self.rates.most() * time.as_secs_f64() / (1.0 - self.full.base())) as u64
-    }
-
-    /// The queue that a round has shown.
-    fn queue(&mut self, round: &Round) -> Duration {
-        let allowance = self.jitter.allowance();
-        if allowance < STEADY {
-            self.standing = round.mean();
-            return round.rtt.saturating_sub(self.empty.rtt());
-        }
-        let weight = MIN_TARGET.as_secs_f64() / (MIN_TARGET + allowance).as_secs_f64();
-        self.standing = self.standing.mul_f64(1.0 - weight) + round.mean().mul_f64(weight);
-        self.standing.saturating_sub(self.empty.rtt() + allowance)
-    }
-
-    /// The queueing delay that the window aims at.
-    fn target(&self) -> Duration {
-        // Nobody feels how much of somebody else's queue is ours, once it is sure that it is.
-        let is_foreign = self.rival.as_ref().is_some_and(Rival::has_overflowed);
-        let target = if self.config.is_felt() && !is_foreign {
-            MIN_TARGET.max((self.empty.rtt() / TARGET_SHARE).min(MIN_TARGET * 2))
-                + self.jitter.allowance() / 3
-        } else {
-            self.bulk_target()
-        };
-        // The bound is the same for all who share the path; only below it can who has more make room.
-        let fair = self.fair();
-        let bound = (self.full).bound(target.mul_f64(fair.max(1.0)), self.empty.rtt());
-        bound.mul_f64(fair.min(1.0))
-    }
-
-    /// The same while nobody would feel it.
-    fn bulk_target(&self) -> Duration {
-        BULK_TARGET.max(self.empty.rtt() / 4 * 3)
-    }
-
-    /// How much longer a queue than another of the same path is borne, for having less of it.
-    fn fair(&self) -> f64 {
-        let rate = self.rates.most().max(1.0);
-        (FAIR_RATE / rate).sqrt().sqrt().clamp(0.4, 2.4)
-    }
-
-    /// The window that a game needs whatever the path seems to say.
-    fn floor(&self) -> u64 {
-        let wanted = match self.config.game_rate() {
-            Some(rate) => {
-                // At the current round trip, for if the game fits the path this cannot build a queue.
-                let small = rate.min(SMALL_GAME);
-                let small = bytes_in(small / 2 * 3, self.smoothed.min(MAX_GAME_RTT));
-                // Of a larger one only what fits, and through a pause of the processes at either end alone.
-                let large = rate.min(self.carried.rate());
-                let empty = self.empty.rtt().min(MAX_GAME_RTT);
-                let paused = self.smoothed.clamp(empty + MIN_TARGET, empty + MAX_PAUSE);
-                small.max(bytes_in(large / 2 * 3, paused))
-            }
-            // At the empty path's: a window that grew with the queue would grow the queue.
-            None => bytes_in(FLOOR_RATE, self.empty.rtt().min(MAX_GAME_RTT) + MIN_TARGET),
-        };
-        wanted.max(MIN_WINDOW * self.mtu)
-    }
-
-    /// How long acknowledgements may stay away before that counts as a black-out.
-    fn patience(&self) -> Duration {
-        MIN_PATIENCE.max(self.smoothed * 2)
     }
 
     /// The window, given the time.
     pub(super) fn window_at(&self, now: Instant) -> u64 {
         let silent = now.saturating_duration_since(self.silence.since);
-        let credited = silent.saturating_sub(self.patience()).min(MAX_SILENCE);
+        let credited = silent
+            .saturating_sub(self.model.patience())
+            .min(MAX_SILENCE);
         let rate = self
+            .model
             .config
             .game_rate()
             .map_or(FLOOR_RATE, |rate| rate.min(SMALL_GAME) / 2 * 3);
         self.window
-            .max(self.floor())
+            .max(self.model.floor())
             .saturating_add(bytes_in(rate, credited))
     }
 }
-
-/// Bytes that `rate` bytes per second send in `time`.
-pub(super) fn bytes_in(rate: u64, time: Duration) -> u64 {
-    (rate as f64 * time.as_secs_f64()) as u64
-}
-
-/// Bytes per second that a window at the floor carries over an empty path: 12.5 Mbit/s, which is a
-/// game of 10 Mbit/s, or of 10,000 packets/s of 115 bytes, with 40 bytes of headers on each. Where
-/// the path is narrower and bulk fills the window, the queue can reach `12.5 / rate - 1` round
-/// trips: 10 ms at 10 Mbit/s and 40 ms, 60 ms at 5. There the rate should be declared.
-const FLOOR_RATE: u64 = 12_500_000 / 8;
-
-/// Bytes per second of a game that is never doubted to fit: with the half that the floor adds, the 12.5 Mbit/s that are
-/// granted when nothing is declared.
-const SMALL_GAME: u64 = FLOOR_RATE / 3 * 2;
-
-/// How long a process may wait for its turn on a busy machine without the game being held back for it: some slices of
-/// the kernel's scheduler, 3 to 4 ms each. A game that does not fit its path is worth so much of a queue at most.
-const MAX_PAUSE: Duration = Duration::from_millis(20);
-
-/// Packets that always fit: a pacing bucket holds ten, two packets start it, and at 1 Mbit/s eight
-/// are already 93 ms.
-const MIN_WINDOW: u64 = 8;
 
 /// What bulk begins with beside a game, on a path of which nothing is known: ten packets, as TCP, and the game's own.
 const IDLE_WINDOW: u64 = 20_000;
 
 /// Before the first round trip is known: the floor of a path of 100 ms.
 pub(super) const INITIAL_WINDOW: u64 = FLOOR_RATE / 10;
-
-/// Round trips longer than this do not raise the floor further: what waits longer is useless to a
-/// game, and a window must not follow a queue without end.
-const MAX_GAME_RTT: Duration = Duration::from_millis(500);
-
-/// Queueing delay aimed at on paths up to 100 ms, of 20 Mbit/s. Players do not feel it, and it stands clear of the millisecond of
-/// jitter of timers and schedulers.
-const MIN_TARGET: Duration = Duration::from_millis(4);
-
-/// On paths longer than 120 ms the target is this part of the round trip: what a path carries is known to a few per cent.
-const TARGET_SHARE: u32 = 24;
-
-/// Declared rate at which the target is neither longer nor shorter, in bytes per second: 20 Mbit/s. Who has less of a line bears a
-/// longer queue (by the fourth root), and so gets more of it from who has more, until all have the same.
-const FAIR_RATE: f64 = 20e6 / 8.0;
-
-/// Queueing delay aimed at while nobody would feel it, on paths up to 40 ms: what radio links and Wi-Fi keep packets for.
-const BULK_TARGET: Duration = Duration::from_millis(30);
-
-/// Jitter below which the lowest round trip of a round tells of the queue.
-const STEADY: Duration = Duration::from_millis(2);
 
 /// Rounds with a queue of twice the target that make it somebody else's: in the second the window follows what arrives now,
 /// in the third and fourth that has an effect, if the queue is ours.
@@ -591,10 +458,6 @@ const MARKED: f64 = 0.85;
 
 /// Rounds that a mark holds the window down.
 const HOLD: u8 = 4;
-
-/// Least silence that counts as a black-out: a delayed acknowledgement takes 25 ms, a stalled
-/// radio link up to 100.
-const MIN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Silence that still adds to the window: beyond quinn's idle timeout there is no connection.
 const MAX_SILENCE: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sim::{Control, Load, Path, Sim};
 
-use super::level::bytes_in;
+use super::model::bytes_in;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
