@@ -98,20 +98,8 @@ async fn converse(
                 return reason.into();
             }
         }
-        loop {
-            let event = match asked {
-                None => session.poll_event(),
-                Some(_) => session.poll_own_event(),
-            };
-            let Some(event) = event else { break };
-            if let RelayEvent::Lived { at } = event {
-                entry.request(shared, tunnel, at).await;
-                continue;
-            }
-            match handle(shared, tunnel, event).await {
-                Ok(answer) => asked = asked.or(answer),
-                Err(reason) => return reason,
-            }
+        if let Err(reason) = handle_events(shared, tunnel, session, &mut entry, &mut asked).await {
+            return reason;
         }
         tokio::select! {
             () = answered(&mut asked), if asked.is_some() => asked = None,
@@ -143,6 +131,30 @@ async fn converse(
             () = tunnel.closed.cancelled() => return "closed".into(),
             () = tunnel.retired.cancelled() => return "another path has taken over".into(),
             () = shared.stopped.cancelled() => return "the relay has stopped".into(),
+        }
+    }
+}
+
+/// Deals with what the session has found out, as far as the supervisor is not `asked` something yet.
+async fn handle_events(
+    shared: &Arc<Shared>,
+    tunnel: &Arc<RelayTunnel>,
+    session: &mut RelaySession,
+    entry: &mut Entry,
+    asked: &mut Option<oneshot::Receiver<()>>,
+) -> Result<(), String> {
+    loop {
+        let event = match asked {
+            None => session.poll_event(),
+            Some(_) => session.poll_own_event(),
+        };
+        match event {
+            None => return Ok(()),
+            Some(RelayEvent::Lived { at }) => entry.request(shared, tunnel, at).await,
+            Some(event) => {
+                let answer = handle(shared, tunnel, event).await?;
+                *asked = asked.take().or(answer);
+            }
         }
     }
 }

@@ -58,38 +58,9 @@ pub(crate) async fn serve(
         channel.tx.abort(Some(ResetCode::Limit)).await;
         return None;
     };
-    let target = shared.targets.load().get(&header.service).cloned();
-    let target = target.filter(|target| target.service.protocol.tcp());
-    let port = (target.as_ref()).and_then(|target| target.port(header.port_index));
-    let open = match (target, port) {
-        (Some(target), Some(port)) => {
-            let Some(held) = Seated::take(shared, &target, channel.is_lane()) else {
-                channel.tx.abort(Some(ResetCode::Limit)).await;
-                return None;
-            };
-            let connected = match connect(shared, &target, port).await {
-                Ok(socket) => introduce(socket, target.proxy(), &header, metrics).await,
-                failed => failed,
-            };
-            if let Err(code) = &connected
-                && *code != ResetCode::Shutdown
-            {
-                shared.tell_unserved(&target, *code);
-            }
-            connected.map(|socket| (target, socket, held))
-        }
-        _ => Err(ResetCode::NoService),
-    };
-    let (target, socket, _held) = match open {
+    let (target, socket, _held) = match open(shared, &header, channel.is_lane()).await {
         Ok(open) => open,
         Err(code) => {
-            match code {
-                ResetCode::Refused => metrics.stream_target_refused.one(),
-                ResetCode::Unresolved => metrics.stream_unresolved.one(),
-                ResetCode::NoService => metrics.stream_no_service.one(),
-                ResetCode::Limit => metrics.no_descriptors.one(),
-                _ => metrics.stream_target_unreachable.one(),
-            }
             tracing::debug!(stream = header.stream.0, player = %header.player, "no connection to the target: {code}");
             channel.tx.abort(Some(code)).await;
             return None;
@@ -120,6 +91,43 @@ pub(crate) async fn serve(
         Err(end) => {
             tracing::debug!(instance = %target.instance, player = %header.player, "stream ended: {end}");
             None
+        }
+    }
+}
+
+/// The target that a stream is for, and a connection to it; otherwise counts and says why there is none.
+async fn open(
+    shared: &Arc<Shared>,
+    header: &StreamHeader,
+    on_lane: bool,
+) -> Result<(Arc<Target>, TcpStream, Seated), ResetCode> {
+    let metrics = &shared.metrics;
+    let target = shared.targets.load().get(&header.service).cloned();
+    let target = target.filter(|target| target.service.protocol.tcp());
+    let port = (target.as_ref()).and_then(|target| target.port(header.port_index));
+    let (Some(target), Some(port)) = (target, port) else {
+        metrics.stream_no_service.one();
+        return Err(ResetCode::NoService);
+    };
+    // Counts and says by itself what is short.
+    let held = Seated::take(shared, &target, on_lane).ok_or(ResetCode::Limit)?;
+    let connected = match connect(shared, &target, port).await {
+        Ok(socket) => introduce(socket, target.proxy(), header, metrics).await,
+        failed => failed,
+    };
+    match connected {
+        Ok(socket) => Ok((target, socket, held)),
+        Err(code) => {
+            match code {
+                ResetCode::Refused => metrics.stream_target_refused.one(),
+                ResetCode::Unresolved => metrics.stream_unresolved.one(),
+                ResetCode::Limit => metrics.no_descriptors.one(),
+                _ => metrics.stream_target_unreachable.one(),
+            }
+            if code != ResetCode::Shutdown {
+                shared.tell_unserved(&target, code);
+            }
+            Err(code)
         }
     }
 }

@@ -11,10 +11,7 @@ use bytes::Bytes;
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
-    proto::stream::{
-        frame::ResetCode,
-        handover::{Handover, PaceMeter},
-    },
+    proto::stream::handover::{Handover, PaceMeter},
     socket,
     sync::lock,
     tunnel::{
@@ -81,13 +78,6 @@ pub(crate) async fn run(
         Err(failed) => failed,
     };
     drop(socket);
-    let code = match &end {
-        StreamEnd::Socket(_) => Some(ResetCode::Socket),
-        StreamEnd::Misbehaved(_) => Some(ResetCode::ProtocolError),
-        StreamEnd::Stalled => Some(ResetCode::Limit),
-        StreamEnd::Cancelled => Some(ResetCode::Shutdown),
-        StreamEnd::PeerReset(_) | StreamEnd::Broken(_) | StreamEnd::Moved => None,
-    };
     let channel = match (channel, &end) {
         // The other side waits for the stream to go on, and has to be told that it does not.
         (None, StreamEnd::Socket(_) | StreamEnd::Misbehaved(_)) => {
@@ -97,16 +87,9 @@ pub(crate) async fn run(
         (channel, _) => channel,
     };
     if let Some(mut channel) = channel {
-        channel.tx.abort(code).await;
+        channel.tx.abort(end.reset_code()).await;
     }
-    let metrics = &kind.metrics;
-    match &end {
-        StreamEnd::Socket(_) => metrics.stream_reset.one(),
-        StreamEnd::Broken(_) | StreamEnd::Moved => metrics.stream_broken.one(),
-        StreamEnd::Misbehaved(_) => metrics.stream_misbehaved.one(),
-        StreamEnd::Stalled => metrics.stream_limit.one(),
-        StreamEnd::PeerReset(_) | StreamEnd::Cancelled => {}
-    }
+    end.count(&kind.metrics);
     Err(end)
 }
 

@@ -120,4 +120,25 @@ impl StreamEnd {
             _ => false,
         }
     }
+
+    /// What the other side is told of it, if it does not know.
+    pub(super) const fn reset_code(&self) -> Option<ResetCode> {
+        match self {
+            Self::Socket(_) => Some(ResetCode::Socket),
+            Self::Misbehaved(_) => Some(ResetCode::ProtocolError),
+            Self::Stalled => Some(ResetCode::Limit),
+            Self::Cancelled => Some(ResetCode::Shutdown),
+            Self::PeerReset(_) | Self::Broken(_) | Self::Moved => None,
+        }
+    }
+
+    pub(super) fn count(&self, metrics: &Metrics) {
+        match self {
+            Self::Socket(_) => metrics.stream_reset.one(),
+            Self::Broken(_) | Self::Moved => metrics.stream_broken.one(),
+            Self::Misbehaved(_) => metrics.stream_misbehaved.one(),
+            Self::Stalled => metrics.stream_limit.one(),
+            Self::PeerReset(_) | Self::Cancelled => {}
+        }
+    }
 }

@@ -24,6 +24,20 @@ pub(super) struct Restart {
     pub(super) fin: Option<Frame>,
 }
 
+/// Where the stream stands between two steps of its upward direction.
+struct Owed {
+    /// An acknowledgement that leaves now.
+    ack: Option<Frame>,
+    /// One more is owed, and may wait for data to travel with.
+    owes: bool,
+    /// Bytes that may be read from the socket.
+    room: u64,
+    /// Bytes sent and not acknowledged.
+    unacked: u64,
+    /// All that came is delivered and acknowledged, and all that was sent.
+    is_complete: bool,
+}
+
 impl Stream<'_> {
     pub(super) fn restart(&self, received: u64, greeting: Option<Frame>) -> Restart {
         let state = lock(&self.state);
@@ -58,25 +72,14 @@ impl Stream<'_> {
         let mut timer_due: Option<Instant> = None;
         loop {
             self.leave_channel(tx).await?;
-            let (ack, room, owes, done, unacked) = {
-                let mut state = lock(&self.state);
-                let overdue = ack_due.is_some_and(|due| due <= Instant::now());
-                let ack = if overdue || state.recv.owes_ack_now() {
-                    state.recv.poll_ack()
-                } else {
-                    None
-                };
-                let owes = state.recv.owes_ack();
-                state.ack_known = owes;
-                let room = state.send.allowance(self.carrier.budget.free());
-                let done = at_end && state.send.unacked() == 0 && state.recv.is_complete() && !owes;
-                if self.carrier.budget.is_short() && state.send.is_stalled(Instant::now()) {
-                    return Err(StreamEnd::Stalled);
-                }
-                (ack, room, owes, done, state.send.unacked())
-            };
-            let ack = ack.map(|offset| Frame::Ack { offset });
-            if done {
+            let Owed {
+                ack,
+                owes,
+                room,
+                unacked,
+                is_complete,
+            } = self.poll_owed(ack_due)?;
+            if at_end && is_complete {
                 return tx.end(ack).await.map_err(StreamEnd::Broken);
             }
             if ack.is_some() {
@@ -125,6 +128,29 @@ impl Stream<'_> {
                 buffer = BytesMut::new();
             }
         }
+    }
+
+    /// What is to be sent, and how much may be.
+    fn poll_owed(&self, ack_due: Option<Instant>) -> Result<Owed, StreamEnd> {
+        let mut state = lock(&self.state);
+        let overdue = ack_due.is_some_and(|due| due <= Instant::now());
+        let ack = match overdue || state.recv.owes_ack_now() {
+            true => state.recv.poll_ack(),
+            false => None,
+        };
+        let owes = state.recv.owes_ack();
+        state.ack_known = owes;
+        if self.carrier.budget.is_short() && state.send.is_stalled(Instant::now()) {
+            return Err(StreamEnd::Stalled);
+        }
+        let unacked = state.send.unacked();
+        Ok(Owed {
+            ack: ack.map(|offset| Frame::Ack { offset }),
+            owes,
+            room: state.send.allowance(self.carrier.budget.free()),
+            unacked,
+            is_complete: unacked == 0 && state.recv.is_complete() && !owes,
+        })
     }
 
     /// Sends what the channel before may have lost.
