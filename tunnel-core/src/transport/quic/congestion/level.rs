@@ -26,6 +26,8 @@ pub struct Level {
     /// Lowest round trip of the last few batches, so that a search ends before its round does.
     recent: Recent,
     loss: Loss,
+    /// The first search is over.
+    has_searched: bool,
     /// The best round of a search, in bytes per second, and how many since have brought nothing more.
     found: (f64, u8),
     /// Rounds in a row with a queue of more than twice the target.
@@ -68,6 +70,7 @@ impl Level {
             batch: Batch::default(),
             recent: Recent::default(),
             loss: Loss::default(),
+            has_searched: false,
             found: (0.0, 0),
             long: 0,
             carried_before: 0.0,
@@ -160,6 +163,7 @@ impl Level {
     fn handle_mark(&mut self, now: Instant) {
         if matches!(self.phase, Phase::Search | Phase::Cruise) {
             self.phase = Phase::Drain;
+            self.has_searched = true;
             self.goal = (self.window as f64 * MARKED) as u64;
             self.goal = self.goal.max(self.model.floor());
             self.model.rates.scale(MARKED);
@@ -180,8 +184,12 @@ impl Level {
             true => batch.acked / 2,
             false => batch.acked,
         };
+        let target = match self.has_searched {
+            true => self.model.target(),
+            false => self.model.first_target(),
+        };
         if let Some(rtt) = self.recent.handle_sample(batch.rtt)
-            && rtt > self.model.empty.rtt() + self.model.target()
+            && rtt > self.model.empty.rtt() + target
         {
             // What has arrived in this round so far is what the path carries.
             if self.round.acked > 4 * self.model.mtu {
@@ -195,6 +203,7 @@ impl Level {
 
     /// Lets the queue run dry.
     fn drain(&mut self, now: Instant) {
+        self.has_searched = true;
         self.found = (0.0, 0);
         self.phase = Phase::Drain;
         self.drained = now;

@@ -92,7 +92,21 @@ impl Model {
         } else {
             self.bulk_target()
         };
-        // The bound is the same for all who share the path; only below it can who has more make room.
+        self.shared(target)
+    }
+
+    /// The queue that ends a path's first search. Bulk begins before anybody knows whether somebody will feel it, and a queue
+    /// as long as it may have then takes a game's first second to go. A shorter one costs it nothing where it is a fair part
+    /// of the round trip, for jitter that is not known yet is no longer than that.
+    pub(super) fn first_target(&self) -> Duration {
+        let part = MIN_TARGET.max(self.empty.rtt() / FIRST_SHARE);
+        let first = self.shared(part + self.jitter.allowance() / 3);
+        first.min(self.target())
+    }
+
+    /// A queue that others on the path agree to. The bound is the same for all who share it; only below it can who has more
+    /// make room.
+    fn shared(&self, target: Duration) -> Duration {
         let fair = self.fair();
         let bound = (self.full).bound(target.mul_f64(fair.max(1.0)), self.empty.rtt());
         bound.mul_f64(fair.min(1.0))
@@ -167,6 +181,9 @@ const MIN_TARGET: Duration = Duration::from_millis(4);
 
 /// On paths longer than 120 ms the target is this part of the round trip: what a path carries is known to a few per cent.
 const TARGET_SHARE: u32 = 24;
+
+/// A first search ends at a queue of this part of the round trip: jitter of a third of it still passes for none.
+const FIRST_SHARE: u32 = 4;
 
 /// Declared rate at which the target is neither longer nor shorter, in bytes per second: 20 Mbit/s. Who has less of a line bears a
 /// longer queue (by the fourth root), and so gets more of it from who has more, until all have the same.

@@ -134,6 +134,7 @@ struct Sender {
     config: Arc<LevelConfig>,
     load: Load,
     start: Duration,
+    game_start: Duration,
     next: u64,
     sent: BTreeMap<u64, Packet>,
     waiting: VecDeque<Duration>,
@@ -208,6 +209,11 @@ impl Sim {
         self.at(start, Event::Poll(id));
     }
 
+    /// The game's first packet comes then.
+    pub(super) fn delay_game(&mut self, id: usize, start: Duration) {
+        self.senders[id].game_start = start;
+    }
+
     pub(super) fn seed(mut self, seed: u64) -> Self {
         self.random = self.random.wrapping_mul(2 * seed + 1);
         self.path_seed = mix(seed);
@@ -251,11 +257,21 @@ impl Sim {
     }
 
     pub(super) fn measure(&mut self, time: Duration) -> Vec<Seen> {
+        self.measure_while(time, |_| {})
+    }
+
+    /// The same, while something is done that takes a part of the time.
+    pub(super) fn measure_while(
+        &mut self,
+        time: Duration,
+        act: impl FnOnce(&mut Self),
+    ) -> Vec<Seen> {
         self.measuring = self.now;
         for sender in &mut self.senders {
             sender.forget(self.measuring);
         }
-        self.run(time);
+        act(self);
+        self.run(self.measuring + time - self.now);
         self.senders
             .iter_mut()
             .map(|sender| sender.seen(time))
@@ -264,6 +280,9 @@ impl Sim {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::Game(id) if self.now < self.senders[id].game_start => {
+                self.at(self.senders[id].game_start, Event::Game(id));
+            }
             Event::Game(id) => {
                 let sender = &mut self.senders[id];
                 sender.waiting.push_back(self.now);
@@ -439,6 +458,7 @@ impl Sender {
             config,
             load,
             start: Duration::ZERO,
+            game_start: Duration::ZERO,
             next: 0,
             sent: BTreeMap::new(),
             waiting: VecDeque::new(),
