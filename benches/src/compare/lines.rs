@@ -77,6 +77,7 @@ mod tests {
         }
         assert!(names.contains("lines-dsl-up-bbr"));
         assert!(names.contains("lines-game-4g-upload-cubic"));
+        assert!(names.contains("lines-game-4g-late-upload-cubic"));
         assert!(names.contains("lines-share-20mbit-other-down-bbr"));
         assert!(names.contains("lines-loss-200mbit-sparse-bbr"));
     }

@@ -1,6 +1,10 @@
 //! What is measured, and how a measurement becomes figures.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -53,6 +57,8 @@ pub struct Beside {
     pub load: Load,
     /// Which way it goes.
     pub via: Via,
+    /// How long after the measurement it begins; where that is no time at all, it has begun before.
+    pub late: Duration,
 }
 
 /// Which way a load goes.
@@ -175,24 +181,29 @@ impl Scenario {
     }
 
     /// While others do this, through the same tunnel.
-    pub fn beside(mut self, load: Load) -> Self {
-        let via = Via::Tunnel;
-        self.beside.push(Beside { load, via });
-        self
+    pub fn beside(self, load: Load) -> Self {
+        self.beside_late(load, Duration::ZERO)
+    }
+
+    /// The same, from a while after its own beginning on.
+    pub fn beside_late(self, load: Load, late: Duration) -> Self {
+        self.while_others(load, Via::Tunnel, late)
     }
 
     /// While others do this, past the tunnel.
-    pub fn beside_foreign(mut self, load: Load) -> Self {
-        let via = Via::Foreign;
-        self.beside.push(Beside { load, via });
-        self
+    pub fn beside_foreign(self, load: Load) -> Self {
+        self.while_others(load, Via::Foreign, Duration::ZERO)
     }
 
     /// While others do this, through another tunnel of the same kind.
-    pub fn beside_another(mut self, load: Load) -> Self {
-        let via = Via::Other;
-        self.beside.push(Beside { load, via });
-        self.tunnels(2)
+    pub fn beside_another(self, load: Load) -> Self {
+        self.while_others(load, Via::Other, Duration::ZERO)
+            .tunnels(2)
+    }
+
+    fn while_others(mut self, load: Load, via: Via, late: Duration) -> Self {
+        self.beside.push(Beside { load, via, late });
+        self
     }
 
     /// As a part of the verdict on a line.
@@ -334,8 +345,7 @@ impl Scenario {
             })
         };
         let patience = Duration::from_secs_f64(seconds) + PATIENCE;
-        let mut beside = Vec::new();
-        for Beside { load, via } in &self.beside {
+        let begin = |Beside { load, via, late }: &Beside| -> Result<Process> {
             let to = match via {
                 Via::Tunnel => running.address,
                 Via::Foreign => target,
@@ -348,11 +358,14 @@ impl Scenario {
             } else {
                 BESIDE_LONGER
             };
-            let worker = job(load, to, &[], seconds + longer);
+            let worker = job(load, to, &[], seconds + longer - late.as_secs_f64());
             let mut process = Process::worker(topology, Side::Outside, &worker)?;
             process.says::<Begins>(patience)?;
-            beside.push(process);
-        }
+            Ok(process)
+        };
+        let (mut late, early): (Vec<_>, Vec<_>) =
+            self.beside.iter().partition(|it| !it.late.is_zero());
+        let mut beside = early.into_iter().map(begin).collect::<Result<Vec<_>>>()?;
         for process in running.processes().into_iter().flatten() {
             process.forget_peak();
         }
@@ -360,7 +373,12 @@ impl Scenario {
         let worker = job(&self.load, running.address, also, seconds);
         let mut players = Process::worker(topology, Side::Outside, &worker)?;
         players.says::<Begins>(patience).context("the players")?;
-        let begun = Cost::of(running);
+        let (begun, start) = (Cost::of(running), Instant::now());
+        late.sort_by_key(|it| it.late);
+        for it in late {
+            thread::sleep(it.late.saturating_sub(start.elapsed()));
+            beside.push(begin(it)?);
+        }
         let seen: Seen = players.says(patience).context("the players")?;
         if matches!(self.load, Load::Idle { .. }) {
             // Whoever gives memory back a moment later gets the moment.

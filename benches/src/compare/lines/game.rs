@@ -1,5 +1,7 @@
 //! A game beside bulk in the same tunnel, on lines on which it would feel it.
 
+use std::time::Duration;
+
 use super::{
     line::Line,
     measured::{count, failed, figures, sections},
@@ -16,7 +18,7 @@ use crate::{
     load::{CongestionControl, Game, Load},
 };
 
-/// The game alone; then each way bulk alone, and the game beside it. None on lines so fast that no game feels bulk.
+/// The game alone; then each way bulk alone, the game beside it, and the game before it. None on lines so fast that no game feels bulk.
 pub(super) fn scenarios(line: &Line, arguments: &Arguments) -> Vec<Scenario> {
     let facts = line.facts(Family::Game, CongestionControl::Bbr);
     if facts.up.max(facts.down) > FASTEST {
@@ -36,9 +38,11 @@ pub(super) fn scenarios(line: &Line, arguments: &Arguments) -> Vec<Scenario> {
     for way in arguments.ways() {
         let (load, bulk) = (way.load(), Load::Bulk(way.bulk()));
         let alone = Scenario::new("", format!("TCP {load} alone"), bulk.clone());
-        let beside = game(&format!("beside a TCP {load} in the same tunnel")).beside(bulk);
+        let beside = game(&format!("beside a TCP {load} in the same tunnel")).beside(bulk.clone());
+        let title = format!("beside a TCP {load} that begins {} s later", LATE.as_secs());
         scenarios.push(alone.part("", alone_of(way)));
         scenarios.push(beside.part("", load));
+        scenarios.push(game(&title).beside_late(bulk, LATE).part("", late_of(way)));
     }
     scenarios
 }
@@ -47,10 +51,12 @@ pub(super) fn table(report: &Report, line: &LineFacts) -> Table {
     let mut table = Table::new(line, &HEAD);
     for (section, facts) in sections(report, line) {
         for way in Way::BOTH {
-            let cells = section.part(way.load()).map(|measured| &measured.cells);
-            for cell in cells.into_iter().flatten() {
-                if let Some(row) = row(section, facts, way, cell) {
-                    row.add_to(&mut table);
+            for part in [way.load(), late_of(way)] {
+                let cells = section.part(part).map(|measured| &measured.cells);
+                for cell in cells.into_iter().flatten() {
+                    if let Some(row) = row(section, facts, (way, part), cell) {
+                        row.add_to(&mut table);
+                    }
                 }
             }
         }
@@ -104,7 +110,12 @@ impl Row {
     }
 }
 
-fn row(section: &Section, facts: &LineFacts, way: Way, cell: &Cell) -> Option<Row> {
+fn row(
+    section: &Section,
+    facts: &LineFacts,
+    (way, load): (Way, &'static str),
+    cell: &Cell,
+) -> Option<Row> {
     let of = |part: &str| section.part(part)?.cell(&cell.column);
     let (idle, alone) = (of(IDLE)?, of(alone_of(way))?);
     let median = |cell: &Cell, metric| cell.median(metric);
@@ -128,7 +139,7 @@ fn row(section: &Section, facts: &LineFacts, way: Way, cell: &Cell) -> Option<Ro
         Verdict::UNEQUAL
     };
     Some(Row {
-        load: way.load(),
+        load,
         congestion_control: facts.congestion_control.clone(),
         column: cell.column.clone(),
         rounds: count(cell.rounds.len(), failed(cell, Metric::P99)),
@@ -163,7 +174,16 @@ const fn alone_of(way: Way) -> &'static str {
     }
 }
 
+const fn late_of(way: Way) -> &'static str {
+    match way {
+        Way::Up => "late-upload",
+        Way::Down => "late-download",
+    }
+}
+
 const IDLE: &str = "idle";
+/// How long a game is played before bulk begins beside it: the controller knows of it by then.
+const LATE: Duration = Duration::from_secs(1);
 /// Mbit/s.
 const FASTEST: f64 = 100.0;
 /// Milliseconds.
@@ -231,7 +251,8 @@ mod tests {
             ..LineFacts::default()
         };
         let cell = &section.scenarios[2].cells[0];
-        let row = row(&section, &facts, Way::Up, cell).expect("it was measured");
+        let of = (Way::Up, "upload");
+        let row = row(&section, &facts, of, cell).expect("it was measured");
         row.verdict.words()
     }
 
@@ -243,6 +264,24 @@ mod tests {
         assert_eq!(words, "short: p99 rose by 11.0 of 10.0 ms");
         let words = verdict(0.0, vec![game(32.0, 16.0), good()]);
         assert_eq!(words, "short: bulk kept 16.0 of 20.0 Mbit/s");
+    }
+
+    #[test]
+    fn bulk_begins_before_the_game_and_after_it() {
+        let lines = crate::compare::lines::table::all(10.0);
+        let line = lines.into_iter().find(|line| line.name == "20mbit");
+        let all = scenarios(&line.expect("it is there"), &Arguments::of(&[]));
+        let late: Vec<_> = all
+            .iter()
+            .filter_map(|it| Some((&*it.part, it.beside.first()?.late)))
+            .collect();
+        let expected = [
+            ("upload", Duration::ZERO),
+            ("late-upload", LATE),
+            ("download", Duration::ZERO),
+            ("late-download", LATE),
+        ];
+        assert_eq!(late, expected);
     }
 
     #[test]
