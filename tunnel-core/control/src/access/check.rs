@@ -280,9 +280,11 @@ pub(crate) fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether a caller may read counters: by any token, or from this machine.
-pub(crate) fn may_read_metrics(caller: Option<&Caller>, peer: Peer) -> bool {
-    caller.is_some_and(|caller| caller.role >= Role::Metrics) || peer.is_loopback()
+/// Whether a request may read counters: by any token, or from this machine. What a proxy brings comes from elsewhere.
+pub(crate) fn may_read_metrics(caller: Option<&Caller>, peer: Peer, headers: &HeaderMap) -> bool {
+    let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(*name));
+    caller.is_some_and(|caller| caller.role >= Role::Metrics)
+        || (peer.is_loopback() && !is_forwarded)
 }
 
 fn per_second<K: std::hash::Hash + Eq + Clone>(rate: NonZeroU32) -> Throttle<K> {
@@ -352,6 +354,14 @@ fn take_query_token(uri: &mut Uri) -> Option<String> {
     Some(token)
 }
 
+/// What proxies say who they speak for by.
+const FORWARDED: [&str; 5] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-real-ip",
+];
 /// What the cookie of a session is called.
 const SESSION_COOKIE: &str = "adit_session";
 /// Wrong tokens: ten at once, then one in six seconds for each network.

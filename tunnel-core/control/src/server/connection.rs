@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -31,6 +31,8 @@ use crate::{
 pub struct Bounds {
     /// Connections at a time.
     pub connections: usize,
+    /// Those of other machines: whoever is on this one, or comes by a tunnel to it, finds a place in any case.
+    pub connections_from_afar: usize,
     /// Connections of one address at a time.
     pub connections_per_address: usize,
     /// Requests that are served at a time.
@@ -52,7 +54,8 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             connections: 256,
-            connections_per_address: 128,
+            connections_from_afar: 192,
+            connections_per_address: 64,
             requests: 64,
             body: 256 << 10,
             request_time: Duration::from_secs(30),
@@ -96,7 +99,7 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let Some(share) = shares.take(peer, bounds.connections_per_address) else {
+        let Some(share) = shares.take(peer, &bounds) else {
             continue;
         };
         let conversation = Conversation {
@@ -198,39 +201,56 @@ fn limit_silence(stream: &tokio::net::TcpStream, patience: Duration) {
     let _ = (stream, patience);
 }
 
-/// How many connections each address has.
+/// How many connections there are of each address, and of other machines.
 #[derive(Debug, Default)]
-struct Shares(Mutex<HashMap<Option<IpAddr>, usize>>);
+struct Shares(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_address: HashMap<Option<IpAddr>, usize>,
+    from_afar: usize,
+}
 
 /// A connection's place; dropped, it is free.
 struct Share {
     shares: Arc<Shares>,
-    key: Option<IpAddr>,
+    peer: Peer,
 }
 
 impl Shares {
-    fn take(self: &Arc<Self>, peer: Peer, most: usize) -> Option<Share> {
-        let key = peer.network();
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key).or_default();
-        if *count >= most {
+    fn take(self: &Arc<Self>, peer: Peer, bounds: &Bounds) -> Option<Share> {
+        let mut counts = self.counts();
+        let is_afar = !peer.is_loopback();
+        if is_afar && counts.from_afar >= bounds.connections_from_afar {
+            return None;
+        }
+        let count = counts.by_address.entry(peer.network()).or_default();
+        if *count >= bounds.connections_per_address {
             return None;
         }
         *count += 1;
+        counts.from_afar += usize::from(is_afar);
         Some(Share {
             shares: self.clone(),
-            key,
+            peer,
         })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        // It is whole between any two steps.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut counts = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.key) {
+        let mut counts = self.shares.counts();
+        counts.from_afar -= usize::from(!self.peer.is_loopback());
+        let network = self.peer.network();
+        if let Some(count) = counts.by_address.get_mut(&network) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.key);
+                counts.by_address.remove(&network);
             }
         }
     }
@@ -250,16 +270,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_its_share_and_gives_it_back() {
+    fn an_address_has_its_share_other_machines_have_theirs_and_both_give_it_back() {
         let shares = Arc::new(Shares::default());
-        let peer = |text: &str| Peer::Tcp(text.parse().unwrap());
-        let taken: Vec<_> = (0..3)
-            .map_while(|_| shares.take(peer("192.0.2.1:1"), 2))
-            .collect();
-        assert_eq!(taken.len(), 2);
-        assert!(shares.take(peer("192.0.2.2:1"), 2).is_some());
-        drop(taken);
-        assert!(shares.take(peer("192.0.2.1:9"), 2).is_some());
-        assert!(shares.0.lock().unwrap().is_empty());
+        let bounds = Bounds {
+            connections_per_address: 2,
+            connections_from_afar: 3,
+            ..Bounds::default()
+        };
+        let take = |text: &str| shares.take(Peer::Tcp(text.parse().unwrap()), &bounds);
+        let (first, second) = (take("192.0.2.1:1").unwrap(), take("192.0.2.1:2").unwrap());
+        assert!(take("192.0.2.1:3").is_none());
+        let other = take("192.0.2.2:1").unwrap();
+        assert!(take("192.0.2.3:1").is_none());
+        // Who is on this machine finds a place all the same.
+        let near = [take("127.0.0.1:1").unwrap(), take("[::1]:1").unwrap()];
+        drop(first);
+        let third = take("192.0.2.3:1").unwrap();
+        drop((second, other, near, third));
+        assert!(shares.counts().by_address.is_empty());
+        assert_eq!(shares.counts().from_afar, 0);
     }
 }

@@ -50,7 +50,7 @@ fn bare(is_well: bool) -> Response {
 
 fn counters(access: &Access, request: &Request, text: impl Fn() -> Option<String>) -> Response {
     let caller = request.extensions().get::<Caller>();
-    if !access::may_read_metrics(caller, peer(request)) {
+    if !access::may_read_metrics(caller, peer(request), request.headers()) {
         return access::no_token().into_response();
     }
     // A page of another site must not read them through the browser of somebody on this machine.

@@ -305,6 +305,9 @@ async fn probes_want_no_token_and_counters_no_foreign_page() {
         counters.contains("content-type: text/plain; version=0.0.4"),
         "{counters}"
     );
+    let proxied = "x-forwarded-for: 192.0.2.1\r\n";
+    let answer = running.asks("GET", "/metrics", proxied).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
     let mut stream = running.connect().await;
     let text = b"GET /metrics HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
     stream.write_all(text).await.unwrap();
