@@ -16,6 +16,7 @@ pub(super) fn all(shared: Shared) -> OpenApiRouter {
         .routes(routes!(audit::list))
         .routes(routes!(clients::list))
         .routes(routes!(clients::show, clients::revoke))
+        .routes(routes!(clients::kick))
         .routes(routes!(events::follow))
         .routes(routes!(invites::invite))
         .routes(routes!(ports::show))

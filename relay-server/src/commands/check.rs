@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::config_file::ConfigFile;
 use crate::{
-    config::{self, Config},
+    config::{self, AdminConfig, Config},
     state::{Store, StoreError},
 };
 
@@ -50,7 +50,9 @@ listen       {listen} (QUIC on UDP, lanes on TCP)
 public ports {ports} on {bind}
 advertise    {advertise}
 clients      {written} in the file, {enrolled} in {state}
+API          {api}
 limits       {limits}",
+        api = config.admin.as_ref().map_or_else(|| "none".into(), api),
         key = config.key.public_key(),
         listen = config.listen,
         ports = config.ports,
@@ -59,4 +61,10 @@ limits       {limits}",
         state = config.state_file.display(),
         limits = limits::summary(&config.limits, config::limits::ROWS),
     )
+}
+
+/// Where the API listens.
+fn api(admin: &AdminConfig) -> String {
+    let tls = if admin.tls.is_some() { " with TLS" } else { "" };
+    format!("{}{tls}", admin.listen)
 }

@@ -4,18 +4,26 @@ use std::time::{Duration, Instant};
 
 use adit_control::{
     access::Role,
-    client::path,
+    client::{Client, ClientError, path},
     model::{AuditEntry, ClientState, ClientView, InviteRequest, Invited, Page, PortsView},
     problem::Kind,
     server::Whoami,
 };
 use serde_json::{Value, json};
-use tunnel_core::instance::{Instance, Protocol, Service};
+use tunnel_core::{
+    event::Event,
+    instance::{Instance, Protocol, Service},
+};
 
 use crate::{
     program::{PATIENCE, free_port},
     support::{Relay, refused},
 };
+
+async fn kick(client: &Client, name: &str) -> Result<(), ClientError> {
+    let path = path(["api", "clients", name, "kick"]);
+    client.post::<()>(&path, &json!({})).await.map(drop)
+}
 
 fn invitation(name: &str) -> InviteRequest {
     InviteRequest {
@@ -27,13 +35,14 @@ fn invitation(name: &str) -> InviteRequest {
 #[tokio::test]
 async fn each_endpoint_serves_the_roles_that_it_is_for() {
     let relay = Relay::start("");
-    let endpoints: [(&str, &str, Role, u16); 9] = [
+    let endpoints: [(&str, &str, Role, u16); 10] = [
         ("GET", "/api/whoami", Role::Viewer, 200),
         ("GET", "/api/openapi.json", Role::Viewer, 200),
         ("GET", "/api/clients", Role::Viewer, 200),
         ("GET", "/api/clients/nobody", Role::Viewer, 404),
         ("GET", "/api/ports", Role::Viewer, 200),
         ("DELETE", "/api/clients/nobody", Role::Admin, 404),
+        ("POST", "/api/clients/nobody/kick", Role::Operator, 404),
         ("POST", "/api/invites", Role::Admin, 415),
         ("GET", "/api/audit", Role::Admin, 200),
         ("POST", "/api/session", Role::Viewer, 204),
@@ -120,6 +129,17 @@ async fn a_client_is_invited_seen_and_revoked() {
         (ports.total - ports.free, &*ports.used[0].client),
         (1, "node-1")
     );
+    // Kicked, it comes back.
+    let mut told = node.events();
+    kick(&admin, "node-1").await.unwrap();
+    loop {
+        match told.next().await.unwrap() {
+            Ok(Event::TunnelUp { .. }) => break,
+            _ => continue,
+        }
+    }
+    let problem = refused(kick(&admin, "node-9").await);
+    assert!(problem.is(Kind::NotFound), "{problem}");
     // It holds once it is answered: no player is let in by the next request.
     admin.delete("/api/clients/node-1", None).await.unwrap();
     let revoked = view().await;
@@ -131,6 +151,8 @@ async fn a_client_is_invited_seen_and_revoked() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     admin.delete("/api/clients/node-1", None).await.unwrap();
+    let problem = refused(kick(&admin, "node-1").await);
+    assert!(problem.is(Kind::Conflict), "{problem}");
     let problem = refused(admin.delete("/api/clients/node-2", None).await);
     assert!(problem.detail.contains("did you mean node-1?"), "{problem}");
     relay.ends();
@@ -235,7 +257,7 @@ async fn two_operators_at_once_get_one_outcome_each_and_lose_nothing() {
         relay.client_of("one", Role::Admin).await,
         relay.client_of("two", Role::Admin).await,
     );
-    let invites = |client: adit_control::client::Client, prefix: &'static str| async move {
+    let invites = |client: Client, prefix: &'static str| async move {
         for number in 0..10 {
             // The same names from both: each invitation ends the one before it.
             for name in [format!("{prefix}-{number}"), format!("both-{number}")] {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use adit_control::{
-    access::{Admin, Viewer},
+    access::{Admin, Operator, Viewer},
     extract::{Json, Path, Query},
     model::{BoundInstance, BoundService, ClientState, ClientView, Connection, Page, PageQuery},
     problem::Problem,
@@ -95,6 +95,36 @@ pub(super) async fn revoke(
             .publish("client_revoked", &json!({"client": name.as_str()}));
     }
     Ok((StatusCode::NO_CONTENT, Extension(Detail(detail.into()))))
+}
+
+/// End a client's tunnel. It may come back at once, and its players' streams go on then.
+#[utoipa::path(
+    post,
+    operation_id = "kick_client",
+    path = "/api/clients/{name}/kick",
+    params(("name" = String, Path, description = "The client's name", min_length = 1, max_length = 63, pattern = "^[a-z0-9_-]+$")),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn kick(
+    _: Operator,
+    State(shared): State<Shared>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let name = parse(&name)?;
+    let ended = shared.relay.disconnect(name.as_str()).await;
+    if ended.map_err(|_| Problem::unavailable("The relay has ended."))? {
+        shared
+            .events
+            .publish("client_kicked", &json!({"client": name.as_str()}));
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let views = views(&shared).await?;
+    if views.iter().any(|view| view.name == name.as_str()) {
+        return Err(Problem::conflict(format!(
+            "{name} has no tunnel that could be ended."
+        )));
+    }
+    Err(unknown(&shared, &name).await)
 }
 
 fn parse(name: &str) -> Result<ClientName, Problem> {
