@@ -104,6 +104,8 @@ counters! {
     flows_opened: Counter = "adit_flows_opened_total",
     /// Flows whose player has not come back yet through the relay's new process. They keep their sockets meanwhile.
     flows_parked: Gauge = "adit_flows_parked",
+    /// Flows whose player repeats himself for 5 s or more without an answer of the game.
+    flows_unanswered: Gauge = "adit_flows_unanswered",
     /// Flows that went on through another process of the relay, with the socket that they had.
     flows_resumed: Counter = "adit_flows_resumed_total",
     /// Datagrams from players to game servers.
@@ -150,6 +152,8 @@ counters! {
     drop_mismatch: Counter = "adit_datagrams_dropped_total" ["reason=\"mismatch\""],
     /// Answers of games dropped because their player has not come back yet through the relay's new process.
     drop_parked: Counter = "adit_datagrams_dropped_total" ["reason=\"parked\""],
+    /// Datagrams dropped because they came to a player's local port from elsewhere than the game.
+    drop_foreign: Counter = "adit_datagrams_dropped_total" ["reason=\"foreign\""],
     /// Datagrams dropped because they had come already: copies that were not needed.
     drop_duplicate: Counter = "adit_datagrams_dropped_total" ["reason=\"duplicate\""],
     /// Copies of datagrams sent into the tunnel, so that a loss costs a game nothing.

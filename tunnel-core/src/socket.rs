@@ -58,23 +58,24 @@ pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// A second socket at the port that `socket` is bound to, connected elsewhere: the system gives it what comes from there.
-pub(crate) fn join_udp(
-    socket: &UdpSocket,
-    local: SocketAddr,
-    peer: SocketAddr,
-) -> io::Result<UdpSocket> {
-    let first = SockRef::from(socket);
-    let second = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    second.set_nonblocking(true)?;
-    first.set_reuse_address(true)?;
-    second.set_reuse_address(true)?;
-    second.bind(&local.into())?;
-    second.connect(&peer.into())?;
+/// One more socket at `local`, the port that `sockets` are bound to. The system gives it what no connected one of them is to
+/// have.
+pub(crate) fn join_udp(sockets: &[SockRef<'_>], local: SocketAddr) -> io::Result<UdpSocket> {
+    let one_more = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    one_more.set_nonblocking(true)?;
+    one_more.set_reuse_address(true)?;
+    let share = |shares| {
+        let mut sockets = sockets.iter();
+        sockets.try_for_each(|socket| socket.set_reuse_address(shares))
+    };
+    let bound = share(true).and_then(|()| one_more.bind(&local.into()));
     // From now on the port is shared with nobody else.
-    first.set_reuse_address(false)?;
-    second.set_reuse_address(false)?;
-    Ok(second.into())
+    share(false)?;
+    one_more.set_reuse_address(false)?;
+    bound?;
+    let one_more = one_more.into();
+    grow_buffers(&one_more, FLOW_BUFFER);
+    Ok(one_more)
 }
 
 /// The same as [`bind_udp`], with several sockets: the system gives each player's packets to one of them, always the

@@ -2,15 +2,17 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     time::{Duration, Instant},
 };
 
 use crate::harness::{
     HANG,
     crowd::Crowd,
+    eventually,
+    namespace::{FarSide, isolated},
     players::{accept, connect, converse, listen, udp_player, udp_server},
-    ports, requires,
+    ports, programs, requires,
     site::{Service, Site},
     world::World,
 };
@@ -113,6 +115,105 @@ fn a_server_that_answers_from_the_machines_other_address_is_heard() {
     let other = udp_server((Ipv4Addr::LOCALHOST, target_port).into());
     other.send_to(b"a lie", seen).unwrap();
     converse(&player, &there, 100);
+}
+
+#[test]
+fn a_server_that_answers_from_any_address_of_the_machine_is_heard() {
+    let site = Site::start();
+    let (port, target_port) = (ports::one(), ports::one());
+    let target = SocketAddr::from(([127, 0, 0, 3], target_port));
+    let _client = site.expose(&[Service::udp(port, target)]);
+    let asked = udp_server(target);
+    let other = udp_server(([127, 0, 0, 9], target_port).into());
+    // The first player, with his only datagram, and the next ones.
+    for _ in 0..6 {
+        let player = udp_player(site.public(port));
+        for _ in 0..3 {
+            converse_by(&player, &asked, &other);
+        }
+    }
+    drop(other);
+    // It is started again, and answers from yet another: within a few looks it is heard.
+    let player = udp_player(site.public(port));
+    let third = udp_server(([127, 0, 0, 11], target_port).into());
+    eventually("an answer", || ask(&player, &asked, &third));
+    converse_by(&player, &asked, &third);
+    converse_by(&udp_player(site.public(port)), &asked, &third);
+}
+
+#[test]
+fn a_game_that_answers_nobody_is_named() {
+    let site = Site::start();
+    let (port, target) = (ports::one(), programs::local_address());
+    let client = site.expose(&[Service::udp(port, target)]);
+    let silent = udp_server(target);
+    silent.set_nonblocking(true).unwrap();
+    let player = udp_player(site.public(port));
+    player
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let is_named = |line: &str| {
+        line.contains("service main")
+            && line.contains(&format!("{target} has answered nobody's datagrams"))
+            && line.contains("1 of its players wait")
+    };
+    eventually("the line", || {
+        player.send(b"hello").unwrap();
+        player.recv(&mut [0]).unwrap_err();
+        (client.count_lines(is_named) == 1).then_some(())
+    });
+}
+
+#[test]
+fn who_answers_for_a_game_on_another_host_is_named() {
+    requires!("ip");
+    isolated(|| {
+        let far = FarSide::new();
+        far.ip("address add 10.77.0.9/24 dev far");
+        let site = Site::start();
+        let (port, target_port) = (ports::one(), ports::one());
+        let target = SocketAddr::new(far.address.into(), target_port);
+        let client = site.expose(&[Service::udp(port, target)]);
+        let [asked, other] = far.visit(|| {
+            [far.address, Ipv4Addr::new(10, 77, 0, 9)]
+                .map(|ip| udp_server((ip, target_port).into()))
+        });
+        let player = udp_player(site.public(port));
+        let names_both = |line: &str| {
+            line.contains(&format!(
+                "datagrams of {} are dropped",
+                other.local_addr().unwrap()
+            )) && line.contains(&format!("players speak to {target}"))
+        };
+        eventually("the line", || {
+            let heard = ask(&player, &asked, &other);
+            assert!(heard.is_none(), "another host is not the target");
+            (client.count_lines(names_both) == 1).then_some(())
+        });
+        // From where it is asked, it is heard all the same.
+        converse(&player, &asked, 100);
+    });
+}
+
+/// A datagram each way, where one socket hears the player and another answers.
+fn converse_by(player: &UdpSocket, asked: &UdpSocket, answers: &UdpSocket) {
+    player.send(b"hello").unwrap();
+    let (_, from) = asked.recv_from(&mut [0; 16]).unwrap();
+    answers.send_to(b"welcome", from).unwrap();
+    assert_eq!(player.recv(&mut [0; 16]).unwrap(), b"welcome".len());
+}
+
+/// The same, while the answer may not be heard yet.
+fn ask(player: &UdpSocket, asked: &UdpSocket, answers: &UdpSocket) -> Option<usize> {
+    player
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    player.send(b"hello").unwrap();
+    let (_, from) = asked.recv_from(&mut [0; 16]).unwrap();
+    answers.send_to(b"welcome", from).unwrap();
+    let heard = player.recv(&mut [0; 16]).ok();
+    player.set_read_timeout(Some(HANG)).unwrap();
+    heard
 }
 
 /// Each datagram is sent once, however busy the machine is.

@@ -159,7 +159,10 @@ fn spawn(
         "flow expiry".into(),
         move || {
             let shared = expiring.clone();
-            async move { shared.flows.expire().await }
+            async move {
+                let tell_silent = |target: &_| shared.tell_silent(target);
+                shared.flows.expire(tell_silent).await;
+            }
         },
     );
     tokio::spawn(async move {

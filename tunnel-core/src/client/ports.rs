@@ -162,15 +162,24 @@ impl LocalPorts {
 
     /// Whether an address is this machine's; what cannot be found out is taken for it.
     pub(crate) fn is_ours(&self, ip: std::net::IpAddr) -> bool {
-        let Ok(mut ports) = self.candidates(Purpose::Tunnel, 0) else {
-            return true;
-        };
-        let port = ports.next().unwrap_or_default();
-        let bound = std::net::UdpSocket::bind((ip, port));
+        let bound = self.try_bind(SocketAddr::new(ip, 0));
         bound.map_or_else(
             |error| error.kind() != io::ErrorKind::AddrNotAvailable,
-            |_| true,
+            |()| true,
         )
+    }
+
+    /// The same; what cannot be found out is taken for another's. With the scope that link-local addresses need.
+    pub(crate) fn is_certainly_ours(&self, address: SocketAddr) -> bool {
+        let bound = self.try_bind(address);
+        bound.map_or_else(|error| error.kind() == io::ErrorKind::AddrInUse, |()| true)
+    }
+
+    /// Binds a socket to an address for a moment, at a port that is no target's.
+    fn try_bind(&self, mut address: SocketAddr) -> io::Result<()> {
+        let mut ports = self.candidates(Purpose::Tunnel, 0)?;
+        address.set_port(ports.next().unwrap_or_default());
+        std::net::UdpSocket::bind(address).map(drop)
     }
 
     /// Where to try, in an order of its own each time: neighbours of a taken port are taken more often than others. None is the

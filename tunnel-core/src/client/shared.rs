@@ -1,6 +1,7 @@
 //! What the tasks of a client share.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -71,6 +72,8 @@ enum Notice {
     Limit(Limit),
     /// They do not reach the target, for this reason.
     Target(ResetCode),
+    /// Somebody else than the target sends to their ports.
+    Foreign,
 }
 
 impl Shared {
@@ -134,9 +137,44 @@ impl Shared {
             ResetCode::Limit => format!("no socket is to be had for {place}"),
             _ => format!("{place} does not answer"),
         };
+        self.warn(target, &format!("{text}; its players are lost"));
+    }
+
+    /// Says that a target answers none of its players.
+    pub(crate) fn tell_silent(&self, target: &Target) {
+        let (place, waiting) = (
+            &target.service.target,
+            target.unanswered.load(Ordering::Relaxed),
+        );
+        self.warn(
+            target,
+            &format!(
+                "{place} has answered nobody's datagrams for 5 s or more, and {waiting} of its players wait; \
+                 is that where the game listens, and answers from?"
+            ),
+        );
+    }
+
+    /// Says once a minute that somebody else than a target sends to its players' local ports.
+    pub(crate) fn tell_foreign(&self, target: &Target, from: SocketAddr) {
+        let about = (Notice::Foreign, target.service.public.first());
+        if self.notices.is_due(Instant::now(), about) {
+            let place = &target.service.target;
+            self.warn(
+                target,
+                &format!(
+                    "datagrams of {from} are dropped, for players speak to {place}; \
+                     if that is the game, make the address that it answers from the target"
+                ),
+            );
+        }
+    }
+
+    fn warn(&self, target: &Target, text: &str) {
         let (instance, service) = (&target.instance, &target.service.name);
+        let port = target.service.public.first();
         self.emit(Event::Warning(format!(
-            "instance {instance}, service {service} (port {port}): {text}; its players are lost"
+            "instance {instance}, service {service} (port {port}): {text}"
         )));
     }
 

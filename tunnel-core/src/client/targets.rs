@@ -1,5 +1,7 @@
 //! Where services lead: the targets of the client's own configuration, and nothing else.
 
+mod heard;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -15,6 +17,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    client::targets::heard::Heard,
     instance::{Host, InstanceId, ProxyDatagrams, ProxyProtocol, Redundancy, Service},
     proto::message::ServiceId,
     sync::lock,
@@ -53,6 +56,12 @@ pub(crate) struct Target {
     pub(crate) queue: tokio::sync::Mutex<()>,
     /// Places of datagrams that wait for the name to resolve.
     pub(crate) unresolved: Arc<Semaphore>,
+    /// What is known of its answers over UDP.
+    pub(crate) heard: Mutex<Heard>,
+    /// Places of flows that listen for answers from other addresses.
+    pub(crate) listening: Arc<Semaphore>,
+    /// Flows whose players wait for an answer.
+    pub(crate) unanswered: AtomicUsize,
 }
 
 /// What a target is asked by; behind one name, another address may answer to each.
@@ -84,6 +93,9 @@ impl Target {
             streams: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
             unresolved: Arc::new(Semaphore::new(UNRESOLVED_MOST)),
+            heard: Mutex::default(),
+            listening: Arc::new(Semaphore::new(LISTENING_MOST)),
+            unanswered: AtomicUsize::new(0),
         });
         if let Host::Name(name) = &target.service.target.host {
             let (resolved, name) = (target.clone(), name.clone());
@@ -297,6 +309,8 @@ const RESOLVE_LEAST: Duration = Duration::from_millis(500);
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
 /// Datagrams of one service that wait for its name: the first ones of 64 players, 96 KB at most.
 const UNRESOLVED_MOST: usize = 64;
+/// Flows of one service that listen for answers from other addresses: one of the first four players is answered, if anybody is.
+const LISTENING_MOST: usize = 4;
 /// Replaced ids of a service that still lead to it: eight changes within the time that a datagram is on its way.
 const LAST_IDS: usize = 8;
 

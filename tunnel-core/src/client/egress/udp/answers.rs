@@ -9,7 +9,10 @@ use crate::{
     client::{
         egress::{
             reason::reason,
-            udp::{ends::Ends, flow::Flow},
+            udp::{
+                ends::{Came, Ends},
+                flow::Flow,
+            },
         },
         shared::Shared,
         targets::Over,
@@ -106,10 +109,17 @@ impl Answers {
         let metrics = &self.shared.metrics;
         BUFFERS.with_borrow_mut(|(buffer, scratch)| {
             for _ in 0..BATCH {
-                match ends.try_recv(buffer) {
-                    Ok(length) => {
-                        self.flow.touch();
-                        self.flow.handle_answer();
+                match ends.try_recv(&self.shared.means.ports, buffer) {
+                    Ok(Came::Foreign(from)) => {
+                        metrics.drop_foreign.one();
+                        self.shared.tell_foreign(&self.flow.target, from);
+                    }
+                    Ok(Came::Answer {
+                        length,
+                        from,
+                        is_news,
+                    }) => {
+                        self.flow.handle_answer(from, is_news);
                         // First the way, then the id: the way to another process of the relay is opened after its
                         // predecessor's ids have been taken away, so that none of them goes there.
                         let sender = self.shared.sender.load();

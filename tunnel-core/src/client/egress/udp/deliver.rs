@@ -135,7 +135,7 @@ impl Shared {
 
     fn send_to_target(&self, flow: &Flow, payload: &[u8]) {
         fault!("a datagram to {}", flow.target.service.public);
-        flow.touch();
+        flow.touch_sent();
         let (sent, lost) = flow.send(payload);
         if sent.is_ok() {
             self.metrics.datagrams_in.one();

@@ -63,8 +63,13 @@ pub(super) struct Flow {
     pub(super) ends: ArcSwap<Ends>,
     destination: Mutex<Destination>,
     means: Means,
+    metrics: Arc<Metrics>,
     /// Milliseconds from `started` to the last datagram in either direction.
     last: AtomicU64,
+    /// Milliseconds from `started` to the first of the player's datagrams that no answer has followed; or [`ANSWERED`].
+    waits_since: AtomicU64,
+    /// Counts it for as long as its player waits in vain.
+    unanswered: Mutex<Option<Unanswered>>,
     started: Instant,
     /// Whether the target has answered since the flow leads to its present addresses.
     answered: AtomicBool,
@@ -75,7 +80,6 @@ pub(super) struct Flow {
     public: Option<SocketAddr>,
     /// The PROXY header, once it is wanted.
     header: OnceLock<Box<[u8]>>,
-    metrics: Arc<Metrics>,
     _counted: Gauge,
     _room: [Held; 2],
 }
@@ -97,6 +101,19 @@ impl Means {
             room: Room::new(ports.count()),
             memory: Arc::new(Semaphore::new(FIRST_DATAGRAMS)),
         }
+    }
+}
+
+/// Counts a flow among those whose players wait in vain.
+#[derive(Debug)]
+struct Unanswered {
+    target: Arc<Target>,
+    _counted: Gauge,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.target.unanswered.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -122,7 +139,7 @@ impl Flow {
         let mut candidates = candidates.to_vec();
         for _ in 0..candidates.len() {
             let remote = SocketAddr::new(candidates[0], port);
-            opened = Ends::open(&means.ports, remote).map(|ends| (ends, remote));
+            opened = Ends::open(&means.ports, remote, &target).map(|ends| (ends, remote));
             if opened.is_ok() {
                 break;
             }
@@ -141,14 +158,16 @@ impl Flow {
                 search: search(&candidates),
             }),
             means: means.clone(),
+            metrics: metrics.clone(),
             last: AtomicU64::new(0),
+            waits_since: AtomicU64::new(ANSWERED),
+            unanswered: Mutex::default(),
             started: Instant::now(),
             answered: AtomicBool::new(false),
             closed: CancellationToken::new(),
             moved: Notify::new(),
             public,
             header: OnceLock::new(),
-            metrics: metrics.clone(),
             _counted: Gauge::new(metrics, |m| &m.flows),
             _room: room,
         })
@@ -191,9 +210,54 @@ impl Flow {
         self.target.idle().saturating_sub(self.unused())
     }
 
-    pub(super) fn touch(&self) {
-        self.last
-            .store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    /// The player says something.
+    pub(super) fn touch_sent(&self) {
+        let now = self.touch();
+        if self.waits_since.load(Ordering::Relaxed) == ANSWERED {
+            self.waits_since.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The target does.
+    pub(super) fn touch_heard(&self) {
+        self.touch();
+        if self.waits_since.load(Ordering::Relaxed) != ANSWERED {
+            self.waits_since.store(ANSWERED, Ordering::Relaxed);
+        }
+    }
+
+    fn touch(&self) -> u64 {
+        let now = self.now();
+        self.last.store(now, Ordering::Relaxed);
+        now
+    }
+
+    /// Looks whether the player is answered. From the moment when he has waited for too long, the flow counts as one that is not,
+    /// and listens for answers from elsewhere. Returns whether there is something to be said of the target.
+    pub(super) fn look(&self, now: Instant) -> bool {
+        // What was sent last is all that is certain: who has said a last word may have meant no answer.
+        let since = self.waits_since.load(Ordering::Relaxed);
+        let waited = (self.last.load(Ordering::Relaxed)).saturating_sub(since);
+        let mut unanswered = lock(&self.unanswered);
+        let is_here = self.unused() < GONE_AFTER;
+        if waited < UNANSWERED_AFTER.as_millis() as u64 || !is_here {
+            *unanswered = None;
+            if is_here && since == ANSWERED && self.answered.load(Ordering::Relaxed) {
+                lock(&self.target.heard).handle_served(now);
+            }
+            return false;
+        }
+        if unanswered.is_none() {
+            self.target.unanswered.fetch_add(1, Ordering::Relaxed);
+            *unanswered = Some(Unanswered {
+                target: self.target.clone(),
+                _counted: Gauge::new(&self.metrics, |m| &m.flows_unanswered),
+            });
+        }
+        if self.ends.load().listen(&self.target) {
+            self.moved.notify_one();
+        }
+        lock(&self.target.heard).handle_silence(now)
     }
 
     /// Sends to the target. Says how many datagrams were lost at it, this one among them or not.
@@ -300,16 +364,20 @@ impl Flow {
         self.started.elapsed().as_millis() as u64
     }
 
-    pub(super) fn handle_answer(&self) {
+    /// The target has answered from this address, for the first time or not.
+    pub(super) fn handle_answer(&self, from: IpAddr, is_news: bool) {
+        self.touch_heard();
         if self.target.proxy_datagrams() == ProxyDatagrams::First {
             self.ends.load().preface.handle_answer(self.now());
         }
-        if !self.answered.swap(true, Ordering::Relaxed) {
+        let is_first = !self.answered.swap(true, Ordering::Relaxed);
+        if is_first || is_news {
             let mut destination = lock(&self.destination);
+            let asked = destination.remote.ip();
             if destination.search.take().is_some() {
-                self.target
-                    .handle_answer(Over::Udp, destination.remote.ip());
+                self.target.handle_answer(Over::Udp, asked);
             }
+            lock(&self.target.heard).handle_origin(Instant::now(), asked, from);
         }
     }
 
@@ -357,7 +425,7 @@ impl Flow {
             return true;
         }
         // Without a descriptor for the new socket, the flow stays where it is and tries again.
-        let Ok(ends) = Ends::open(&self.means.ports, remote) else {
+        let Ok(ends) = Ends::open(&self.means.ports, remote, &self.target) else {
             return false;
         };
         destination.remote = remote;
@@ -372,7 +440,7 @@ impl Flow {
         let destination = lock(&self.destination);
         let own = self.ends.load().port();
         if own.is_ok_and(|own| ports.contains(&own))
-            && let Ok(ends) = Ends::open(&self.means.ports, destination.remote)
+            && let Ok(ends) = Ends::open(&self.means.ports, destination.remote, &self.target)
         {
             self.ends.store(Arc::new(ends));
             self.moved.notify_one();
@@ -406,5 +474,11 @@ impl Drop for Flow {
 
 /// 4 MiB: 256 players at once with all that a flow keeps, or thousands with a greeting each.
 const FIRST_DATAGRAMS: usize = 4 << 20;
+/// No time at which a player has begun to wait.
+const ANSWERED: u64 = u64::MAX;
+/// A player who repeats himself for so long, and is not answered, waits in vain: 5 s, in which a client of a game tries a few times.
+const UNANSWERED_AFTER: Duration = Duration::from_secs(5);
+/// Who has said nothing for 30 s waits no longer.
+const GONE_AFTER: Duration = Duration::from_secs(30);
 /// No id of a relay: they are below 2^62.
 const PARKED: u64 = u64::MAX;

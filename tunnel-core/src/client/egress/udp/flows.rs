@@ -15,6 +15,7 @@ use crate::{
     client::{
         egress::udp::flow::{Flow, FlowKey},
         limits::ClientLimits,
+        targets::Target,
     },
     metrics::{Level, Metrics},
     proto::{
@@ -257,10 +258,13 @@ impl Flows {
     }
 
     /// Ends flows that are idle for too long and those whose players have not come back, all by one clock: none has a
-    /// timer of its own.
-    pub(crate) async fn expire(&self) {
+    /// timer of its own. Tells of the targets that do not answer.
+    pub(crate) async fn expire(&self, tell_silent: impl Fn(&Target)) {
+        let mut silent = Vec::new();
         loop {
-            match self.end_idle(Instant::now()) {
+            let next = self.end_idle(Instant::now(), &mut silent);
+            (silent.drain(..)).for_each(|target: Arc<Target>| tell_silent(&target));
+            match next {
                 Some(next) => {
                     let pause = next.saturating_duration_since(Instant::now());
                     tokio::time::sleep(pause.clamp(LOOK_LEAST, LOOK_MOST)).await;
@@ -270,10 +274,11 @@ impl Flows {
         }
     }
 
-    /// Ends what is idle for too long. Says when to look again; nothing if nothing is left.
-    fn end_idle(&self, now: Instant) -> Option<Instant> {
-        let nexts = self.parts.iter().filter_map(|part| lock(part).look(now));
-        let next = nexts.min();
+    /// Ends what is idle for too long. Says when to look again, nothing if nothing is left; and of which targets there is something to be
+    /// said.
+    fn end_idle(&self, now: Instant, silent: &mut Vec<Arc<Target>>) -> Option<Instant> {
+        let look = |part: &Mutex<Part>| lock(part).look(now, silent);
+        let next = self.parts.iter().filter_map(look).min();
         let mut parked = lock(&self.parked);
         while let Some(flow) = parked.flows.poll_expired(now) {
             self.end(&flow);
@@ -331,7 +336,7 @@ impl Part {
     }
 
     /// Looks at the flows whose turn it is. Says when the next one's is.
-    fn look(&mut self, now: Instant) -> Option<Instant> {
+    fn look(&mut self, now: Instant, silent: &mut Vec<Arc<Target>>) -> Option<Instant> {
         loop {
             let &(look, id) = self.looks.first()?;
             if look > now {
@@ -340,6 +345,9 @@ impl Part {
             self.looks.pop_first();
             if let Some(held) = self.by_id.get_mut(&id) {
                 let left = held.flow.left();
+                if held.flow.look(now) {
+                    silent.push(held.flow.target.clone());
+                }
                 if left.is_zero() {
                     // Its task takes it out of the table, and tells the relay.
                     held.flow.end();

@@ -66,6 +66,13 @@ impl World {
         Some(flow)
     }
 
+    fn end_idle(&self, now: Instant) -> Option<Instant> {
+        let mut silent = Vec::new();
+        let next = self.flows.end_idle(now, &mut silent);
+        assert!(silent.is_empty(), "nobody waits");
+        next
+    }
+
     /// What is found of it by the first process, and by the second.
     fn found(&self, id: u64) -> [&'static str; 2] {
         [1, 2].map(
@@ -156,7 +163,7 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
     let (one, two) = (world.open(1, 1_000).unwrap(), world.open(2, 1_001).unwrap());
     assert!(world.open(3, 1_002).is_none(), "two at most");
     tokio::time::sleep(Duration::from_millis(20)).await;
-    one.touch();
+    one.touch_heard();
     world.flows.lead_to(process(2), world.start);
     world.flows.lead_to(process(1), world.start);
     assert_eq!(world.held(), (2, 2));
@@ -166,10 +173,10 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
         "who was silent for longest"
     );
     assert_eq!(world.held(), (2, 1));
-    let next = world.flows.end_idle(world.start + 59 * SECOND);
+    let next = world.end_idle(world.start + 59 * SECOND);
     assert_eq!(next, Some(world.start + 60 * SECOND));
     assert!(!one.has_ended());
-    world.flows.end_idle(world.start + 60 * SECOND);
+    world.end_idle(world.start + 60 * SECOND);
     assert!(one.has_ended());
     assert_eq!(world.held(), (1, 0));
     // Looked at every ten seconds at least, so that an idle time that is shortened under it takes effect.
@@ -179,7 +186,7 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
         service.flows.idle = Duration::ZERO;
         service
     });
-    let look = world.flows.end_idle(world.start + 70 * SECOND).unwrap();
+    let look = world.end_idle(world.start + 70 * SECOND).unwrap();
     assert_eq!(
         look,
         world.start + 71 * SECOND,
