@@ -43,7 +43,8 @@ pub(super) async fn send_and_close(
     message: &Message,
     slot: Option<HandshakeSlot>,
 ) {
-    let mut encoded = BytesMut::new();
+    // Room for the longest of them: a buffer that grows leaves copies behind.
+    let mut encoded = BytesMut::with_capacity(READ_CHUNK);
     message.encode(&mut encoded);
     let told = async {
         match transport {
@@ -70,29 +71,52 @@ async fn tell_over_quic(connection: &quinn::Connection, encoded: &[u8]) {
         let Ok((mut send, mut recv)) = connection.accept_bi().await else {
             return;
         };
-        let mut decoder = Decoder::new();
+        let (mut decoder, mut patience) = (Decoder::new(), Patience::default());
         if send.write_all(encoded).await.is_ok() {
             while let Ok(Some(chunk)) = recv.read_chunk(READ_CHUNK, true).await {
-                if says_goodbye(&mut decoder, &chunk.bytes) {
+                if patience.is_over(&chunk.bytes) || says_goodbye(&mut decoder, &chunk.bytes) {
                     break;
                 }
             }
         }
     };
+    let talks_on = async {
+        let mut patience = Patience::default();
+        while let Ok(datagram) = connection.read_datagram().await {
+            if patience.is_over(&datagram) {
+                break;
+            }
+        }
+    };
     tokio::select! {
-        () = told => connection.close(quinn::VarInt::from_u32(0), b""),
-        never = discard(connection) => match never {},
+        () = told => {}
+        () = talks_on => {}
     }
+    connection.close(quinn::VarInt::from_u32(0), b"");
 }
 
 async fn tell_over_lane(mut lane: Lane, encoded: &[u8]) {
-    let mut decoder = Decoder::new();
+    let (mut decoder, mut patience) = (Decoder::new(), Patience::default());
     let (writer, reader) = (&mut lane.writer, &mut lane.reader);
     let written = writer.write_frame(RecordType::Control, encoded).await;
     while let Ok(Some((kind, piece))) = reader.read().await {
-        if written.is_err() || kind == RecordType::Control && says_goodbye(&mut decoder, &piece) {
+        if written.is_err()
+            || patience.is_over(&piece)
+            || kind == RecordType::Control && says_goodbye(&mut decoder, &piece)
+        {
             break;
         }
+    }
+}
+
+/// What is read of a client that gets no tunnel: enough for a heartbeat and a goodbye. Who sends more does not want to know.
+#[derive(Default)]
+struct Patience(usize);
+
+impl Patience {
+    fn is_over(&mut self, heard: &[u8]) -> bool {
+        self.0 += heard.len() + PIECE_COST;
+        self.0 > HEARD_MOST
     }
 }
 
@@ -126,5 +150,9 @@ fn says_goodbye(decoder: &mut Decoder, input: &[u8]) -> bool {
 
 /// Most bytes that are read at once from a client that gets no tunnel.
 const READ_CHUNK: usize = 4096;
+/// Bytes that are read of a client that gets no tunnel: 16 KiB, as much as QUIC lets it send before.
+const HEARD_MOST: usize = 16 << 10;
+/// What a piece of it costs beside its bytes.
+const PIECE_COST: usize = 64;
 /// How long a proven client may take to open its control stream, and to read why it is rejected.
 pub(super) const CONTROL_PATIENCE: Duration = Duration::from_secs(10);

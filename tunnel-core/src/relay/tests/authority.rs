@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     client::{self, EnrolError},
     join::{JoinString, Token},
-    proto::handshake::Hello,
+    proto::{handshake::Hello, record::RecordType},
     transport::{admission::Source, lane},
 };
 
@@ -227,18 +227,7 @@ async fn only_who_is_let_in_is_known_where_it_comes_from() {
     let mut denied = Scripted::connected(identity.clone()).await;
     let said = denied.hear().await;
     assert!(matches!(said, Some(Message::Reject { .. })), "{said:?}");
-    let (suite, tcp) = (Suite::fastest(), site.relay.local_addr().unwrap());
-    let io = lane::Io::Tcp(TcpStream::connect(tcp).await.unwrap());
-    let hello = Hello {
-        versions: SUPPORTED,
-        capabilities: Capabilities::SUPPORTED,
-        process: ProcessId::from([1; 16]),
-        token: None,
-        transport_parameters: None,
-    };
-    let (key, relay) = (&identity.secret_key, &identity.relay_public_key);
-    let lane = lane::connect_first(io, suite, key, relay, &identity.psk, &hello);
-    let (mut lane, ..) = lane.await.unwrap();
+    let mut lane = proven_lane(&site, &identity).await;
     assert!(
         soon("a denial", lane.reader.read())
             .await
@@ -249,6 +238,22 @@ async fn only_who_is_let_in_is_known_where_it_comes_from() {
     lock(&site.desk.panics).clear();
     Scripted::at(&site).await;
     assert!(is_known());
+}
+
+/// The first lane of a client that has proved itself.
+async fn proven_lane(site: &Site, identity: &ClientIdentity) -> lane::LaneHalves {
+    let tcp = TcpStream::connect(site.relay.local_addr().unwrap()).await;
+    let io = lane::Io::Tcp(tcp.unwrap());
+    let hello = Hello {
+        versions: SUPPORTED,
+        capabilities: Capabilities::SUPPORTED,
+        process: ProcessId::from([1; 16]),
+        token: None,
+        transport_parameters: None,
+    };
+    let (key, relay) = (&identity.secret_key, &identity.relay_public_key);
+    let lane = lane::connect_first(io, Suite::fastest(), key, relay, &identity.psk, &hello);
+    soon("a lane", lane).await.unwrap().0
 }
 
 /// A client with an instance on each of two ports, and a player of either.
@@ -403,4 +408,49 @@ async fn who_is_not_let_in_yet_may_send_a_few_messages_only() {
     assert!(matches!(first, Some(Message::Welcome { .. })), "{first:?}");
     // And then as much as it likes.
     client.say_bytes(&pings[whole..]).await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_and_talks_on_is_closed() {
+    /// More than all buffers between two sockets hold.
+    const MUCH: usize = 64 << 20;
+    let site = Site::new().await;
+    let identity = site.identity();
+    site.desk.denies.store(true, Ordering::Relaxed);
+    let mut ping = BytesMut::new();
+    let message = Message::Ping {
+        number: 0,
+        heard: None,
+    };
+    message.encode(&mut ping);
+    let pings = ping.repeat((16 << 10) / ping.len());
+
+    let proven = Scripted::proven(&identity, new_process()).await;
+    let mut on_stream = Scripted::opened(identity.clone(), proven).await;
+    let mut sent = 0;
+    while let Ok(more) = soon("room, or an end", on_stream.send.write(&pings)).await {
+        sent += more;
+        assert!(sent < MUCH, "whatever it says is read");
+    }
+    let proven = Scripted::proven(&identity, new_process()).await;
+    let by_datagrams = Scripted::opened(identity.clone(), proven).await;
+    let datagram = bytes::Bytes::from(vec![7; 1_000]);
+    let mut sent = 0;
+    while (soon(
+        "room",
+        by_datagrams.connection.send_datagram_wait(datagram.clone()),
+    )
+    .await)
+        .is_ok()
+    {
+        sent += datagram.len();
+        assert!(sent < MUCH, "whatever it says is read");
+    }
+    let mut lane = proven_lane(&site, &identity).await;
+    let mut sent = 0;
+    let mut write = async || lane.writer.write_frame(RecordType::Control, &pings).await;
+    while soon("room, or an end", write()).await.is_ok() {
+        sent += pings.len();
+        assert!(sent < MUCH, "whatever it says is read");
+    }
 }
