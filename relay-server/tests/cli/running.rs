@@ -229,6 +229,43 @@ fn logs_are_text_or_json_and_filtered() {
 }
 
 #[test]
+fn what_editors_leave_behind_is_passed_over() {
+    let relay = relay("\n[[client]]\nname = \"node-1\"\npsk_file = \"node.psk\"\n");
+    let key = SecretKey::generate().unwrap().public_key();
+    relay.append(&format!("public_key = \"{key}\"\n"));
+    secret(
+        &relay.path("node.psk"),
+        &&Psk::generate().unwrap().to_text(),
+    );
+    let files = ["relay.toml", "relay.key", "node.psk"].map(|name| (name, relay.path(name)));
+    for (_, path) in &files {
+        let text = fs::read_to_string(path).unwrap().replace('\n', "\r\n");
+        fs::write(path, format!("\u{feff}{text}")).unwrap();
+    }
+    let mut running = run(&relay);
+    running.signal("-HUP");
+    running.says("configuration read again");
+    for (name, path) in &files {
+        let text = fs::read(path).unwrap();
+        let wide = String::from_utf8(text.clone()).unwrap();
+        let wide: Vec<u8> = wide.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        fs::write(path, &wide).unwrap();
+        let named = format!("{name}: UTF-16 text: save it as UTF-8");
+        if *name != "relay.key" {
+            // The relay that runs keeps the key that it has.
+            running.signal("-HUP");
+            running.says(&named);
+        }
+        let ran = Running::start(&mut command(&relay, &[])).ends();
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains(&named), "{ran:?}");
+        fs::write(path, &text).unwrap();
+    }
+    running.signal("-TERM");
+    assert_eq!(running.ends().status, 0);
+}
+
+#[test]
 fn a_reload_that_fails_changes_nothing() {
     let relay = relay("");
     let before = fs::read_to_string(relay.config()).unwrap();
