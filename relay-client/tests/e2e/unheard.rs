@@ -6,7 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, ErrorKind, PipeReader, PipeWriter, Write},
     os::fd::OwnedFd,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -156,26 +156,46 @@ fn log_lines_that_were_lost_are_told_once_lines_can_be_written_again() {
 fn a_ready_that_nobody_takes_stops_nothing() {
     let (_reader, full_pipe) = full_pipe();
     let full_disk = OpenOptions::new().write(true).open("/dev/full").unwrap();
-    for stdout in [Stdio::from(full_disk), full_pipe.into()] {
+    let (reader, left) = io::pipe().unwrap();
+    drop(reader);
+    for stdout in [OwnedFd::from(full_disk), full_pipe.into(), left.into()] {
+        let start = |mut command: Command| {
+            command
+                .stdin(Stdio::null())
+                .stdout(stdout.try_clone().unwrap())
+                .stderr(Stdio::null());
+            Unheard(spawn(&mut command).unwrap())
+        };
         let mut site = Site::start();
         let (port, target) = (ports::one(), local_address());
         let node = site.node("node-1");
         node.configure(&instance("game-1", &[Service::tcp(port, target)]));
-        let mut command = node.command(&[]);
-        command
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(Stdio::null());
-        let mut client = spawn(&mut command).unwrap();
-        eventually("the service", || {
-            reaches(site.public(port), target).then_some(())
-        });
-        site.restart_relay();
-        eventually("the service", || {
-            reaches(site.public(port), target).then_some(())
-        });
-        client.kill().unwrap();
-        client.wait().unwrap();
+        site.relay.kill();
+        let serves = || {
+            eventually("the service", || {
+                reaches(site.public(port), target).then_some(())
+            });
+        };
+        // Each of them is started again beside the other.
+        let (relay, client) = (start(site.relay_command(&[])), start(node.command(&[])));
+        serves();
+        drop(relay);
+        let relay = start(site.relay_command(&[]));
+        serves();
+        drop(client);
+        let _client = start(node.command(&[]));
+        serves();
+        drop(relay);
+    }
+}
+
+/// A program of which nothing is heard; it ends with its value.
+struct Unheard(Child);
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
 
