@@ -147,6 +147,53 @@ async fn what_all_tunnels_hold_together_is_bounded_in_both_directions(via: Via) 
     drop(open);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn slow_readers_that_go_over_to_another_tunnel_hold_no_more_than_before() {
+    let lab = Lab::with(Via::Lane, |builder| {
+        let mut limits = RelayLimits::default();
+        limits.stream_memory = SMALL;
+        builder.limits(limits)
+    })
+    .await;
+    let (games, address) = listener(lab.ip).await;
+    let echo = Server::both(lab.ip).await;
+    let client = lab.client([both(&lab, address, &echo)]).await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push((lab.tcp(lab.port).await, accept(&games).await));
+    }
+    for changes in 0..3 {
+        if changes > 0 {
+            // Every lane ends, and with them the tunnel. Each stream goes on in the next one.
+            lab.forwarder().cut();
+            until("the streams on the next tunnel", || {
+                lab.relay().metrics().streams_resumed >= changes * 64
+            })
+            .await;
+        }
+        let stuffing = open.into_iter().map(|(player, game)| {
+            tokio::spawn(async move {
+                let block = vec![7; 64 * 1024];
+                while let Ok(writable) = tokio::time::timeout(CALM, player.writable()).await {
+                    writable.unwrap();
+                    drop(player.try_write(&block));
+                }
+                (player, game)
+            })
+        });
+        let stuffing = stuffing.collect::<Vec<_>>();
+        open = Vec::new();
+        for stuffed in stuffing {
+            open.push(hang("a stalled connection", stuffed).await.unwrap());
+        }
+        let sent = lab.relay().metrics().stream_bytes_in;
+        let held = sent - client.metrics().stream_bytes_in;
+        assert!(held > 0 && held <= SMALL, "{held} bytes after {changes}");
+        others_are_served(&lab).await;
+        assert_eq!(lab.relay().metrics().stream_limit, 0, "nobody had to go");
+    }
+}
+
 fn both(
     lab: &Lab,
     stalling: std::net::SocketAddr,
