@@ -17,7 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::harness::{
     HANG, eventually, heavy,
     namespace::{FarSide, isolated},
-    players::{accept, carry, converse, listen, udp_server},
+    players::{accept, carry, converse, listen, try_converse, udp_server},
     ports,
     process::Process,
     programs::local_address,
@@ -129,6 +129,29 @@ fn a_game_that_is_added_finds_its_port_free_though_a_player_had_it() {
         converse(&player(world.site.public(public[1]), 2), &added, 100);
         // It is the same tunnel.
         assert!(!world.site.relay.log().contains("is down"));
+    });
+}
+
+#[test]
+fn a_players_only_datagram_finds_a_port_that_a_parked_player_gives_up() {
+    isolated(|| {
+        let targets = [(); 2].map(|()| local_address());
+        let (mut world, public) = World::new(&targets, RANGE_16..=RANGE_16 + 15, &[]);
+        let games = targets.map(udp_server);
+        // Of fifteen ports twelve are the first service's share, and the second one's all others.
+        let all: Vec<_> = [(0, 12), (1, 3)]
+            .into_iter()
+            .flat_map(|(service, count)| (0..count).map(move |number| (service, number)))
+            .map(|(service, number)| {
+                let player = player(public[service], 200 * service + number);
+                converse(&player, &games[service], 100);
+                player
+            })
+            .collect();
+        world.site.restart_relay();
+        // One of them is back; the others keep their ports.
+        eventually("the service", || try_converse(&all[0], &games[0], 100));
+        converse(&player(public[0], 100), &games[0], 100);
     });
 }
 

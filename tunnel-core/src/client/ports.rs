@@ -1,12 +1,23 @@
 //! The local ports of the client's own sockets: none that belongs to a target, and some are left for the machine.
 
-use std::{collections::HashSet, io, net::SocketAddr, ops::RangeInclusive, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex},
+};
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::{instance::Instance, key, socket, transport::lane};
+use crate::{
+    instance::{Host, Instance},
+    key, socket,
+    sync::lock,
+    transport::lane,
+};
 
 /// Chooses local ports itself, for the system would give a socket any port that nobody has at the moment: that of a game
 /// server which is down, and could not start again; or that at which the socket itself is to arrive, and hear itself.
@@ -17,6 +28,8 @@ pub(crate) struct LocalPorts {
     reserved: HashSet<u16>,
     /// Ports of targets.
     targets: ArcSwap<HashSet<u16>>,
+    /// Those of them that are, or may be, of this machine's.
+    wanted_here: Mutex<HashSet<u16>>,
 }
 
 /// What a socket is for.
@@ -43,19 +56,35 @@ impl LocalPorts {
             range,
             reserved,
             targets: ArcSwap::default(),
+            wanted_here: Mutex::default(),
         }
     }
 
-    /// Keeps off the ports of these instances' targets. Returns those that it may have used so far.
+    /// Keeps off the ports of these instances' targets. Returns those that it may have used so far and that are wanted on this
+    /// machine: a target on another host has its port there.
     pub(crate) fn keep_off<'a>(
         &self,
         instances: impl Iterator<Item = &'a Instance>,
     ) -> HashSet<u16> {
-        let services = instances.flat_map(Instance::services);
-        let ports = services.flat_map(|service| service.target.ports.ports());
-        let now: Arc<HashSet<u16>> = Arc::new(ports.collect());
-        let before = self.targets.swap(now.clone());
-        now.difference(&before).copied().collect()
+        let (mut all, mut here) = (HashSet::new(), HashSet::new());
+        let mut ours = HashMap::new();
+        for service in instances.flat_map(Instance::services) {
+            let target = &service.target;
+            // Where a name leads may change at any time.
+            let is_here = match &target.host {
+                Host::Ip(ip) => *ours.entry(*ip).or_insert_with(|| self.is_ours(*ip)),
+                Host::Name(_) => true,
+            };
+            all.extend(target.ports.ports());
+            if is_here {
+                here.extend(target.ports.ports());
+            }
+        }
+        self.targets.store(Arc::new(all));
+        let mut before = lock(&self.wanted_here);
+        let news = here.difference(&before).copied().collect();
+        *before = here;
+        news
     }
 
     /// How many there are for players.
@@ -325,6 +354,24 @@ mod tests {
         assert_eq!(all(Purpose::Tunnel), expected);
         assert_eq!(LocalPorts::new(9..=9, HashSet::new()).count(), 1);
         assert_eq!(LocalPorts::new(1..=65_535, HashSet::new()).count(), 57_344);
+    }
+
+    #[test]
+    fn only_a_target_on_this_machine_takes_a_port_from_who_has_it() {
+        let ports = LocalPorts::new(1_000..=1_016, HashSet::new());
+        let mut instances = vec![instance("192.0.2.1:1007")];
+        assert_eq!(ports.keep_off(instances.iter()), HashSet::new());
+        assert!(ports.is_targets(1_007, "192.0.2.2:9".parse().unwrap()));
+        for (target, news) in [
+            // Now it is wanted here as well.
+            ("127.0.0.9:1007", 1_007),
+            ("[::1]:1008", 1_008),
+            ("game_1:1009", 1_009),
+        ] {
+            instances.push(instance(target));
+            assert_eq!(ports.keep_off(instances.iter()), HashSet::from([news]));
+            assert_eq!(ports.keep_off(instances.iter()), HashSet::new());
+        }
     }
 
     #[tokio::test]

@@ -54,8 +54,8 @@ pub(crate) struct Target {
     pub(crate) streams: AtomicUsize,
     /// Where connections queue that find no local port.
     pub(crate) queue: tokio::sync::Mutex<()>,
-    /// Places of datagrams that wait for the name to resolve.
-    pub(crate) unresolved: Arc<Semaphore>,
+    /// Places of datagrams that wait for what their flows need: addresses, a port, a descriptor.
+    pub(crate) waiting: Arc<Semaphore>,
     /// What is known of its answers over UDP.
     pub(crate) heard: Mutex<Heard>,
     /// Places of flows that listen for answers from other addresses.
@@ -92,7 +92,7 @@ impl Target {
             flows: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             queue: tokio::sync::Mutex::default(),
-            unresolved: Arc::new(Semaphore::new(UNRESOLVED_MOST)),
+            waiting: Arc::new(Semaphore::new(WAITING_MOST)),
             heard: Mutex::default(),
             listening: Arc::new(Semaphore::new(LISTENING_MOST)),
             unanswered: AtomicUsize::new(0),
@@ -307,8 +307,8 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 const RESOLVE_LEAST: Duration = Duration::from_millis(500);
 /// How long a player's connection waits for a name: below what players wait, above a slow resolver's second try.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(5);
-/// Datagrams of one service that wait for its name: the first ones of 64 players, 96 KB at most.
-const UNRESOLVED_MOST: usize = 64;
+/// Datagrams of one service that wait: the first ones of 64 players, 96 KB at most.
+const WAITING_MOST: usize = 64;
 /// Flows of one service that listen for answers from other addresses: one of the first four players is answered, if anybody is.
 const LISTENING_MOST: usize = 4;
 /// Replaced ids of a service that still lead to it: eight changes within the time that a datagram is on its way.

@@ -1,11 +1,13 @@
 //! The relay's datagrams, each to the socket of its flow, which the first one opens.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{
@@ -102,33 +104,49 @@ impl Shared {
     fn deliver(self: &Arc<Self>, relay: ProcessId, head: &DatagramHead, payload: &[u8]) {
         match self.flow_of(relay, head) {
             Ok(flow) => self.send_to_target(&flow, payload),
-            Err(NoFlow::Unresolved(target)) => self.wait_for_name(target, relay, *head, payload),
-            Err(why) => self.drop_for(why, relay, head.flow),
+            Err(why) => self.wait_or_drop(why, relay, *head, payload),
         }
     }
 
-    /// Delivers a datagram once its target's name is resolved. As many wait as the target has places, and
+    /// Delivers a datagram once there is what its flow needs, if that is to come. As many wait as the target has places, and
     /// none that is longer than a packet.
-    fn wait_for_name(
+    fn wait_or_drop(
         self: &Arc<Self>,
-        target: Arc<Target>,
+        why: NoFlow,
         relay: ProcessId,
         head: DatagramHead,
         payload: &[u8],
     ) {
-        let place = target.unresolved.clone().try_acquire_owned().ok();
-        let Some(place) = place.filter(|_| payload.len() <= UNRESOLVED_LENGTH) else {
-            return self.drop_for(NoFlow::Unresolved(target), relay, head.flow);
+        let target = match &why {
+            NoFlow::Unresolved(target) | NoFlow::NotYet(target, _) => Some(target.clone()),
+            _ => None,
+        };
+        let target = target.filter(|_| payload.len() <= WAITING_LENGTH);
+        let place = target.and_then(|target| {
+            let place = target.waiting.clone().try_acquire_owned().ok()?;
+            Some((target, place))
+        });
+        let Some((target, place)) = place else {
+            return self.drop_for(why, relay, head.flow);
         };
         let (shared, payload) = (self.clone(), Bytes::copy_from_slice(payload));
-        supervise::spawn(self.reporter(), "a datagram for a name", async move {
-            let _place = place;
+        supervise::spawn(self.reporter(), "a datagram that waits", async move {
+            let ready = async {
+                match &why {
+                    NoFlow::NotYet(_, gone) => gone.cancelled().await,
+                    _ => drop(target.resolved(Over::Udp).await),
+                }
+            };
             tokio::select! {
-                _ = target.resolved(Over::Udp) => match shared.flow_of(relay, &head) {
-                    Ok(flow) => shared.send_to_target(&flow, &payload),
-                    Err(why) => shared.drop_for(why, relay, head.flow),
-                },
-                () = target.cancelled.cancelled() => {}
+                () = ready => {}
+                () = target.cancelled.cancelled() => return,
+            }
+            drop(place);
+            match shared.flow_of(relay, &head) {
+                Ok(flow) => shared.send_to_target(&flow, &payload),
+                // Another player was faster.
+                Err(why @ NoFlow::NotYet(..)) => shared.wait_or_drop(why, relay, head, &payload),
+                Err(why) => shared.drop_for(why, relay, head.flow),
             }
         });
     }
@@ -166,7 +184,7 @@ impl Shared {
                 self.metrics.drop_limit.one();
                 self.tell_crowded(&target, limit, most);
             }
-            NoFlow::NoSocket(target) => {
+            NoFlow::NoSocket(target) | NoFlow::NotYet(target, _) => {
                 self.metrics.drop_no_socket.one();
                 self.tell_unserved(&target, ResetCode::Limit);
             }
@@ -217,11 +235,10 @@ impl Shared {
         let player = (key, open.local);
         let opened = Flow::open(player, target.clone(), leads_to, means, room, metrics);
         let flow = opened.map(Arc::new).map_err(|error| {
-            // There will be a descriptor for the player's next datagram.
-            if socket::is_exhausted(&error) {
-                self.flows.give_one_up();
-            }
-            NoFlow::NoSocket(target)
+            let is_used_up =
+                socket::is_exhausted(&error) || error.kind() == io::ErrorKind::AddrInUse;
+            let made = is_used_up.then(|| self.make_room(&target)).flatten();
+            made.unwrap_or(NoFlow::NoSocket(target))
         })?;
         match self.flows.insert(relay, id, flow.clone(), slot) {
             Found::Unknown => {}
@@ -240,17 +257,23 @@ impl Shared {
     /// Room for one more flow of a service: a local port and a descriptor.
     fn room(&self, target: &Arc<Target>) -> Result<[Held; 2], NoFlow> {
         let take = |room: &Arc<Room>, own: usize, limit: Limit| {
-            let mut taken = room.take(own);
-            if taken.as_ref().err() == Some(&NoRoom::Full) && self.flows.give_one_up() {
-                taken = room.take(own);
-            }
-            taken.map_err(|_| NoFlow::Limit(target.clone(), limit, own))
+            room.take(own).map_err(|none| {
+                let made = (none == NoRoom::Full).then(|| self.make_room(target));
+                let refused = || NoFlow::Limit(target.clone(), limit, own);
+                made.flatten().unwrap_or_else(refused)
+            })
         };
         let flows = target.flows.load(Ordering::Relaxed);
         Ok([
             take(&self.means.room, flows, Limit::LocalPorts)?,
             take(&self.descriptors, target.sockets(), Limit::Descriptors)?,
         ])
+    }
+
+    /// A parked flow goes, if there is one.
+    fn make_room(&self, target: &Arc<Target>) -> Option<NoFlow> {
+        let gone = self.flows.give_one_up()?;
+        Some(NoFlow::NotYet(target.clone(), gone))
     }
 
     /// What an opening names, if the client has that service.
@@ -301,7 +324,9 @@ enum NoFlow {
     Limit(Arc<Target>, Limit, usize),
     /// The system gives no socket.
     NoSocket(Arc<Target>),
+    /// A parked flow makes room for it, and tells when it has.
+    NotYet(Arc<Target>, CancellationToken),
 }
 
-/// Longest datagram that waits for a name: a packet.
-const UNRESOLVED_LENGTH: usize = 1_500;
+/// Longest datagram that waits for what its flow needs: a packet.
+const WAITING_LENGTH: usize = 1_500;

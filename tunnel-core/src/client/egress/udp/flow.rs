@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     client::{
@@ -82,6 +82,8 @@ pub(super) struct Flow {
     header: OnceLock<Box<[u8]>>,
     _counted: Gauge,
     _room: [Held; 2],
+    /// Last: when it is dropped, everything else has been given back.
+    gone: DropGuard,
 }
 
 /// What the flows of a client have their sockets and their memory of.
@@ -170,6 +172,7 @@ impl Flow {
             header: OnceLock::new(),
             _counted: Gauge::new(metrics, |m| &m.flows),
             _room: room,
+            gone: CancellationToken::new().drop_guard(),
         })
     }
 
@@ -192,6 +195,11 @@ impl Flow {
     /// Ends its task.
     pub(super) fn end(&self) {
         self.closed.cancel();
+    }
+
+    /// Tells when it has given back what it had: its port, its descriptor and its share of both.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.token().clone()
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{
@@ -186,18 +187,18 @@ impl Flows {
             if taken.is_ok() {
                 return Some(FlowSlot(Some(self)));
             }
-            if !self.give_one_up() {
-                return None;
-            }
+            self.give_one_up()?;
         }
     }
 
-    /// Ends the parked flow that goes first, if there is one.
-    pub(super) fn give_one_up(&self) -> bool {
+    /// Ends the parked flow that goes first, if there is one. Tells when it has given back what it had.
+    pub(super) fn give_one_up(&self) -> Option<CancellationToken> {
         let mut parked = lock(&self.parked);
         let given_up = parked.flows.give_up();
         parked.count();
-        given_up.inspect(|flow| self.end(flow)).is_some()
+        let flow = given_up?;
+        self.end(&flow);
+        Some(flow.gone())
     }
 
     /// Gives a new flow its slot. Another reader may have opened it meanwhile: then that one is the flow.

@@ -17,6 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct World {
     flows: Flows,
     means: Means,
+    room: Arc<Room>,
     metrics: Arc<Metrics>,
     targets: [Arc<Target>; 2],
     start: Instant,
@@ -32,6 +33,7 @@ impl World {
         let world = Self {
             flows: Flows::new(&limits, &metrics),
             means: Means::new(&Arc::new(LocalPorts::of_system())),
+            room: Room::new(100),
             metrics,
             // Nobody sends anything there.
             targets: ["one", "two"].map(|id| target(id, Protocol::Udp, 9)),
@@ -50,7 +52,7 @@ impl World {
     fn flow(&self, player: u16) -> Arc<Flow> {
         let (key, target) = (self.key(0, player), self.targets[0].clone());
         let candidates = [IpAddr::from([127, 0, 0, 1])];
-        let room = [(); 2].map(|()| Room::new(1).take(0).unwrap());
+        let room = [(); 2].map(|()| self.room.take(0).unwrap());
         let (means, metrics) = (&self.means, &self.metrics);
         let flow = Flow::open((key, None), target, (&candidates, 9), means, room, metrics);
         Arc::new(flow.unwrap())
@@ -193,6 +195,21 @@ async fn a_parked_flow_lives_for_its_time_and_makes_room_first() {
         "looked at again in a second"
     );
     assert!(three.has_ended());
+}
+
+#[tokio::test]
+async fn a_parked_flow_that_makes_room_tells_when_it_has() {
+    let world = World::new();
+    let flow = world.open(1, 1_000).unwrap();
+    assert!(world.flows.give_one_up().is_none(), "its player is here");
+    world.flows.lead_to(process(2), world.start);
+    let own = flow.ends.load().port().unwrap();
+    let gone = world.flows.give_one_up().unwrap();
+    // Its task still has it.
+    assert!(flow.has_ended() && !gone.is_cancelled());
+    drop(flow);
+    assert!(gone.is_cancelled());
+    std::net::UdpSocket::bind(("127.0.0.1", own)).unwrap();
 }
 
 #[tokio::test]
