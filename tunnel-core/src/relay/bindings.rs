@@ -346,7 +346,14 @@ impl Bindings {
     /// and an instance of which a part is not served goes as a whole; its client declares it anew.
     pub(crate) fn reconcile(&mut self) -> Vec<Unbound> {
         for instance in self.registry.unfinished() {
-            self.apply(Change::Undone { instance });
+            self.apply(Change::Undone {
+                instance: instance.clone(),
+            });
+            // Some services may go by the new declaration already.
+            for service in self.registry.services(&instance) {
+                self.ports
+                    .declare_again(&Binding::new(&instance, service), service);
+            }
         }
         let held: Vec<(InstanceId, BTreeSet<Binding>)> = (self.registry.instances())
             .map(|(id, _, services)| {

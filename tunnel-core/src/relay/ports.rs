@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     health::Health,
     instance::{InstanceId, ServiceName},
-    proto::message::Code,
+    proto::message::{Code, ServiceDeclaration},
     relay::{
         clients::Serial,
         declare_error::DeclareError,
@@ -110,14 +110,7 @@ impl Ports {
                 self.services.insert(binding, served);
             }
             Action::Route { binding, service } => {
-                let bans = self.entrances.bans(&binding.instance, &service.name);
-                let route = Route::new(tunnel, service);
-                if let Some(served) = self.services.get(&binding) {
-                    // Its name may be another one.
-                    served.set_bans(bans);
-                    (served.health).follow(&route.service.name, tunnel.process);
-                    served.route.send_replace(Some(route));
-                }
+                self.lead(tunnel, &binding, service);
             }
             Action::Unbind { binding } => self.close(&binding),
         }
@@ -206,6 +199,24 @@ impl Ports {
                 let route = to.map(|tunnel| Route::new(tunnel, route.service.clone()));
                 service.route.send_replace(route);
             }
+        }
+    }
+
+    /// Has new players of a service go by this declaration, by the tunnel that they have now.
+    pub(crate) fn declare_again(&self, binding: &Binding, service: &ServiceDeclaration) {
+        let route = self.services.get(binding).and_then(|it| it.route());
+        if let Some(route) = route.filter(|route| route.service != *service) {
+            self.lead(&route.tunnel, binding, service.clone());
+        }
+    }
+
+    fn lead(&self, tunnel: &Arc<RelayTunnel>, binding: &Binding, service: ServiceDeclaration) {
+        if let Some(served) = self.services.get(binding) {
+            // Its name may be another one.
+            served.set_bans(self.entrances.bans(&binding.instance, &service.name));
+            (served.health).follow(&service.name, tunnel.process);
+            let route = Route::new(tunnel, service);
+            served.route.send_replace(Some(route));
         }
     }
 

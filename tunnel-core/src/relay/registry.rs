@@ -410,6 +410,12 @@ impl Registry {
             .map(|(id, held)| (id, &held.owner, held.services.as_slice()))
     }
 
+    /// What an instance holds.
+    pub(crate) fn services(&self, instance: &InstanceId) -> &[ServiceDeclaration] {
+        let held = self.instances.get(instance);
+        held.map_or(&[], |held| &held.services)
+    }
+
     /// Instances whose declaration has neither been carried out nor undone.
     pub(crate) fn unfinished(&self) -> Vec<InstanceId> {
         self.before.keys().cloned().collect()

@@ -298,3 +298,34 @@ async fn a_declaration_that_panics_leaves_nothing_bound_that_is_not_and_nothing_
     }
     assert_eq!(site.relay.metrics().panics, 4);
 }
+
+#[tokio::test]
+async fn what_a_declaration_that_panics_has_changed_is_as_before() {
+    let site = Site::new().await;
+    let (one, two) = (site.port, site.port + 1);
+    let mut client = Scripted::at(&site).await;
+    let id = format!("again-{one}");
+    client.bind(&id, 1, Protocol::Udp, one).await;
+    // The first service has another id now, and the second one panics.
+    fault::arm(format!("binding {two}"));
+    let declared = [(11, one), (12, two)].map(|(service, port)| {
+        let Message::Declare { services, .. } = declaration(&id, service, Protocol::Udp, port)
+        else {
+            unreachable!()
+        };
+        services
+    });
+    client
+        .say(&Message::Declare {
+            instance: id.parse().unwrap(),
+            revision: Revision(2),
+            services: declared.concat(),
+        })
+        .await;
+    let said = client.hear().await;
+    assert!(matches!(said, Some(Message::Refused { .. })), "{said:?}");
+    let player = site.udp(one).await;
+    player.send(b"hello").await.unwrap();
+    let (_, opened) = client.player().await;
+    assert_eq!(opened.unwrap().service, ServiceId(1));
+}

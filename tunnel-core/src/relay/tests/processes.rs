@@ -11,7 +11,7 @@ use crate::{
 
 impl Scripted {
     /// The next datagram that it gets: of which flow, and what opens it.
-    async fn player(&self) -> (FlowId, Option<FlowOpen>) {
+    pub(super) async fn player(&self) -> (FlowId, Option<FlowOpen>) {
         let datagram = soon("a player's datagram", self.connection.read_datagram()).await;
         let (head, _) = DatagramHead::decode(datagram.unwrap()).unwrap();
         (head.flow, head.open)
