@@ -112,14 +112,15 @@ const TUNNELED: Game = Game {
 /// So the assertions do not hang on chance: at random a copy is lost with its original now and then, and four in its
 /// packet with it. What loss at random leaves is simulated with fixed seeds (`proto::redundancy`, docs/redundancy.md).
 async fn play(game: Game, redundancy: &str) -> Played {
-    play_over(game, redundancy, |router| {
-        drop(router.lose_apart(25, 60, 7))
-    })
-    .await
+    play_over(game, redundancy, |router| router.lose_apart(25, 60, 7)).await
 }
 
 /// The same over a router with other faults.
-async fn play_over(game: Game, redundancy: &str, faults: impl FnOnce(&Forwarder)) -> Played {
+async fn play_over(
+    game: Game,
+    redundancy: &str,
+    faults: impl FnOnce(&Forwarder) -> Packets,
+) -> Played {
     let lab = Lab::new(Via::Router).await;
     let server = Server::udp(lab.ip).await;
     let client = declared_game(&lab, &server, redundancy).await;
@@ -259,7 +260,7 @@ async fn at_random_what_is_cut_in_two_is_lost_hardly_more_often_than_what_is_not
         rounds: 4_000,
         ..TUNNELED
     };
-    let off = play_over(LONG, "off", |router| drop(router.lose(10, 11))).await;
+    let off = play_over(LONG, "off", |router| router.lose(10, 11)).await;
     println!("off: {off:?}");
     // Of 8,000 packets with most of a datagram 80 are lost, give or take 27 in all but one run of a thousand.
     let bare = off.path.lost_large as usize;
