@@ -234,10 +234,7 @@ fn what_editors_leave_behind_is_passed_over() {
     let relay = relay("\n[[client]]\nname = \"node-1\"\npsk_file = \"node.psk\"\n");
     let key = SecretKey::generate().unwrap().public_key();
     relay.append(&format!("public_key = \"{key}\"\n"));
-    secret(
-        &relay.path("node.psk"),
-        &&Psk::generate().unwrap().to_text(),
-    );
+    secret(&relay.path("node.psk"), &Psk::generate().unwrap().to_text());
     let files = ["relay.toml", "relay.key", "node.psk"].map(|name| (name, relay.path(name)));
     for (_, path) in &files {
         let text = fs::read_to_string(path).unwrap().replace('\n', "\r\n");
