@@ -329,3 +329,20 @@ fn random_bytes_never_panic() {
         while let Ok(Some(_)) = decoder.poll_message() {}
     }
 }
+
+#[test]
+fn every_message_has_its_row_in_the_documents_and_a_golden_vector() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| std::fs::read_to_string(root.join(name)).unwrap();
+    let (documents, vectors) = (read("../docs/protocol.md"), read("tests/vectors.rs"));
+    let all: Vec<_> = (0..10_000)
+        .filter_map(|number| Some((number, Message::name_of(number)?)))
+        .collect();
+    assert!(all.len() >= 13, "{all:?}");
+    for (number, name) in all {
+        let row = format!("| {number} | {} |", name.to_uppercase());
+        assert!(documents.contains(&row), "docs/protocol.md: {row}");
+        let vector = format!("Message::{name} {{");
+        assert!(vectors.contains(&vector), "tests/vectors.rs: {vector}");
+    }
+}
