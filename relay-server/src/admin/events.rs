@@ -58,6 +58,22 @@ fn told(event: &Event) -> (&'static str, Value) {
                 json!({"instance": instance.as_str(), "code": code.to_string(), "reason": text});
             ("instance_refused", data)
         }
+        Event::HealthChanged {
+            instance,
+            service,
+            state,
+            refuses,
+            reason,
+        } => {
+            let data = json!({
+                "instance": instance.as_str(),
+                "service": service.to_string(),
+                "state": state.to_string(),
+                "refuses": refuses,
+                "reason": reason,
+            });
+            ("health_changed", data)
+        }
         Event::Draining { grace } => (
             "relay_draining",
             json!({"grace_seconds": grace.as_secs_f64()}),
