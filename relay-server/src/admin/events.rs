@@ -101,7 +101,7 @@ fn limit(crowded: &Crowded) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use tunnel_core::Transport;
+    use tunnel_core::{Transport, health::HealthState};
 
     use super::*;
 
@@ -122,5 +122,39 @@ mod tests {
         assert_eq!((kind, data), ("client_connected", expected));
         let (kind, data) = told(&Event::Warning("low".into()));
         assert_eq!((kind, data), ("warning", json!({"text": "low"})));
+        let event = Event::HealthChanged {
+            instance: "srv".parse().unwrap(),
+            service: "game".parse().unwrap(),
+            state: HealthState::Unhealthy,
+            refuses: true,
+            reason: "no answer".into(),
+        };
+        let (kind, data) = told(&event);
+        let expected = json!({
+            "instance": "srv",
+            "service": "game",
+            "state": "unhealthy",
+            "refuses": true,
+            "reason": "no answer",
+            "text": event.to_string(),
+        });
+        assert_eq!((kind, data), ("health_changed", expected));
+    }
+
+    #[test]
+    fn every_kind_of_event_and_every_part_stands_on_the_page() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (code, _) = include_str!("events.rs")
+            .split_once("#[cfg(test)]")
+            .unwrap();
+        let quoted: Vec<_> = code.split('"').skip(1).step_by(2).collect();
+        assert!(quoted.contains(&"client_connected"), "{quoted:?}");
+        for word in quoted {
+            assert!(
+                page.contains(&format!("`{word}`")),
+                "{word} is not on the page"
+            );
+        }
     }
 }
