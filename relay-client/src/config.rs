@@ -1,5 +1,6 @@
 //! `client.toml`: one row per key.
 
+mod health;
 pub(crate) mod limits;
 
 use std::{collections::HashMap, path::Path, time::Duration};
@@ -7,6 +8,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 use adit_daemon::config::{self, At, Fault, Invalid, Key, Keys, Loaded, Reader, Section, Span};
 use tunnel_core::{
     client::{ClientIdentity, ClientLimits},
+    health::HealthCheck,
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, ProxyDatagrams,
         ProxyProtocol, Redundancy, Service, ServiceError, ServiceName, Target,
@@ -97,6 +99,7 @@ struct WrittenService {
     flows: FlowLimits,
     proxy: ProxyProtocol,
     proxy_datagrams: Option<At<ProxyDatagrams>>,
+    health: Option<At<HealthCheck>>,
     span: Span,
 }
 
@@ -110,11 +113,15 @@ impl WrittenService {
                 Some(ports) => service.public_ports(ports.value)?,
                 None => service,
             };
-            service
+            let service = service
                 .with_optimize(self.optimize)
                 .with_redundancy(self.redundancy)
                 .with_flow_limits(self.flows)?
-                .with_proxy_protocol(self.proxy, self.datagrams())
+                .with_proxy_protocol(self.proxy, self.datagrams())?;
+            match &self.health {
+                Some(check) => service.with_health(check.value.clone()),
+                None => Ok(service),
+            }
         });
         Some(service)
     }
@@ -224,6 +231,14 @@ const INSTANCE: &[Key<RawInstance>] = &[
 ];
 
 const SERVICE: &[Key<WrittenService>] = &[
+    Key::optional("health", |service, value, reader| {
+        let section = value.section("[instance.service.health]")?;
+        let mut check = health::WrittenCheck::default();
+        if reader.fill(&section, health::KEYS, &mut check) {
+            service.health = check.build()?.map(|check| value.at(check));
+        }
+        Ok(())
+    }),
     Key::required("name", r#"name = "game""#, |service, value, _| {
         service.name = Some(value.at(value.parse()?));
         Ok(())
@@ -321,7 +336,11 @@ fn validate_services(
         let service = match written.build()? {
             Ok(service) => service,
             Err(error) => {
-                reader.problem(ports, error.to_string());
+                let span = match (&error, &written.health) {
+                    (ServiceError::HealthProtocol { .. }, Some(check)) => check.span.clone(),
+                    _ => ports,
+                };
+                reader.problem(span, error.to_string());
                 sound = false;
                 continue;
             }

@@ -9,6 +9,7 @@ mod config;
 #[doc(hidden)]
 pub mod fuzz_support;
 mod identity;
+mod probe;
 mod setup;
 mod spec;
 

@@ -5,7 +5,10 @@ use adit_daemon::{
     limits, print,
 };
 use clap::Args;
-use tunnel_core::instance::{Instance, ProxyProtocol, Service};
+use tunnel_core::{
+    health::OnUnhealthy,
+    instance::{Instance, ProxyProtocol, Service},
+};
 
 use crate::config;
 use crate::setup::{ENVIRONMENT_HELP, Environment, Options, Setup};
@@ -62,6 +65,13 @@ fn options(service: &Service) -> String {
         if service.protocol().udp() {
             let datagrams = service.proxy_datagrams();
             said.push_str(&format!(" (UDP: {datagrams})"));
+        }
+    }
+    if let Some(check) = service.health() {
+        let (probe, interval) = (check.probe().name(), check.interval().as_secs());
+        said.push_str(&format!(", health: {probe} every {interval} s"));
+        if check.action() == OnUnhealthy::Refuse {
+            said.push_str(", refuses players while unhealthy");
         }
     }
     said

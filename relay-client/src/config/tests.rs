@@ -2,6 +2,8 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use tunnel_core::health::{OnUnhealthy, TcpProbe};
+
 use super::*;
 
 /// A directory with a client's key and PSK, and `text` as its configuration.
@@ -360,4 +362,126 @@ fn proxy_protocol_says_what_to_write_where_it_does_not_fit() {
     ] {
         assert!(service(protocol, options).is_ok(), "{options}");
     }
+}
+
+/// A service of both protocols with these lines in its section of health.
+fn with_health(lines: &str) -> String {
+    format!(
+        "{}[[instance]]\nid = 'a'\n[[instance.service]]\nname = 'game'\nprotocol = 'both'\ntarget = '127.0.0.1:1'\n\
+         [instance.service.health]\n{lines}",
+        least()
+    )
+}
+
+#[test]
+fn every_key_of_health_takes_effect() {
+    let seconds = Duration::from_secs;
+    let check = |lines: &str| {
+        let config = load(&with_health(lines)).unwrap().value;
+        config.instances[0].services()[0].health().unwrap().clone()
+    };
+    let all = check(
+        "check = 'tcp'\ninterval = 10\ntimeout = 2\nstart_period = 120\nup = 2\ndown = 5\non_unhealthy = 'refuse'",
+    );
+    let expected = HealthCheck::new(TcpProbe)
+        .with_interval(seconds(10))
+        .and_then(|check| check.with_timeout(seconds(2)))
+        .and_then(|check| check.with_start_period(seconds(120)))
+        .and_then(|check| check.with_thresholds(2, 5))
+        .map(|check| check.on_unhealthy(OnUnhealthy::Refuse));
+    assert_eq!(Ok(all), expected);
+    let least = check("check = 'tcp'");
+    assert_eq!(least, HealthCheck::new(TcpProbe));
+    assert_eq!(
+        (least.interval(), least.timeout()),
+        (seconds(30), seconds(5))
+    );
+    for (lines, name) in [
+        ("check = 'http'", "http / 200-399"),
+        (
+            "check = 'http'\npath = '/health'\nstatus = 204",
+            "http /health 204-204",
+        ),
+        ("check = 'http'\nstatus = '200-299'", "http / 200-299"),
+        (
+            "check = 'udp'\nsend = 'ping'\nexpect = 'hex:50'",
+            "udp 70696e67 50",
+        ),
+        ("check = 'udp'\nsend = 'hex:fF00'", "udp ff00 "),
+        ("check = 'a2s'", "a2s"),
+        ("check = 'minecraft'", "minecraft"),
+        ("check = 'bedrock'", "bedrock"),
+        ("check = 'satisfactory'", "satisfactory"),
+    ] {
+        assert_eq!(check(lines).probe().name(), name);
+    }
+}
+
+#[test]
+fn bad_checks_of_health_are_refused_at_their_place() {
+    // The section begins in line 11.
+    for (lines, problem) in [
+        ("", "11:1: [instance.service.health] has no \"check\""),
+        (
+            "check = 'ping'",
+            "12:9: check: unknown check \"ping\": expected tcp, http, udp, a2s, minecraft, bedrock or satisfactory",
+        ),
+        (
+            "check = 'tcp'\ninterval = 0",
+            "13:12: interval: 0 is outside 1 to 3600",
+        ),
+        (
+            "check = 'tcp'\ntimeout = 61",
+            "13:11: timeout: 61 is outside 1 to 60",
+        ),
+        (
+            "check = 'tcp'\ndown = 0",
+            "13:8: down: 0 is outside 1 to 100",
+        ),
+        (
+            "check = 'tcp'\non_unhealthy = 'close'",
+            "13:16: on_unhealthy: unknown on_unhealthy \"close\": expected keep or refuse",
+        ),
+        (
+            "check = 'tcp'\npath = '/'",
+            "health: path is a key of check = \"http\" alone",
+        ),
+        (
+            "check = 'a2s'\nsend = 'x'",
+            "health: send is a key of check = \"udp\" alone",
+        ),
+        (
+            "check = 'http'\npath = 'health'",
+            "health: \"health\" is no path",
+        ),
+        (
+            "check = 'http'\nstatus = '399-200'",
+            "13:10: status: expected a status such as 200",
+        ),
+        (
+            "check = 'http'\nstatus = 99",
+            "13:10: status: expected a status such as 200",
+        ),
+        ("check = 'udp'", "needs what is sent"),
+        (
+            "check = 'udp'\nsend = ''",
+            "what is sent has 1 to 1,200 bytes",
+        ),
+        (
+            "check = 'udp'\nsend = 'hex:f'",
+            "13:8: send: expected pairs of hexadecimal digits",
+        ),
+        (
+            "check = 'tcp'\nintervall = 3",
+            "13:1: unknown key \"intervall\": did you mean \"interval\"?",
+        ),
+    ] {
+        let problems = load(&with_health(lines)).unwrap_err();
+        assert!(problems[0].contains(problem), "{lines}: {problems:?}, not {problem}");
+    }
+    let over = with_health("check = 'minecraft'").replace("'both'", "'udp'");
+    let problems = load(&over).unwrap_err();
+    let problem =
+        "health: the check \"minecraft\" does not go over udp, which is all that the service takes";
+    assert!(problems[0].contains(problem), "{problems:?}");
 }

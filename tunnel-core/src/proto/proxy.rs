@@ -65,6 +65,15 @@ pub fn encode_v2_datagram(ends: Ends) -> io::Result<Vec<u8>> {
     encode_v2(ends, v2::Protocol::Datagram)
 }
 
+/// The header of version 1 of a proxy that speaks for nobody but itself, as when it checks whether the other side is there.
+pub const LOCAL_V1: &[u8] = b"PROXY UNKNOWN\r\n";
+
+/// The same of version 2, for a connection and for a datagram.
+pub const LOCAL_V2: &[u8] = &[
+    0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a, // the signature
+    0x20, 0x00, 0x00, 0x00, // version 2, LOCAL, of no family, no addresses
+];
+
 fn encode_v2(ends: Ends, protocol: v2::Protocol) -> io::Result<Vec<u8>> {
     let Ends { player, public } = ends.of_one_family();
     let command = v2::Version::Two | v2::Command::Proxy;

@@ -12,6 +12,8 @@ use tunnel_core::{
     health::{Health, HealthCheck, HealthState, HttpProbe, OnUnhealthy, Probe, TcpProbe, UdpProbe},
 };
 
+use tunnel_core::instance::{ProxyDatagrams, ProxyProtocol};
+
 use crate::{
     drain::is_reset,
     lifecycle::{Crashing, next},
@@ -33,6 +35,7 @@ on_transport!(
     Mem,
     a_target_that_hangs_makes_nobody_unhealthy_but_itself,
     checks_follow_the_configuration,
+    a_check_says_that_it_is_nobodys_where_players_are_named,
 );
 
 /// A check as fast as may be, with one result for a verdict.
@@ -286,4 +289,65 @@ async fn checks_follow_the_configuration(via: Via) {
     .await;
     assert!(client.status().await.unwrap().health.is_empty());
     tcp_echo(&mut player, b"after").await;
+}
+
+/// Answers what comes with a header in front, as the headers are not, and anything else not at all.
+async fn proxied(lab: &Lab, header: &'static [u8]) -> std::net::SocketAddr {
+    let tcp = TcpListener::bind((lab.ip, 0)).await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = tokio::net::UdpSocket::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 1024];
+        loop {
+            let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+            if let Some(payload) = buffer[..length].strip_prefix(header) {
+                udp.send_to(payload, from).await.unwrap();
+            }
+        }
+    });
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut socket, _)) = tcp.accept().await {
+            let mut first = vec![0; header.len() + 3];
+            let read = socket.read_exact(&mut first).await;
+            if read.is_ok() && first.starts_with(header) && first.ends_with(b"GET") {
+                drop(socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
+            }
+            held.push(socket);
+        }
+    });
+    address
+}
+
+async fn a_check_says_that_it_is_nobodys_where_players_are_named(via: Via) {
+    const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let lab = Lab::new(via).await;
+    let http = || check(HttpProbe::new("/", 200..=200).unwrap());
+    let (v1, v2) = (
+        proxied(&lab, b"PROXY UNKNOWN\r\n").await,
+        proxied(&lab, V2).await,
+    );
+    let (one, two) = (ProxyProtocol::V1, ProxyProtocol::V2);
+    let (off, first) = (ProxyDatagrams::Off, ProxyDatagrams::First);
+    let told = [
+        ("v1", "tcp", v1, one, off, http(), true),
+        ("v2", "tcp", v2, two, first, http(), true),
+        ("udp", "udp", v2, two, first, check(ping()), true),
+        ("udp-off", "udp", v2, two, off, check(ping()), false),
+        ("off", "tcp", v2, ProxyProtocol::Off, off, http(), false),
+    ];
+    let services = told.clone().into_iter().zip(lab.port..);
+    let services = services.map(|((name, protocol, at, proxy, datagrams, check, _), port)| {
+        let service = service(name, protocol, port, at).with_proxy_protocol(proxy, datagrams);
+        service.unwrap().with_health(check).unwrap()
+    });
+    let _client = lab.client([instance("a", services)]).await;
+    for (name, .., works) in told {
+        let state = if works {
+            HealthState::Healthy
+        } else {
+            HealthState::Unhealthy
+        };
+        until_known(&lab, name, state).await;
+    }
 }

@@ -15,8 +15,8 @@ use crate::{
         targets::{self, Target},
     },
     health::{Asked, Exchange, HealthCheck, Over, Report},
-    instance::HostPort,
-    proto::stream::frame::ResetCode,
+    instance::{HostPort, ProxyDatagrams, ProxyProtocol},
+    proto::{proxy, stream::frame::ResetCode},
     socket,
 };
 
@@ -44,11 +44,12 @@ pub(super) async fn ask(
         host: place.host.clone(),
         port: place.ports.first(),
     };
+    let header = header(target, check.probe().over());
     let exchange = check.probe().ask(Asked::new(&asked, shared.random()));
     let asking = async {
         match check.probe().over() {
-            Over::Tcp => ask_over_tcp(shared, target, asked.port, exchange).await,
-            Over::Udp => ask_over_udp(shared, target, asked.port, exchange).await,
+            Over::Tcp => ask_over_tcp(shared, target, (asked.port, header), exchange).await,
+            Over::Udp => ask_over_udp(shared, target, (asked.port, header), exchange).await,
         }
     };
     let outcome = tokio::time::timeout(check.timeout, asking).await;
@@ -61,7 +62,7 @@ pub(super) async fn ask(
 async fn ask_over_tcp(
     shared: &Arc<Shared>,
     target: &Arc<Target>,
-    port: u16,
+    (port, header): (u16, &[u8]),
     exchange: Box<dyn Exchange>,
 ) -> Outcome {
     let mut socket = match connect(shared, target, port).await {
@@ -69,12 +70,17 @@ async fn ask_over_tcp(
         Err(ResetCode::Limit | ResetCode::Shutdown) => return Outcome::Skipped,
         Err(code) => return Outcome::Failure(failure(target, code)),
     };
-    let outcome = converse(&mut socket, exchange).await;
+    let outcome = converse(&mut socket, header, exchange).await;
     socket::end_cleanly(socket);
     outcome.unwrap_or_else(|error| Outcome::Failure(format!("the connection ended: {error}")))
 }
 
-async fn converse(socket: &mut TcpStream, mut exchange: Box<dyn Exchange>) -> io::Result<Outcome> {
+async fn converse(
+    socket: &mut TcpStream,
+    header: &[u8],
+    mut exchange: Box<dyn Exchange>,
+) -> io::Result<Outcome> {
+    socket.write_all(header).await?;
     if exchange.is_answered_by_connection() {
         return Ok(Outcome::Answer(Report::default()));
     }
@@ -105,7 +111,7 @@ async fn converse(socket: &mut TcpStream, mut exchange: Box<dyn Exchange>) -> io
 async fn ask_over_udp(
     shared: &Arc<Shared>,
     target: &Arc<Target>,
-    port: u16,
+    (port, header): (u16, &[u8]),
     mut exchange: Box<dyn Exchange>,
 ) -> Outcome {
     let addresses = target.resolved(targets::Over::Udp).await;
@@ -122,7 +128,7 @@ async fn ask_over_udp(
         };
         // The same address is asked through the same socket: its answer may be late.
         let lasts = addresses.len() == 1;
-        match ask_address(&socket, &mut *exchange, lasts).await {
+        match ask_address(&socket, header, &mut *exchange, lasts).await {
             Ok(Some(Outcome::Answer(report))) => {
                 target.handle_answer(targets::Over::Udp, *ip);
                 return Outcome::Answer(report);
@@ -147,13 +153,14 @@ fn open(shared: &Shared, peer: SocketAddr) -> io::Result<UdpSocket> {
 /// Asks one address, again every second if it `lasts`. `None` if it has been silent for a second; an error if it refuses.
 async fn ask_address(
     socket: &UdpSocket,
+    header: &[u8],
     exchange: &mut dyn Exchange,
     lasts: bool,
 ) -> io::Result<Option<Outcome>> {
     let mut buffer = vec![0; DATAGRAM];
     loop {
         while let Some(datagram) = exchange.poll_transmit() {
-            socket.send(&datagram).await?;
+            socket.send(&[header, &datagram].concat()).await?;
         }
         let Ok(received) = tokio::time::timeout(REPEAT, socket.recv(&mut buffer)).await else {
             if !lasts {
@@ -167,6 +174,16 @@ async fn ask_address(
             Err(reason) => return Ok(Some(Outcome::Failure(reason))),
             Ok(None) => {}
         }
+    }
+}
+
+/// What stands in front of a question where the target wants to be told who is there: that it is nobody's.
+fn header(target: &Target, over: Over) -> &'static [u8] {
+    match (over, target.proxy()) {
+        (Over::Udp, _) if target.proxy_datagrams() == ProxyDatagrams::Off => &[],
+        (_, ProxyProtocol::Off) => &[],
+        (_, ProxyProtocol::V1) => proxy::LOCAL_V1,
+        (_, ProxyProtocol::V2) => proxy::LOCAL_V2,
     }
 }
 
