@@ -477,7 +477,10 @@ fn bad_checks_of_health_are_refused_at_their_place() {
         ),
     ] {
         let problems = load(&with_health(lines)).unwrap_err();
-        assert!(problems[0].contains(problem), "{lines}: {problems:?}, not {problem}");
+        assert!(
+            problems[0].contains(problem),
+            "{lines}: {problems:?}, not {problem}"
+        );
     }
     let over = with_health("check = 'minecraft'").replace("'both'", "'udp'");
     let problems = load(&over).unwrap_err();

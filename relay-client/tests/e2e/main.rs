@@ -37,6 +37,7 @@ mod faults;
 mod forgotten;
 mod gone;
 mod half_close;
+mod health;
 mod http;
 mod isolation;
 mod lifecycle;
