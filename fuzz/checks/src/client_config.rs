@@ -76,9 +76,14 @@ pub(crate) fn check_service(service: &Service) {
 fn written_and_read(service: &Service) -> Result<Service, ServiceError> {
     let name = service.name().to_string();
     let target = service.target().to_string();
-    Service::new(&*name, service.protocol().to_string().parse()?, &*target)?
+    let again = Service::new(&*name, service.protocol().to_string().parse()?, &*target)?
         .public_ports(service.public().to_string().parse()?)?
         .with_optimize(service.optimize().to_string().parse()?)
         .with_redundancy(service.redundancy().to_string().parse()?)
-        .with_flow_limits(service.flow_limits())
+        .with_flow_limits(service.flow_limits())?
+        .with_proxy_protocol(service.proxy_protocol(), service.proxy_datagrams())?;
+    match service.health() {
+        Some(check) => again.with_health(check.clone()),
+        None => Ok(again),
+    }
 }
