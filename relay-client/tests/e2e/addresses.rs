@@ -10,8 +10,8 @@ use crate::harness::{
     HANG,
     crowd::Crowd,
     eventually,
-    namespace::{FarSide, isolated},
-    players::{accept, connect, converse, listen, udp_player, udp_server},
+    namespace::{FarSide, clear_filter, filter, isolated},
+    players::{accept, carry, connect, converse, listen, udp_player, udp_server},
     ports, programs, requires,
     site::{Service, Site},
     world::World,
@@ -89,6 +89,37 @@ fn an_address_that_is_silent_costs_the_first_player_a_moment_and_the_next_nothin
         let nothing = silent.recv(&mut [0; 16]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
+}
+
+#[test]
+fn a_first_address_that_drops_connections_costs_the_first_player_a_moment_and_the_next_nothing() {
+    requires!("unshare", "mount", "nft");
+    isolated(|| {
+        let Some(world) = patient("127.0.0.5 srv_1\n127.0.0.6 srv_1\n") else {
+            return;
+        };
+        knows_the_name(&world);
+        filter(&format!(
+            "chain in {{ type filter hook input priority 0; ip daddr 127.0.0.5 tcp dport {} counter drop; }}",
+            world.target_port
+        ));
+        let silent = TcpListener::bind(world.target([127, 0, 0, 5])).unwrap();
+        let talk = listen(world.target([127, 0, 0, 6]));
+        let since = Instant::now();
+        let (mut first, mut peer) = (connect(world.public), accept(&talk));
+        carry(&mut first, &mut peer, b"hello");
+        let took = since.elapsed();
+        assert!(took <= FIRST_ANSWER, "{took:?}");
+        clear_filter();
+        // It would be heard again by now, and nobody tries it: the other one has answered.
+        silent.set_nonblocking(true).unwrap();
+        for _ in 0..10 {
+            let (mut next, mut peer) = (connect(world.public), accept(&talk));
+            carry(&mut next, &mut peer, b"hello");
+            let nobody = silent.accept().unwrap_err();
+            assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+        }
+    });
 }
 
 #[test]
