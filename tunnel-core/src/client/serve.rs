@@ -25,7 +25,7 @@ use crate::{
         control::{self, Control},
         datagram::{DatagramSender, LaneQueues, Source, read_quic_datagrams},
         lane::{Lane, carry},
-        stream::{Budget, Channel, Item},
+        stream::{Channel, Item},
         supervise,
     },
 };
@@ -85,10 +85,7 @@ fn assemble(
         peer: terms.peer,
         quic,
         endpoint,
-        budget: Arc::new(Budget::new(
-            shared.memory.clone(),
-            shared.limits.tunnel_memory,
-        )),
+        budget: shared.budget.clone(),
         sender: Arc::new(sender),
         closed: CancellationToken::new(),
         broken: CancellationToken::new(),

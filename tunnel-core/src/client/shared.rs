@@ -30,7 +30,7 @@ use crate::{
     tunnel::{
         datagram::{DatagramSender, Paths},
         notices::Notices,
-        stream::Memory,
+        stream::{Budget, Memory},
         supervise::Reporter,
     },
 };
@@ -50,8 +50,8 @@ pub(crate) struct Shared {
     /// Players' sockets, one descriptor each.
     pub(crate) descriptors: Arc<Room>,
     pub(crate) streams: Streams,
-    /// What the streams of all tunnels hold.
-    pub(crate) memory: Arc<Memory>,
+    /// What streams may hold, whichever tunnel carries them.
+    pub(crate) budget: Arc<Budget>,
     /// The players' connections, from the moment when the relay names one.
     pub(crate) players: TaskTracker,
     pub(crate) metrics: Arc<Metrics>,
@@ -86,7 +86,10 @@ impl Shared {
             flows: Flows::new(&limits, &metrics),
             means: Means::new(ports),
             descriptors: Room::new(socket::descriptors_for_players()),
-            memory: Memory::new(limits.stream_memory),
+            budget: Arc::new(Budget::new(
+                Memory::new(limits.stream_memory),
+                limits.tunnel_memory,
+            )),
             limits,
             targets: ArcSwap::default(),
             sender: ArcSwapOption::empty(),

@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
     ops::Add,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, OnceLock, Weak},
     time::Instant,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     },
     relay::limits::RelayLimits,
     sync::lock,
+    tunnel::stream::Budget,
 };
 
 /// One shard of a service's UDP ports: some of its sockets, and the flows that came in by them.
@@ -121,6 +122,8 @@ pub(crate) struct Directory {
     cap: Arc<FlowCap>,
     /// The client's services.
     public: Mutex<Vec<Weak<dyn FlowService>>>,
+    /// What its streams may hold, whichever of its tunnels carries them.
+    budget: OnceLock<Arc<Budget>>,
 }
 
 impl Directory {
@@ -136,6 +139,11 @@ impl Directory {
         let mut part = lock(self.part(flow));
         part.remove(&flow);
         spare_map(&mut part);
+    }
+
+    /// What its streams may hold: the same for all of its tunnels, so that a change of tunnels gives them no more.
+    pub(crate) fn budget(&self, make: impl FnOnce() -> Budget) -> Arc<Budget> {
+        self.budget.get_or_init(|| Arc::new(make())).clone()
     }
 
     /// Adds a service that has opened its ports.

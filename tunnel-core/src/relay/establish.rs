@@ -112,6 +112,8 @@ async fn establish(
         ClientConnection::Lane(_, transport) => (None, *transport),
     };
     let limits = &shared.config.limits;
+    let directory = shared.directory(proven.peer);
+    let budget = directory.budget(|| Budget::new(shared.memory.clone(), limits.tunnel_memory));
     let tunnel = Arc::new(RelayTunnel {
         serial: shared.next_tunnel(),
         client: proven.peer,
@@ -123,8 +125,8 @@ async fn establish(
         pool: LanePool::new(limits, &shared.metrics, messages.clone()),
         datagrams: datagram_sender(&shared, &proven, capabilities, &queues),
         queues: queues.clone(),
-        flows: shared.directory(proven.peer),
-        budget: Arc::new(Budget::new(shared.memory.clone(), limits.tunnel_memory)),
+        flows: directory,
+        budget,
         messages,
         closed: CancellationToken::new(),
         began: Instant::now(),

@@ -1,6 +1,6 @@
 //! What a reader that stalls may cost: memory within bounds, and nobody else's time.
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, net::SocketAddr};
 
 use tokio::net::TcpSocket;
 use tunnel_core::{metrics::Snapshot, relay::RelayLimits};
@@ -147,11 +147,70 @@ async fn what_all_tunnels_hold_together_is_bounded_in_both_directions(via: Via) 
     drop(open);
 }
 
-fn both(
-    lab: &Lab,
-    stalling: std::net::SocketAddr,
-    echo: &Server,
-) -> tunnel_core::instance::Instance {
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn slow_readers_that_go_over_to_another_tunnel_hold_no_more_than_before() {
+    let lab = Lab::with(Via::Lane, |builder| {
+        let mut limits = RelayLimits::default();
+        limits.stream_memory = 4 * SHARE;
+        builder.limits(limits)
+    })
+    .await;
+    // What the kernel takes for a game server is not held.
+    let games = narrow();
+    games.bind(SocketAddr::new(lab.ip, 0)).unwrap();
+    let games = games.listen(64).unwrap();
+    let echo = Server::both(lab.ip).await;
+    let client = lab
+        .client([both(&lab, games.local_addr().unwrap(), &echo)])
+        .await;
+    let mut stalled = Vec::new();
+    for _ in 0..64 {
+        let player = hang("a connect", narrow().connect(lab.at(lab.port))).await;
+        stalled.push((player.unwrap(), accept(&games).await));
+    }
+    let block = vec![7; 64 * 1024];
+    for changes in 0..5 {
+        if changes > 0 {
+            // Every lane ends, and with them the tunnel. Each stream goes on in the next one.
+            lab.forwarder().cut();
+            until("the streams on the next tunnel", || {
+                lab.relay().metrics().streams_resumed >= changes * 64
+            })
+            .await;
+        }
+        // Until nothing moves for a while.
+        let sent = || lab.relay().metrics().stream_bytes_in;
+        let moved = || (sent(), client.metrics().stream_bytes_in);
+        loop {
+            let before = moved();
+            for (player, _) in &stalled {
+                while player.try_write(&block).is_ok() {}
+            }
+            tokio::time::sleep(CALM).await;
+            if moved() == before {
+                break;
+            }
+        }
+        let held = sent() - client.metrics().stream_bytes_in;
+        println!("{held} bytes are held after {changes} changes");
+        assert!(
+            held > 0 && held <= SHARE + 64 * READ,
+            "{held} bytes after {changes}"
+        );
+        others_are_served(&lab).await;
+        assert_eq!(lab.relay().metrics().stream_limit, 0, "nobody had to go");
+    }
+}
+
+/// A socket that holds little of either direction.
+fn narrow() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.set_send_buffer_size(16 * 1024).unwrap();
+    socket
+}
+
+fn both(lab: &Lab, stalling: SocketAddr, echo: &Server) -> tunnel_core::instance::Instance {
     instance(
         "a",
         [
@@ -179,5 +238,9 @@ async fn others_are_served(lab: &Lab) {
 const WINDOW_MAX: u64 = (16 << 20) + (256 << 10);
 /// What the streams of all tunnels may hold on a small relay.
 const SMALL: u64 = 4 << 20;
+/// What a stream may read beyond that before it notices.
+const READ: u64 = 128 << 10;
+/// What one tunnel may hold of four times as much.
+const SHARE: u64 = 16 << 20;
 /// What the streams of a tunnel may hold.
 const TUNNEL_MAX: u64 = 64 << 20;

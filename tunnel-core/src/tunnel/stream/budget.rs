@@ -40,7 +40,7 @@ impl Memory {
     }
 }
 
-/// Bytes held by all streams of a tunnel, sent and not yet acknowledged.
+/// Bytes held by the streams of a client, sent and not yet acknowledged. Its tunnels follow one another and share it.
 #[derive(Debug)]
 pub(crate) struct Budget {
     memory: Arc<Memory>,

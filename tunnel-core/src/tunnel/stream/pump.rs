@@ -5,7 +5,7 @@
 //! `downward` never waits for the socket: acknowledgements travel behind data, and two ends that wait for each
 //! other's would never move again.
 
-use std::pin::pin;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use tokio::{io::Interest, net::TcpStream};
@@ -202,6 +202,10 @@ impl Stream<'_> {
 
     /// Takes the stream's load over to the tunnel of the next channel.
     fn settle(&mut self, carrier: Carrier) {
+        if Arc::ptr_eq(&self.carrier.budget, &carrier.budget) {
+            self.carrier = carrier;
+            return;
+        }
         let (held, waiting) = {
             let state = lock(&self.state);
             (state.send.unacked(), state.recv.waiting())
