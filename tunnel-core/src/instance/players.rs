@@ -19,6 +19,7 @@ pub enum ProxyProtocol {
 
 impl ProxyProtocol {
     /// All of them, each at its number.
+    #[cfg(feature = "net")]
     pub(crate) const ALL: [Self; 3] = [Self::Off, Self::V1, Self::V2];
 }
 
@@ -61,6 +62,7 @@ pub enum ProxyDatagrams {
 
 impl ProxyDatagrams {
     /// All of them, each at its number.
+    #[cfg(feature = "net")]
     pub(crate) const ALL: [Self; 3] = [Self::Off, Self::First, Self::Every];
 }
 
