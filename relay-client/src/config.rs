@@ -11,7 +11,7 @@ use tunnel_core::{
     health::HealthCheck,
     instance::{
         FlowLimits, HostPort, Instance, InstanceId, Optimize, PortRange, Protocol, ProxyDatagrams,
-        ProxyProtocol, Redundancy, Service, ServiceError, ServiceName, Target,
+        ProxyProtocol, Redundancy, Service, ServiceError, ServiceName, Source, Target,
     },
     key::{Psk, PublicKey, SecretKey},
 };
@@ -100,6 +100,7 @@ struct WrittenService {
     proxy: ProxyProtocol,
     proxy_datagrams: Option<At<ProxyDatagrams>>,
     health: Option<At<HealthCheck>>,
+    source: Source,
     span: Span,
 }
 
@@ -117,7 +118,8 @@ impl WrittenService {
                 .with_optimize(self.optimize)
                 .with_redundancy(self.redundancy)
                 .with_flow_limits(self.flows)?
-                .with_proxy_protocol(self.proxy, self.datagrams())?;
+                .with_proxy_protocol(self.proxy, self.datagrams())?
+                .with_source(self.source)?;
             match &self.health {
                 Some(check) => service.with_health(check.value.clone()),
                 None => Ok(service),
@@ -278,6 +280,10 @@ const SERVICE: &[Key<WrittenService>] = &[
     }),
     Key::optional("proxy_protocol_udp", |service, value, _| {
         service.proxy_datagrams = Some(value.at(value.parse()?));
+        Ok(())
+    }),
+    Key::optional("source", |service, value, _| {
+        service.source = value.parse()?;
         Ok(())
     }),
     Key::optional("idle_timeout", |service, value, _| {

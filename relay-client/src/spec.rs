@@ -1,7 +1,7 @@
 //! `--expose SPEC`: an instance with one service, in a word.
 //!
-//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,redundancy=off|duplicate|fec|adaptive][,proxy_protocol=off|v1|v2][,name=NAME]`,
-//! or `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
+//! `PROTO:PUBLIC=HOST:PORT[,optimize=latency|throughput|auto][,redundancy=off|duplicate|fec|adaptive][,proxy_protocol=off|v1|v2]
+//! [,source=default|loopback|transparent][,name=NAME]`, or `PROTO:PORT` for the same port on 127.0.0.1. Ports may be ranges.
 
 use adit_daemon::config::suggestion;
 use tunnel_core::instance::{Instance, PortRange, Protocol, ProxyDatagrams, Service, ServiceError};
@@ -73,6 +73,9 @@ fn instance(
     if let Some(proxy) = options.proxy {
         service = service.with_proxy_protocol(proxy.parse()?, ProxyDatagrams::default())?;
     }
+    if let Some(source) = options.source {
+        service = service.with_source(source.parse()?)?;
+    }
     Instance::new(&*name, [service])
 }
 
@@ -106,6 +109,7 @@ struct Options<'a> {
     optimize: Option<&'a str>,
     redundancy: Option<&'a str>,
     proxy: Option<&'a str>,
+    source: Option<&'a str>,
     name: Option<&'a str>,
 }
 
@@ -118,6 +122,7 @@ impl<'a> Options<'a> {
                 "optimize" => (&mut options.optimize, "optimize"),
                 "redundancy" => (&mut options.redundancy, "redundancy"),
                 "proxy_protocol" => (&mut options.proxy, "proxy_protocol"),
+                "source" => (&mut options.source, "source"),
                 "name" => (&mut options.name, "name"),
                 _ => return Err(unknown(key)),
             };
@@ -130,13 +135,14 @@ impl<'a> Options<'a> {
 }
 
 /// What may stand behind the commas.
-const OPTIONS: [&str; 4] = ["optimize", "redundancy", "proxy_protocol", "name"];
+const OPTIONS: [&str; 5] = ["optimize", "redundancy", "proxy_protocol", "source", "name"];
 
 fn unknown(key: &str) -> SpecError {
     let hint = match suggestion(key, OPTIONS.into_iter()) {
         Some(close) => format!("did you mean {close}=…?"),
         None => "options are optimize=latency|throughput|auto, \
-                 redundancy=off|duplicate|fec|adaptive, proxy_protocol=off|v1|v2 and name=NAME"
+                 redundancy=off|duplicate|fec|adaptive, proxy_protocol=off|v1|v2, \
+                 source=default|loopback|transparent and name=NAME"
             .into(),
     };
     SpecError::UnknownOption {

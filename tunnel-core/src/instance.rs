@@ -15,7 +15,7 @@ pub use claims::PortClaims;
 pub use host::{Host, HostPort, HostPortError, Target};
 pub use name::{InstanceId, NameError, ServiceName};
 pub use options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy};
-pub use players::{ProxyDatagrams, ProxyProtocol};
+pub use players::{ProxyDatagrams, ProxyProtocol, Source};
 pub use port::{PortRange, PortSet, PortsError};
 pub use service::{Instance, Service, ServiceError};
 pub(crate) use service::{MAX_RANGE, MAX_SERVICES};

@@ -58,6 +58,31 @@ pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Lets a socket be bound to an address that is not this machine's. It takes CAP_NET_ADMIN.
+pub(crate) fn make_transparent<'a>(socket: impl Into<SockRef<'a>>, is_v6: bool) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let socket = socket.into();
+        if is_v6 {
+            socket.set_ip_transparent_v6(true)
+        } else {
+            socket.set_ip_transparent_v4(true)
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (socket.into(), is_v6);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Whether this process may have such sockets.
+#[cfg(target_os = "linux")]
+pub(crate) fn try_transparent() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    make_transparent(&socket, false)
+}
+
 /// One more socket at `local`, the port that `sockets` are bound to. The system gives it what no connected one of them is to
 /// have.
 pub(crate) fn join_udp(sockets: &[SockRef<'_>], local: SocketAddr) -> io::Result<UdpSocket> {

@@ -6,8 +6,9 @@ use adit_daemon::{
 };
 use clap::Args;
 use tunnel_core::{
+    client,
     health::OnUnhealthy,
-    instance::{Instance, ProxyProtocol, Service},
+    instance::{Instance, ProxyProtocol, Service, Source},
 };
 
 use crate::config;
@@ -51,6 +52,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Stop> {
             (heads, config.instances)
         }
     };
+    for problem in client::source_problems(&instances) {
+        print::note(format_args!("warning: {problem}"));
+    }
     let said = summary(&heads, &instances);
     print::bytes(said.as_bytes())?;
     Ok(())
@@ -73,6 +77,9 @@ fn options(service: &Service) -> String {
         if check.action() == OnUnhealthy::Refuse {
             said.push_str(", refuses players while unhealthy");
         }
+    }
+    if service.source() != Source::Default {
+        said.push_str(&format!(", source {}", service.source()));
     }
     said
 }

@@ -46,6 +46,7 @@ mod night;
 mod node_ports;
 mod parked;
 mod path;
+mod player_sources;
 mod proxy_protocol;
 mod relay_names;
 mod reload;

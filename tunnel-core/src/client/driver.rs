@@ -352,8 +352,10 @@ impl Driver {
 
     /// No socket of ours may be where a game server listens, or will.
     fn keep_off_targets(&self) {
-        let instances = self.session.instances().map(|(instance, _)| instance);
-        let news = self.shared.means.ports.keep_off(instances);
+        let instances = || self.session.instances().map(|(instance, _)| instance);
+        self.shared.means.origins.keep_off(instances());
+        self.shared.look_at_machine(instances());
+        let news = self.shared.means.ports.keep_off(instances());
         if !news.is_empty() {
             self.shared.flows.make_way(&news);
             self.connector.make_way(&news);

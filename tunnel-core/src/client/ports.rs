@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::{
+    client::source::Origin,
     instance::{Host, Instance},
     key, socket,
     sync::lock,
@@ -35,10 +36,20 @@ pub(crate) struct LocalPorts {
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// A player's conversation: an eighth of the ports is never taken for that.
-    Player,
+    /// A player's conversation, from this address: an eighth of the ports is never taken for that.
+    Player(Origin),
     /// The tunnel.
     Tunnel,
+}
+
+impl Purpose {
+    /// Which address its sockets leave from.
+    const fn origin(self) -> Origin {
+        match self {
+            Self::Player(origin) => origin,
+            Self::Tunnel => Origin::Machine,
+        }
+    }
 }
 
 impl LocalPorts {
@@ -89,7 +100,7 @@ impl LocalPorts {
 
     /// How many there are for players.
     pub(crate) fn count(&self) -> usize {
-        let pool = self.pool(Purpose::Player);
+        let pool = self.pool(Purpose::Player(Origin::Machine));
         pool.filter(|port| !self.reserved.contains(port)).count()
     }
 
@@ -117,11 +128,15 @@ impl LocalPorts {
         }
         socket.set_nonblocking(true)?;
         let socket = std::net::UdpSocket::from(socket);
-        if purpose == Purpose::Player {
+        if matches!(purpose, Purpose::Player(_)) {
             socket::grow_buffers(&socket, socket::FLOW_BUFFER);
         }
+        let from = purpose.origin().towards(peer)?;
+        if purpose.origin().is_foreign() {
+            socket::make_transparent(&socket, from.is_ipv6())?;
+        }
         let bind = |port| {
-            let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
+            let local = SocketAddr::new(from, port);
             socket2::SockRef::from(&socket).bind(&local.into())
         };
         let mut may_choose = false;
@@ -146,12 +161,13 @@ impl LocalPorts {
     /// other peers.
     pub(crate) async fn tcp(&self, purpose: Purpose, peer: SocketAddr) -> io::Result<TcpStream> {
         let (mut checked, mut may_choose) = (false, false);
+        let from = purpose.origin().towards(peer)?;
         for port in self.candidates(purpose, peer.port())? {
             let socket = tcp_socket(purpose, peer)?;
             // A port serves connections to many peers, and a server that starts may have it all the same.
             #[cfg(unix)]
             socket.set_reuseaddr(true)?;
-            let local = SocketAddr::new(socket::unspecified(peer.ip()), port);
+            let local = SocketAddr::new(from, port);
             match socket.bind(local) {
                 Ok(()) => may_choose = true,
                 Err(error) if is_taken(&error) => {
@@ -171,7 +187,11 @@ impl LocalPorts {
             }
         }
         if !may_choose {
-            let connected = tcp_socket(purpose, peer)?.connect(peer).await?;
+            let socket = tcp_socket(purpose, peer)?;
+            if purpose.origin() != Origin::Machine {
+                socket.bind(SocketAddr::new(from, 0))?;
+            }
+            let connected = socket.connect(peer).await?;
             if !self.is_targets(connected.local_addr()?.port(), peer) {
                 return Ok(connected);
             }
@@ -234,7 +254,7 @@ impl LocalPorts {
     fn pool(&self, purpose: Purpose) -> RangeInclusive<u16> {
         let (first, last) = (*self.range.start(), *self.range.end());
         let kept = match purpose {
-            Purpose::Player => (last - first) / MACHINES_SHARE,
+            Purpose::Player(_) => (last - first) / MACHINES_SHARE,
             Purpose::Tunnel => 0,
         };
         first..=last - kept
@@ -249,6 +269,9 @@ fn tcp_socket(purpose: Purpose, peer: SocketAddr) -> io::Result<TcpSocket> {
     }?;
     if peer.is_ipv6() {
         socket2::SockRef::from(&socket).set_only_v6(true)?;
+    }
+    if purpose.origin().is_foreign() {
+        socket::make_transparent(&socket, peer.is_ipv6())?;
     }
     if purpose == Purpose::Tunnel && !peer.ip().is_loopback() {
         lane::keep_segments_short(&socket);
@@ -343,7 +366,7 @@ mod tests {
         let expected: Vec<_> = (1_000..=1_014)
             .filter(|p| ![1_003, 1_005].contains(p))
             .collect();
-        assert_eq!(all(Purpose::Player), expected);
+        assert_eq!(all(Purpose::Player(Origin::Machine)), expected);
         let instance = instance("127.0.0.1:1007-1009");
         let news = ports.keep_off([&instance].into_iter());
         assert_eq!(news, HashSet::from([1_007, 1_008, 1_009]));
@@ -387,13 +410,18 @@ mod tests {
                 let ports = LocalPorts::new(port..=port, HashSet::new());
                 let peer = SocketAddr::new(ip, peer);
                 let error = match peer.port() {
-                    1 => ports.udp(Purpose::Player, peer).unwrap_err(),
-                    _ => ports.tcp(Purpose::Player, peer).await.unwrap_err(),
+                    1 => ports
+                        .udp(Purpose::Player(Origin::Machine), peer)
+                        .unwrap_err(),
+                    _ => ports
+                        .tcp(Purpose::Player(Origin::Machine), peer)
+                        .await
+                        .unwrap_err(),
                 };
                 assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
                 // Where there is none to choose from the system chooses, but nobody is to arrive at himself.
                 let own = SocketAddr::new(ip, port);
-                let connected = ports.tcp(Purpose::Player, own).await;
+                let connected = ports.tcp(Purpose::Player(Origin::Machine), own).await;
                 assert_eq!(connected.is_ok(), peer.port() == 2);
                 if let Ok(connected) = connected {
                     assert_ne!(connected.local_addr().unwrap().port(), port);
@@ -405,15 +433,21 @@ mod tests {
     #[tokio::test]
     async fn one_port_has_connections_to_several_peers_and_one_after_the_other_to_each() {
         let ports = LocalPorts::of_system();
-        let mut own = ports.candidates(Purpose::Player, 0).unwrap();
+        let mut own = ports
+            .candidates(Purpose::Player(Origin::Machine), 0)
+            .unwrap();
         let port = own.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
         let ports = LocalPorts::new(port.unwrap()..=port.unwrap(), HashSet::new());
         let peers = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = peers.each_ref().map(|peer| peer.local_addr().unwrap());
         for _ in 0..3 {
-            let [first, second] = addresses.map(|peer| ports.tcp(Purpose::Player, peer));
+            let [first, second] =
+                addresses.map(|peer| ports.tcp(Purpose::Player(Origin::Machine), peer));
             let both = (first.await.unwrap(), second.await.unwrap());
-            let again = ports.tcp(Purpose::Player, addresses[0]).await.unwrap_err();
+            let again = ports
+                .tcp(Purpose::Player(Origin::Machine), addresses[0])
+                .await
+                .unwrap_err();
             assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
             drop(both);
             for peer in &peers {

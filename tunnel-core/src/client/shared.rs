@@ -1,9 +1,10 @@
 //! What the tasks of a client share.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -17,21 +18,25 @@ use crate::{
     client::{
         egress::udp::{Flows, Means},
         limits::ClientLimits,
+        machine::source_problems,
         ports::LocalPorts,
         room::Room,
+        source::Origins,
         streams::Streams,
         targets::{Target, Targets},
     },
     event::{Crowded, Event, EventSink, Limit},
+    instance::{Instance, Source},
     key::{self, KeyError},
     metrics::Metrics,
     proto::stream::frame::ResetCode,
     socket,
+    sync::lock,
     tunnel::{
         datagram::{DatagramSender, Paths},
         notices::Notices,
         stream::{Budget, Memory},
-        supervise::Reporter,
+        supervise::{self, Reporter},
     },
 };
 
@@ -58,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) events: EventSink,
     /// What was said, and of which port.
     notices: Notices<(Notice, u16)>,
+    /// What was said of this machine.
+    warned: Mutex<HashSet<String>>,
     /// Ends everything.
     pub(crate) stopped: CancellationToken,
     /// What is known of the path to the relay, from one tunnel to the next.
@@ -84,7 +91,8 @@ impl Shared {
         Ok(Self {
             stream_permits: Arc::new(Semaphore::new(streams)),
             flows: Flows::new(&limits, &metrics),
-            means: Means::new(ports),
+            means: Means::new(ports, Origins::new()?),
+            warned: Mutex::default(),
             descriptors: Room::new(socket::descriptors_for_players()),
             budget: Arc::new(Budget::new(
                 Memory::new(limits.stream_memory),
@@ -181,6 +189,37 @@ impl Shared {
         )));
     }
 
+    /// Looks in the background whether this machine can do what services ask of players' addresses, and says once of each what is missing.
+    pub(crate) fn look_at_machine<'a>(
+        self: &Arc<Self>,
+        instances: impl Iterator<Item = &'a Instance>,
+    ) {
+        let asks = |instance: &&Instance| {
+            let mut services = instance.services().iter();
+            services.any(|service| service.source() != Source::Default)
+        };
+        let asking: Vec<Instance> = instances.filter(asks).cloned().collect();
+        if asking.is_empty() {
+            return;
+        }
+        let shared = self.clone();
+        supervise::spawn(self.reporter(), "a look at this machine", async move {
+            let look = tokio::task::spawn_blocking(move || source_problems(&asking));
+            for problem in look.await.unwrap_or_default() {
+                let is_news = {
+                    let mut warned = lock(&shared.warned);
+                    if warned.len() >= WARNED_MOST {
+                        warned.clear();
+                    }
+                    warned.insert(problem.clone())
+                };
+                if is_news {
+                    shared.emit(Event::Warning(problem));
+                }
+            }
+        });
+    }
+
     pub(crate) fn reporter(&self) -> Reporter {
         Reporter {
             events: self.events.clone(),
@@ -198,3 +237,6 @@ impl Shared {
         mixed ^ (mixed >> 31)
     }
 }
+
+/// Remarks on the machine that are remembered: 256, a few for each of as many services as a large node changes in an hour.
+const WARNED_MOST: usize = 256;

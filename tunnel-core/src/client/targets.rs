@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::targets::heard::Heard,
-    instance::{Host, InstanceId, ProxyDatagrams, ProxyProtocol, Redundancy, Service},
+    instance::{Host, InstanceId, ProxyDatagrams, ProxyProtocol, Redundancy, Service, Source},
     proto::message::ServiceId,
     sync::lock,
     tunnel::{
@@ -43,6 +43,8 @@ pub(crate) struct Target {
     /// The numbers of how it is told who its players are.
     proxy: AtomicU8,
     proxy_datagrams: AtomicU8,
+    /// The number of where its players come from.
+    source: AtomicU8,
     /// Ends everything that leads here.
     pub(crate) cancelled: CancellationToken,
     addresses: watch::Sender<Arc<[IpAddr]>>,
@@ -84,6 +86,7 @@ impl Target {
             redundancy: AtomicU8::new(service.redundancy as u8),
             proxy: AtomicU8::new(service.proxy as u8),
             proxy_datagrams: AtomicU8::new(service.proxy_datagrams as u8),
+            source: AtomicU8::new(service.source as u8),
             service,
             cancelled: CancellationToken::new(),
             addresses: watch::Sender::new(known),
@@ -143,6 +146,12 @@ impl Target {
         ProxyDatagrams::ALL[usize::from(number) % ProxyDatagrams::ALL.len()]
     }
 
+    /// Which address the sockets of its players leave from.
+    pub(crate) fn source(&self) -> Source {
+        let number = self.source.load(Ordering::Relaxed);
+        Source::ALL[usize::from(number) % Source::ALL.len()]
+    }
+
     /// What may change under players who are there: how long their flows live, how datagrams are protected, and whether
     /// the target is told who they are.
     pub(crate) fn follow(&self, service: &Service) {
@@ -153,6 +162,7 @@ impl Target {
         self.proxy.store(service.proxy as u8, Ordering::Relaxed);
         let datagrams = service.proxy_datagrams as u8;
         self.proxy_datagrams.store(datagrams, Ordering::Relaxed);
+        self.source.store(service.source as u8, Ordering::Relaxed);
     }
 
     /// The addresses known now, in the resolver's order of preference; none if the name does not resolve.

@@ -186,4 +186,7 @@ pub enum OptionError {
     /// Neither `off`, `first` nor `every`.
     #[error("unknown proxy_protocol_udp {0:?}: expected off, first or every")]
     ProxyDatagrams(String),
+    /// Neither `default`, `loopback` nor `transparent`.
+    #[error("unknown source {0:?}: expected default, loopback or transparent")]
+    Source(String),
 }

@@ -88,3 +88,45 @@ impl fmt::Display for ProxyDatagrams {
         })
     }
 }
+
+/// Which address the sockets of a service's players leave from, on their way to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[repr(u8)]
+pub enum Source {
+    /// That which the system prefers: 127.0.0.1 towards a target on the same machine.
+    #[default]
+    Default = 0,
+    /// An address of 127.64.0.0/10 for each player, the same for its connections and its flows for as long as one of them is there.
+    /// It reaches IPv4 targets on the same machine.
+    Loopback = 1,
+    /// The player's own. It reaches targets whose answers come back to this machine, and takes rules for that and CAP_NET_ADMIN.
+    Transparent = 2,
+}
+
+impl Source {
+    /// All of them, each at its number.
+    pub(crate) const ALL: [Self; 3] = [Self::Default, Self::Loopback, Self::Transparent];
+}
+
+impl FromStr for Source {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        match text {
+            "default" => Ok(Self::Default),
+            "loopback" => Ok(Self::Loopback),
+            "transparent" => Ok(Self::Transparent),
+            _ => Err(OptionError::Source(shown(text))),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::Loopback => "loopback",
+            Self::Transparent => "transparent",
+        })
+    }
+}

@@ -4,11 +4,11 @@ use std::{collections::HashSet, convert::Infallible, ops::RangeInclusive};
 
 use crate::health::{self, HealthCheck};
 use crate::instance::{
-    host::{HostPortError, Target},
+    host::{Host, HostPortError, Target},
     name::{InstanceId, NameError, ServiceName},
     options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy},
     parse::shown,
-    players::{ProxyDatagrams, ProxyProtocol},
+    players::{ProxyDatagrams, ProxyProtocol, Source},
     port::{PortRange, PortsError},
 };
 
@@ -37,6 +37,7 @@ pub struct Service {
     pub(crate) proxy: ProxyProtocol,
     pub(crate) proxy_datagrams: ProxyDatagrams,
     pub(crate) health: Option<HealthCheck>,
+    pub(crate) source: Source,
 }
 
 impl Service {
@@ -64,6 +65,7 @@ impl Service {
             proxy: ProxyProtocol::default(),
             proxy_datagrams: ProxyDatagrams::default(),
             health: None,
+            source: Source::default(),
         })
     }
 
@@ -146,6 +148,19 @@ impl Service {
         Ok(self)
     }
 
+    /// Has its players come from other addresses. Refused where the system is not Linux, and [`Source::Loopback`] where the target
+    /// is an IPv6 address; whether the machine can do it, [`source_problems`](crate::client::source_problems) says.
+    pub fn with_source(mut self, source: Source) -> Result<Self, ServiceError> {
+        if source != Source::Default && !cfg!(target_os = "linux") {
+            return Err(ServiceError::SourceNeedsLinux(source));
+        }
+        if source == Source::Loopback && matches!(self.target.host, Host::Ip(ip) if ip.is_ipv6()) {
+            return Err(ServiceError::LoopbackNeedsIpv4);
+        }
+        self.source = source;
+        Ok(self)
+    }
+
     /// Its name within the instance.
     pub const fn name(&self) -> &ServiceName {
         &self.name
@@ -189,6 +204,11 @@ impl Service {
     /// In front of which datagrams it stands, if there are any and it is of version 2.
     pub const fn proxy_datagrams(&self) -> ProxyDatagrams {
         self.proxy_datagrams
+    }
+
+    /// Which address its players' sockets leave from.
+    pub const fn source(&self) -> Source {
+        self.source
     }
 
     /// Whether its target is told who a flow is of.
@@ -321,6 +341,14 @@ pub enum ServiceError {
         /// What the service takes.
         protocol: Protocol,
     },
+    /// Players' addresses on a system that has no such sockets.
+    #[error("source = \"{0}\" takes Linux on the client's machine: use proxy_protocol")]
+    SourceNeedsLinux(Source),
+    /// Addresses of 127/8 towards an IPv6 target.
+    #[error(
+        "source = \"loopback\" gives players addresses of 127/8, from which no IPv6 target is reached: write 127.0.0.1"
+    )]
+    LoopbackNeedsIpv4,
     /// An instance without services.
     #[error("instance {0} has no service")]
     NoServices(InstanceId),

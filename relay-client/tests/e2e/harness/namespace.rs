@@ -48,22 +48,38 @@ pub(crate) struct FarSide {
 }
 
 impl FarSide {
-    /// Called in a namespace of one's own.
+    /// Called in a namespace of one's own. The link is `near` here and `far` there.
     pub(crate) fn new() -> Self {
+        Self::linked("near", "far", 77)
+    }
+
+    /// A second one. The link is `near1` here and `far1` there.
+    pub(crate) fn another() -> Self {
+        Self::linked("near1", "far1", 78)
+    }
+
+    /// The link has the network `10.NUMBER.0.0/24`: 2 is here, 1 is there.
+    fn linked(near: &str, far: &str, number: u8) -> Self {
         let holder = hold().unwrap();
-        let far = holder.id().to_string();
+        let there = holder.id().to_string();
         ip(&[
-            "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &far,
+            "link", "add", near, "type", "veth", "peer", "name", far, "netns", &there,
         ]);
-        ip(&["address", "add", "10.77.0.2/24", "dev", "near"]);
-        ip(&["link", "set", "near", "up"]);
+        ip(&[
+            "address",
+            "add",
+            &format!("10.{number}.0.2/24"),
+            "dev",
+            near,
+        ]);
+        ip(&["link", "set", near, "up"]);
         let side = Self {
             holder,
-            address: Ipv4Addr::new(10, 77, 0, 1),
+            address: Ipv4Addr::new(10, number, 0, 1),
         };
         side.ip("link set lo up");
-        side.ip("address add 10.77.0.1/24 dev far");
-        side.ip("link set far up");
+        side.ip(&format!("address add 10.{number}.0.1/24 dev {far}"));
+        side.ip(&format!("link set {far} up"));
         side
     }
 

@@ -17,6 +17,7 @@ use crate::{
         resume::ClientResumption,
         room::Held,
         shared::Shared,
+        source::{HeldOrigin, Origin},
         targets::{Over, Target},
         tunnel::ClientTunnel,
     },
@@ -100,7 +101,7 @@ async fn open(
     shared: &Arc<Shared>,
     header: &StreamHeader,
     on_lane: bool,
-) -> Result<(Arc<Target>, TcpStream, Seated), ResetCode> {
+) -> Result<(Arc<Target>, TcpStream, (Seated, HeldOrigin)), ResetCode> {
     let metrics = &shared.metrics;
     let target = shared.targets.load().get(&header.service).cloned();
     let target = target.filter(|target| target.service.protocol.tcp());
@@ -111,12 +112,17 @@ async fn open(
     };
     // Counts and says by itself what is short.
     let held = Seated::take(shared, &target, on_lane).ok_or(ResetCode::Limit)?;
-    let connected = match connect(shared, &target, port).await {
+    let from = (shared.means.origins).of(target.source(), header.player.ip());
+    let connected = match &from {
+        Some(from) => connect(shared, &target, port, from.origin).await,
+        None => Err(ResetCode::Unreachable),
+    };
+    let connected = match connected {
         Ok(socket) => introduce(socket, target.proxy(), header, metrics).await,
         failed => failed,
     };
-    match connected {
-        Ok(socket) => Ok((target, socket, held)),
+    match connected.and_then(|socket| Ok((socket, from.ok_or(ResetCode::Unreachable)?))) {
+        Ok((socket, from)) => Ok((target, socket, (held, from))),
         Err(code) => {
             match code {
                 ResetCode::Refused => metrics.stream_target_refused.one(),
@@ -162,12 +168,23 @@ pub(crate) async fn connect(
     shared: &Arc<Shared>,
     target: &Arc<Target>,
     port: u16,
+    origin: Origin,
 ) -> Result<TcpStream, ResetCode> {
     let patience = shared.limits.connect_time;
     let deadline = Instant::now() + patience;
     let connect_to = |ip| {
         let (ports, target) = (shared.means.ports.clone(), target.clone());
-        async move { connect_to(&ports, &target, SocketAddr::new(ip, port), deadline).await }
+        let purpose = Purpose::Player(origin);
+        async move {
+            connect_to(
+                &ports,
+                purpose,
+                &target,
+                SocketAddr::new(ip, port),
+                deadline,
+            )
+            .await
+        }
     };
     let addresses = target.resolved(Over::Tcp).await;
     let mut waiting = addresses.iter().copied();
@@ -215,6 +232,7 @@ pub(crate) async fn connect(
 /// Where every local port has a connection there, it waits for its turn.
 async fn connect_to(
     ports: &LocalPorts,
+    purpose: Purpose,
     target: &Target,
     peer: SocketAddr,
     deadline: Instant,
@@ -222,7 +240,7 @@ async fn connect_to(
     let has_none = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     // Whoever waits already goes first.
     if target.queue.try_lock().is_ok() {
-        match ports.tcp(Purpose::Player, peer).await {
+        match ports.tcp(purpose, peer).await {
             Err(error) if has_none(&error) => {}
             connected => return tuned(connected?),
         }
@@ -230,7 +248,7 @@ async fn connect_to(
     let turn = tokio::time::timeout_at(deadline, target.queue.lock()).await;
     let turn = turn.map_err(|_| io::ErrorKind::AddrInUse)?;
     loop {
-        let mut connecting = pin!(ports.tcp(Purpose::Player, peer));
+        let mut connecting = pin!(ports.tcp(purpose, peer));
         // Without a port it fails at once. Who has one is connecting, for as long as that takes, and the next has its turn.
         match now_or_never(connecting.as_mut()).await {
             None => {

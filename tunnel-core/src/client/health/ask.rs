@@ -12,6 +12,7 @@ use crate::{
         egress::tcp::connect,
         ports::Purpose,
         shared::Shared,
+        source::Origin,
         targets::{self, Target},
     },
     health::{Asked, Exchange, HealthCheck, Over, Report},
@@ -65,7 +66,7 @@ async fn ask_over_tcp(
     (port, header): (u16, &[u8]),
     exchange: Box<dyn Exchange>,
 ) -> Outcome {
-    let mut socket = match connect(shared, target, port).await {
+    let mut socket = match connect(shared, target, port, Origin::Machine).await {
         Ok(socket) => socket,
         Err(ResetCode::Limit | ResetCode::Shutdown) => return Outcome::Skipped,
         Err(code) => return Outcome::Failure(failure(target, code)),
@@ -147,7 +148,12 @@ async fn ask_over_udp(
 }
 
 fn open(shared: &Shared, peer: SocketAddr) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(shared.means.ports.udp(Purpose::Player, peer)?)
+    UdpSocket::from_std(
+        shared
+            .means
+            .ports
+            .udp(Purpose::Player(Origin::Machine), peer)?,
+    )
 }
 
 /// Asks one address, again every second if it `lasts`. `None` if it has been silent for a second; an error if it refuses.

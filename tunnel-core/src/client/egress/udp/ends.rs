@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicU8, Ordering},
@@ -17,6 +17,7 @@ use crate::{
     client::{
         egress::udp::preface::Preface,
         ports::{LocalPorts, Purpose},
+        source::Origin,
         targets::Target,
     },
     socket,
@@ -62,15 +63,24 @@ pub(super) enum Came {
 impl Ends {
     pub(super) fn open(
         ports: &LocalPorts,
+        origin: Origin,
         remote: SocketAddr,
         target: &Target,
     ) -> io::Result<Self> {
-        let main = ports.udp(Purpose::Player, remote)?;
+        let main = ports.udp(Purpose::Player(origin), remote)?;
         let local = main.local_addr()?;
-        let twin = if local.ip() == remote.ip() || ports.is_ours(remote.ip()) {
-            Twin::of(&main, local, remote, target)
-        } else {
-            None
+        // From where the kernel has a server on every address of this machine answer.
+        let preferred = match origin {
+            Origin::Machine => Some(local.ip()),
+            Origin::Loopback(_) => Some(Ipv4Addr::LOCALHOST.into()),
+            // Such a target is on another machine, or in a network of its own.
+            Origin::Player(_) => None,
+        };
+        let twin = match preferred {
+            Some(preferred) if local.ip() == remote.ip() || ports.is_ours(remote.ip()) => {
+                Twin::of(&main, (local, preferred), remote, target)
+            }
+            _ => None,
         };
         Ok(Self {
             main: UdpSocket::from_std(main)?,
@@ -183,7 +193,7 @@ impl Twin {
     /// heard all the same: they answer from where they are asked.
     fn of(
         main: &std::net::UdpSocket,
-        local: SocketAddr,
+        (local, preferred): (SocketAddr, IpAddr),
         remote: SocketAddr,
         target: &Target,
     ) -> Option<Self> {
@@ -196,7 +206,7 @@ impl Twin {
         // A server on every address of this machine answers from the one that the kernel prefers, which is the one that
         // it has given us: 127.0.0.1 for 127.0.1.1.
         let elsewhere = |ip: &IpAddr| *ip != remote.ip();
-        let from = known.filter(elsewhere).unwrap_or(local.ip());
+        let from = known.filter(elsewhere).unwrap_or(preferred);
         if !elsewhere(&from) {
             return None;
         }
@@ -313,7 +323,7 @@ mod tests {
             let target = target(remote);
             for places in [4, 0] {
                 let held = target.listening.try_acquire_many(4 - places);
-                let ends = Ends::open(&ports, remote, &target).unwrap();
+                let ends = Ends::open(&ports, Origin::Machine, remote, &target).unwrap();
                 assert_eq!(ends.twin.load().is_some(), places > 0);
                 for _ in 0..2 {
                     ends.send(None, b"hello").unwrap();
@@ -335,7 +345,7 @@ mod tests {
         let target = target(remote);
         let [there, liar] =
             ["127.0.0.9", "127.0.0.10"].map(|ip| StdUdp::bind((ip, remote.port())).unwrap());
-        let ends = Ends::open(&ports, remote, &target).unwrap();
+        let ends = Ends::open(&ports, Origin::Machine, remote, &target).unwrap();
         assert_eq!(target.listening.available_permits(), 3);
         ends.send(None, b"hello").unwrap();
         let (_, player) = asked.recv_from(&mut [0; 16]).unwrap();
@@ -379,7 +389,7 @@ mod tests {
         let from = |ip: &str| {
             let now = std::time::Instant::now();
             lock(&target.heard).handle_origin(now, remote.ip(), ip.parse().unwrap());
-            let ends = Ends::open(&ports, remote, &target).unwrap();
+            let ends = Ends::open(&ports, Origin::Machine, remote, &target).unwrap();
             let twin = ends.twin.load_full().unwrap();
             twin.socket.peer_addr().unwrap().ip().to_string()
         };
@@ -387,7 +397,7 @@ mod tests {
         // As one that listens everywhere would: it may be started again as such.
         assert_eq!(from("127.0.0.3"), "127.0.0.1");
         assert_eq!(target.listening.available_permits(), 4);
-        let ends = Ends::open(&ports, remote, &target).unwrap();
+        let ends = Ends::open(&ports, Origin::Machine, remote, &target).unwrap();
         assert!(ends.listen(&target) && !ends.listen(&target));
         assert_eq!(target.listening.available_permits(), 3);
     }

@@ -20,6 +20,7 @@ use crate::{
         egress::udp::{ends::Ends, search::Search},
         ports::LocalPorts,
         room::{Held, Room},
+        source::{HeldOrigin, Origins},
         targets::{Over, Target, leads_to},
     },
     instance::ProxyDatagrams,
@@ -76,6 +77,8 @@ pub(super) struct Flow {
     pub(super) closed: CancellationToken,
     /// Wakes the task: the flow has another socket, or waits for an answer.
     pub(super) moved: Notify,
+    /// Where its sockets leave from, whatever the service says since.
+    held: HeldOrigin,
     /// What the player sent to; unknown of an old relay, and of flows that are older than the wish to know it.
     public: Option<SocketAddr>,
     /// The PROXY header, once it is wanted.
@@ -90,6 +93,8 @@ pub(super) struct Flow {
 #[derive(Debug, Clone)]
 pub(crate) struct Means {
     pub(crate) ports: Arc<LocalPorts>,
+    /// Where players come from.
+    pub(crate) origins: Arc<Origins>,
     /// How many ports there are, one for each flow.
     pub(crate) room: Arc<Room>,
     /// Bytes that flows may keep of what they have sent to targets that have not answered.
@@ -97,9 +102,10 @@ pub(crate) struct Means {
 }
 
 impl Means {
-    pub(crate) fn new(ports: &Arc<LocalPorts>) -> Self {
+    pub(crate) fn new(ports: &Arc<LocalPorts>, origins: Arc<Origins>) -> Self {
         Self {
             ports: ports.clone(),
+            origins,
             room: Room::new(ports.count()),
             memory: Arc::new(Semaphore::new(FIRST_DATAGRAMS)),
         }
@@ -138,10 +144,13 @@ impl Flow {
         metrics: &Arc<Metrics>,
     ) -> io::Result<Self> {
         let mut opened = Err(io::ErrorKind::AddrNotAvailable.into());
+        let held = (means.origins).of(target.source(), key.player.ip());
+        let held = held.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let mut candidates = candidates.to_vec();
         for _ in 0..candidates.len() {
             let remote = SocketAddr::new(candidates[0], port);
-            opened = Ends::open(&means.ports, remote, &target).map(|ends| (ends, remote));
+            opened =
+                Ends::open(&means.ports, held.origin, remote, &target).map(|ends| (ends, remote));
             if opened.is_ok() {
                 break;
             }
@@ -168,6 +177,7 @@ impl Flow {
             answered: AtomicBool::new(false),
             closed: CancellationToken::new(),
             moved: Notify::new(),
+            held,
             public,
             header: OnceLock::new(),
             _counted: Gauge::new(metrics, |m| &m.flows),
@@ -433,7 +443,7 @@ impl Flow {
             return true;
         }
         // Without a descriptor for the new socket, the flow stays where it is and tries again.
-        let Ok(ends) = Ends::open(&self.means.ports, remote, &self.target) else {
+        let Ok(ends) = Ends::open(&self.means.ports, self.held.origin, remote, &self.target) else {
             return false;
         };
         destination.remote = remote;
@@ -448,7 +458,12 @@ impl Flow {
         let destination = lock(&self.destination);
         let own = self.ends.load().port();
         if own.is_ok_and(|own| ports.contains(&own))
-            && let Ok(ends) = Ends::open(&self.means.ports, destination.remote, &self.target)
+            && let Ok(ends) = Ends::open(
+                &self.means.ports,
+                self.held.origin,
+                destination.remote,
+                &self.target,
+            )
         {
             self.ends.store(Arc::new(ends));
             self.moved.notify_one();

@@ -6,6 +6,7 @@ use crate::{
         egress::udp::Means,
         ports::LocalPorts,
         room::Room,
+        source::Origins,
         targets::{Target, tests::target},
     },
     instance::Protocol,
@@ -32,7 +33,7 @@ impl World {
         let metrics = Arc::default();
         let world = Self {
             flows: Flows::new(&limits, &metrics),
-            means: Means::new(&Arc::new(LocalPorts::of_system())),
+            means: Means::new(&Arc::new(LocalPorts::of_system()), Origins::new().unwrap()),
             room: Room::new(100),
             metrics,
             // Nobody sends anything there.
