@@ -58,7 +58,7 @@ pub(crate) fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Lets a socket be bound to an address that is not this machine's. It takes CAP_NET_ADMIN.
+/// Lets a socket be bound to an address that is not this machine's. It takes CAP_NET_RAW or CAP_NET_ADMIN.
 pub(crate) fn make_transparent<'a>(socket: impl Into<SockRef<'a>>, is_v6: bool) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {

@@ -86,11 +86,13 @@ fn addresses(service: &Service) -> Vec<IpAddr> {
 
 #[cfg(target_os = "linux")]
 fn linux(addresses: &[IpAddr]) -> Vec<String> {
+    use std::io;
+
     use crate::socket;
 
     if let Err(error) = socket::try_transparent() {
         return vec![format!(
-            "source = \"transparent\" needs CAP_NET_ADMIN ({error}): \
+            "source = \"transparent\" needs CAP_NET_RAW or CAP_NET_ADMIN ({error}): \
              install packaging/adit-client-transparent.conf, or start the client with that capability"
         )];
     }
@@ -104,7 +106,9 @@ fn linux(addresses: &[IpAddr]) -> Vec<String> {
             ));
         }
     }
-    if !netlink::is_marked(MARK).unwrap_or(false) {
+    // Who may not read the rules is told nothing of them.
+    let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    if !netlink::is_marked(MARK).unwrap_or_else(is_denied) {
         problems.push(format!(
             "source = \"transparent\" needs packets to players to be marked {MARK:#x}, and no rule of nftables does: \
              nft -f packaging/adit-transparent.nft"

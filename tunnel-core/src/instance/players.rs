@@ -99,7 +99,7 @@ pub enum Source {
     /// An address of 127.64.0.0/10 for each player, the same for its connections and its flows for as long as one of them is there.
     /// It reaches IPv4 targets on the same machine.
     Loopback = 1,
-    /// The player's own. It reaches targets whose answers come back to this machine, and takes rules for that and CAP_NET_ADMIN.
+    /// The player's own. It reaches targets whose answers come back to this machine, and takes rules for that and CAP_NET_RAW.
     Transparent = 2,
 }
 
