@@ -75,13 +75,22 @@ fn dump(
         while let Some((kind, body, behind)) = message(rest) {
             match kind {
                 DONE => return Ok(()),
-                ERROR => return Err(io::ErrorKind::InvalidData.into()),
+                ERROR => return Err(refusal(body)),
                 _ => each(body),
             }
             rest = behind;
         }
     }
     Err(io::ErrorKind::FileTooLarge.into())
+}
+
+/// What the kernel says where it does not answer: a negative number of an error.
+fn refusal(body: &[u8]) -> io::Error {
+    let error = body.get(..4).and_then(number).map(u32::cast_signed);
+    error.map_or_else(
+        || io::ErrorKind::InvalidData.into(),
+        |error| io::Error::from_raw_os_error(error.saturating_neg()),
+    )
 }
 
 /// The first message of some, and what follows it.
@@ -151,6 +160,9 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(attribute(&bytes[..end], HEAD, RULE_MARK), None, "{end}");
         }
+        let denied = refusal(&(-1_i32).to_ne_bytes());
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(refusal(&[0]).kind(), io::ErrorKind::InvalidData);
         // A length of nothing goes on for ever nowhere.
         assert_eq!(attribute(&[0; 64], HEAD, 5), None);
         assert!(message(&[0; 16]).is_none());
