@@ -214,7 +214,7 @@ async fn a_target_that_hangs_makes_nobody_unhealthy_but_itself(via: Via) {
         http(&lab, 503).await,
         http(&lab, 0).await,
     );
-    let silent = UdpSocket::bind((lab.ip, 0)).await.unwrap();
+    let silent = tokio::net::UdpSocket::bind((lab.ip, 0)).await.unwrap();
     let checked = [
         ("tcp", "tcp", echo.address(), check(TcpProbe)),
         ("udp", "udp", echo.address(), check(ping())),
