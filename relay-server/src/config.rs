@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) public_bind: IpAddr,
     /// What clients may be given at all.
     pub(crate) ports: PortSet,
+    /// Out of which of them the relay chooses where an instance leaves its port open.
+    pub(crate) pool: PortSet,
     /// Front ends that say who connects.
     pub(crate) trusted_proxies: Vec<TrustedProxy>,
     /// Who the relay is.
@@ -81,6 +83,7 @@ impl Config {
             path: path.to_owned(),
             listen: relay.listen?,
             public_bind: relay.public_bind.unwrap_or(DEFAULT_PUBLIC_BIND),
+            pool: relay.pool.unwrap_or_else(|| default_pool(&ports)),
             ports,
             trusted_proxies: relay.trusted_proxies,
             key: relay.key?,
@@ -109,6 +112,13 @@ pub(crate) const DEFAULT_STATE_FILE: &str = "state.db";
 /// Networks in `trusted_proxies`: 1,024, more than the largest protection service lists. Each new connection is held against all.
 const TRUSTED_MOST: usize = 1024;
 
+/// `pool` unless said otherwise: below the ports that Linux gives to outgoing connections, or all where none of these is the relay's.
+fn default_pool(ports: &PortSet) -> PortSet {
+    let usual: PortSet = PortRange::new(30_000, 31_999).into_iter().collect();
+    let own = usual.intersection(ports);
+    if own.is_empty() { ports.clone() } else { own }
+}
+
 /// `ports` unless said otherwise: all that need no privilege.
 pub(crate) fn default_ports() -> PortSet {
     PortRange::new(1024, u16::MAX).into_iter().collect()
@@ -127,6 +137,7 @@ struct RawRelay {
     listen: Option<SocketAddr>,
     public_bind: Option<IpAddr>,
     ports: Option<PortSet>,
+    pool: Option<PortSet>,
     trusted_proxies: Vec<TrustedProxy>,
     key: Option<SecretKey>,
     state_file: Option<PathBuf>,
@@ -217,6 +228,10 @@ const RELAY: &[Key<RawRelay>] = &[
     }),
     Key::optional("grace", |relay, value, _| {
         relay.grace = Some(Duration::from_secs(value.number(config::GRACE_SECONDS)?));
+        Ok(())
+    }),
+    Key::optional("pool", |relay, value, _| {
+        relay.pool = Some(some_ports(value.list()?)?);
         Ok(())
     }),
     Key::optional("advertise", |relay, value, _| {

@@ -3,6 +3,7 @@
 mod api_token;
 mod audit;
 mod authority;
+mod ban;
 mod enrolment;
 mod snapshot;
 mod store;
@@ -12,5 +13,6 @@ pub(crate) mod watch;
 pub(crate) use api_token::{Added, ApiToken, MOST_TOKENS, TokenName};
 pub(crate) use audit::AuditRow;
 pub(crate) use authority::StateAuthority;
+pub(crate) use ban::BanRow;
 pub(crate) use enrolment::{Invitation, Revoked};
 pub(crate) use store::{InviteError, Store, StoreError};

@@ -17,8 +17,7 @@ pub use name::{InstanceId, NameError, ServiceName};
 pub use options::{FlowLimits, Optimize, OptionError, Protocol, Redundancy};
 pub use players::{ProxyDatagrams, ProxyProtocol, Source};
 pub use port::{PortRange, PortSet, PortsError};
-pub use service::{Instance, Service, ServiceError};
-pub(crate) use service::{MAX_RANGE, MAX_SERVICES};
+pub use service::{Instance, MAX_RANGE, MAX_SERVICES, Service, ServiceError};
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use adit_control::{events::Ring, problem::Problem};
 use arc_swap::ArcSwap;
 use tokio::task::spawn_blocking;
-use tunnel_core::relay::{Relay, RelayStatus};
+use tunnel_core::relay::{PlayerStatus, Relay, RelayStatus};
 
+use super::desk::Desk;
 use crate::{config::Config, state::StateAuthority};
 
 /// The relay as handlers see it.
@@ -16,6 +17,8 @@ pub(crate) struct Shared {
     pub(crate) config: Arc<ArcSwap<Config>>,
     pub(crate) authority: Arc<StateAuthority>,
     pub(crate) relay: Arc<Relay>,
+    /// Where operators' changes are made.
+    pub(crate) desk: Arc<Desk>,
     /// Where is told what has happened.
     pub(crate) events: Ring,
 }
@@ -62,6 +65,12 @@ impl Shared {
             .await?;
         self.relay.recheck().await;
         Ok(outcome)
+    }
+
+    /// Who plays.
+    pub(super) async fn players(&self) -> Result<Vec<PlayerStatus>, Problem> {
+        let players = self.relay.players().await;
+        players.map_err(|_| Problem::unavailable("The relay has ended."))
     }
 
     /// Who is connected, and what is bound.

@@ -20,7 +20,7 @@ use tunnel_core::{
 
 use super::config_file::ConfigFile;
 use crate::{
-    admin::{Admin, Shared},
+    admin::{Admin, Desk, Said, Shared},
     config::Config,
     state::{StateAuthority, watch},
 };
@@ -65,6 +65,7 @@ struct Running {
     events: Events,
     /// What the API tells of them.
     ring: Ring,
+    desk: Arc<Desk>,
     admin: Option<Admin>,
 }
 
@@ -74,18 +75,22 @@ impl Running {
         let own = config.clone();
         let authority = spawn_blocking(move || StateAuthority::open(&own)).await??;
         let authority = Arc::new(authority);
-        let relay = Arc::new(start(&config, authority.clone()).await?);
+        let own = config.clone();
+        let said = spawn_blocking(move || Said::load(&own)).await??;
+        let relay = Arc::new(start(&config, authority.clone(), &said).await?);
         watch::start(authority.clone()).context("no thread for the state file is to be had")?;
         let config = Arc::new(ArcSwap::from_pointee(config));
         // The log first: what has happened before is told to the first who asks.
         let events = relay.events();
         let ring = Ring::of_this_process();
+        let desk = Desk::new(relay.clone(), config.clone(), ring.clone(), said);
         let admin = match &config.load().admin {
             Some(admin) => {
                 let shared = Shared {
                     config: config.clone(),
                     authority: authority.clone(),
                     relay: relay.clone(),
+                    desk: desk.clone(),
                     events: ring.clone(),
                 };
                 Some(Admin::start(admin, shared, relay.events()).await?)
@@ -98,6 +103,7 @@ impl Running {
             relay,
             events,
             ring,
+            desk,
             admin,
         })
     }
@@ -110,6 +116,7 @@ impl Running {
             relay,
             events,
             ring,
+            desk,
             admin,
         } = self;
         let rights = async {
@@ -130,7 +137,7 @@ impl Running {
             }
         };
         let report = observe::report(events, || relay.metrics(), async || status(relay).await);
-        tokio::join!(rights, reloads, report).0
+        tokio::join!(rights, reloads, report, desk.expire()).0
     }
 
     /// Ends in peace: the API last, so that the end can be watched.
@@ -147,7 +154,11 @@ impl Running {
 }
 
 /// Starts the relay, once this machine has the addresses that it is told: at boot they may still be coming up.
-async fn start(config: &Config, authority: Arc<StateAuthority>) -> Result<Relay, Stop> {
+async fn start(
+    config: &Config,
+    authority: Arc<StateAuthority>,
+    said: &Said,
+) -> Result<Relay, Stop> {
     let mut tries: u32 = 0;
     let relay = loop {
         let builder = Relay::builder(config.key.clone(), authority.clone())
@@ -155,6 +166,7 @@ async fn start(config: &Config, authority: Arc<StateAuthority>) -> Result<Relay,
             .public_bind(config.public_bind)
             .ports(config.ports.clone())
             .trusted_proxies(config.trusted_proxies.clone())
+            .operator(said.for_start())
             .limits(config.limits.clone());
         match builder.start().await {
             Ok(relay) => break relay,

@@ -5,6 +5,8 @@
 
 mod api_tokens;
 mod audit;
+mod bans;
+mod instances;
 mod sql;
 
 use std::{
@@ -197,6 +199,19 @@ impl Store {
         for write in &writes {
             sql::write(&tx, write).map_err(failed)?;
         }
+        tx.commit().map_err(failed)?;
+        Ok(outcome)
+    }
+
+    /// Does everything, or nothing.
+    fn transaction<T>(
+        &mut self,
+        write: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let path = self.path.clone();
+        let failed = |source| StoreError::sqlite(&path, source);
+        let tx = self.begin().map_err(failed)?;
+        let outcome = write(&tx).map_err(failed)?;
         tx.commit().map_err(failed)?;
         Ok(outcome)
     }

@@ -154,6 +154,9 @@ async fn a_state_file_that_is_locked_or_damaged_changes_nothing_and_is_named() {
     holder.execute_batch("ROLLBACK").unwrap();
     assert_eq!(clients(&relay).await, 1);
     // A store of a newer version, and one that is no store.
+    let version: i64 = holder
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
     holder.execute_batch("PRAGMA user_version = 99").unwrap();
     let problem = refused(
         admin
@@ -164,7 +167,8 @@ async fn a_state_file_that_is_locked_or_damaged_changes_nothing_and_is_named() {
         problem.is(Kind::Unavailable) && problem.detail.contains("upgrade this one"),
         "{problem}"
     );
-    holder.execute_batch("PRAGMA user_version = 2").unwrap();
+    let restore = format!("PRAGMA user_version = {version}");
+    holder.execute_batch(&restore).unwrap();
     drop(holder);
     let whole = fs::read(relay.path("state.db")).unwrap();
     fs::write(relay.path("state.db"), vec![b'x'; 8192]).unwrap();

@@ -35,7 +35,7 @@ fn invitation(name: &str) -> InviteRequest {
 #[tokio::test]
 async fn each_endpoint_serves_the_roles_that_it_is_for() {
     let relay = Relay::start("");
-    let endpoints: [(&str, &str, Role, u16); 10] = [
+    let endpoints: [(&str, &str, Role, u16); 28] = [
         ("GET", "/api/whoami", Role::Viewer, 200),
         ("GET", "/api/openapi.json", Role::Viewer, 200),
         ("GET", "/api/clients", Role::Viewer, 200),
@@ -46,6 +46,29 @@ async fn each_endpoint_serves_the_roles_that_it_is_for() {
         ("POST", "/api/invites", Role::Admin, 415),
         ("GET", "/api/audit", Role::Admin, 200),
         ("POST", "/api/session", Role::Viewer, 204),
+        ("GET", "/api/instances", Role::Viewer, 200),
+        ("POST", "/api/instances", Role::Operator, 415),
+        ("GET", "/api/instances/nobody", Role::Viewer, 404),
+        ("PUT", "/api/instances/nobody", Role::Operator, 415),
+        ("PATCH", "/api/instances/nobody", Role::Operator, 428),
+        ("DELETE", "/api/instances/nobody", Role::Operator, 428),
+        (
+            "GET",
+            "/api/instances/nobody/client-config",
+            Role::Viewer,
+            404,
+        ),
+        ("GET", "/api/instances/nobody/dns", Role::Viewer, 404),
+        ("GET", "/api/tunnels", Role::Viewer, 200),
+        ("GET", "/api/maintenance", Role::Viewer, 200),
+        ("POST", "/api/maintenance", Role::Operator, 415),
+        ("GET", "/api/streams", Role::Viewer, 200),
+        ("DELETE", "/api/streams/1", Role::Operator, 404),
+        ("GET", "/api/flows", Role::Viewer, 200),
+        ("DELETE", "/api/flows/1", Role::Operator, 404),
+        ("GET", "/api/bans", Role::Viewer, 200),
+        ("POST", "/api/bans", Role::Operator, 415),
+        ("DELETE", "/api/bans/1", Role::Operator, 404),
     ];
     for role in Role::ALL {
         let token = relay.token(role.as_str(), role);

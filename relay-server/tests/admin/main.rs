@@ -13,6 +13,7 @@ mod disk;
 mod documents;
 mod endpoints;
 mod events;
+mod instances;
 mod players;
 #[path = "../../../tunnel-core/daemon/tests/support/program.rs"]
 #[expect(dead_code, reason = "these tests need not all of it")]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{
+        FromRequest, FromRequestParts, OptionalFromRequestParts, Request, rejection::BytesRejection,
+    },
     response::{IntoResponse, Response},
 };
 use hyper::{
@@ -60,7 +62,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        match axum::extract::Path::from_request_parts(parts, state).await {
+        match <axum::extract::Path<T> as FromRequestParts<S>>::from_request_parts(parts, state)
+            .await
+        {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(rejection) => Err(Problem::invalid_parameter("path", rejection.body_text())),
         }
@@ -149,6 +153,18 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
             Ok(text) => Ok(Self(text.to_owned())),
             Err(_) => Err(Problem::new(Kind::Malformed, "If-Match is not text.")),
         }
+    }
+}
+
+impl<S: Send + Sync> OptionalFromRequestParts<S> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Option<Self>, Problem> {
+        if !parts.headers.contains_key(IF_MATCH) {
+            return Ok(None);
+        }
+        let read = <Self as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        read.map(Some)
     }
 }
 

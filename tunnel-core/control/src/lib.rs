@@ -7,6 +7,7 @@
 //! | [`access`] | tokens, roles, sessions of a browser, and how often each may ask |
 //! | [`listen`], [`tls`] | where requests come in: TCP or a Unix socket, with TLS from files |
 //! | [`server`] | routes become a service that is bounded in every direction and that writes down each change |
+//! | [`desired`] | what an operator wants, and the steps to it (pure) |
 //! | [`events`] | what happens, as server-sent events that can be resumed |
 //! | [`model`] | what the APIs speak of, as types of both sides |
 //! | [`prometheus`] | counters as text |
@@ -42,6 +43,7 @@
 
 pub mod access;
 pub mod client;
+pub mod desired;
 pub mod events;
 pub mod extract;
 pub mod listen;

@@ -371,10 +371,10 @@ pub enum ServiceError {
 }
 
 /// 1,024 ports of one service: each is a socket on the relay, and descriptors are what runs out first.
-pub(crate) const MAX_RANGE: u16 = 1024;
+pub const MAX_RANGE: u16 = 1024;
 
 /// 64 services of one instance: games need two or three; the bound keeps one declaration small.
-pub(crate) const MAX_SERVICES: usize = 64;
+pub const MAX_SERVICES: usize = 64;
 
 /// What cannot fail.
 impl From<Infallible> for ServiceError {

@@ -160,20 +160,26 @@ impl Bindings {
         Ok(())
     }
 
-    /// Reserves an instance with its ports, all or nothing. A port that another program has is not reserved: where the relay may
-    /// choose, it chooses another one.
+    /// Reserves an instance with its ports, all or nothing.
     pub(crate) async fn reserve(
         &mut self,
+        request: &ReservationRequest,
+    ) -> Result<Reservation, DeclareError> {
+        let planned = self.plan(request).await?;
+        self.registry.reserve(planned.clone());
+        Ok(planned)
+    }
+
+    /// What there is to reserve. A port that another program has is not: where the relay may choose, it chooses another one.
+    pub(crate) async fn plan(
+        &self,
         request: &ReservationRequest,
     ) -> Result<Reservation, DeclareError> {
         let mut busy = PortSet::default();
         loop {
             let planned = self.registry.plan(request, &busy)?;
             match self.try_ports(&planned).await {
-                Ok(()) => {
-                    self.registry.reserve(planned.clone());
-                    return Ok(planned);
-                }
+                Ok(()) => return Ok(planned),
                 Err(error) => {
                     let port = PortRange::new(error.port, error.port);
                     let is_asked_for = (request.services.iter()).any(|it| match it.public {

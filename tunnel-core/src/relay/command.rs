@@ -71,6 +71,11 @@ pub(crate) enum Operation {
         ReservationRequest,
         oneshot::Sender<Result<Reservation, DeclareError>>,
     ),
+    /// The same is to be planned alone.
+    Plan(
+        ReservationRequest,
+        oneshot::Sender<Result<Reservation, DeclareError>>,
+    ),
     /// A reservation is to be given back. The answer is whether there was one.
     Release(InstanceId, oneshot::Sender<bool>),
     /// An instance takes these players from now on; `None` means all instances together.

@@ -140,6 +140,14 @@ impl Relay {
         Ok(reserved?)
     }
 
+    /// What [`reserve`](Self::reserve) would reserve now, or why it would not.
+    pub async fn plan(&self, request: ReservationRequest) -> Result<Reservation, OperateError> {
+        let planned = self
+            .operate(|reply| Operation::Plan(request, reply))
+            .await?;
+        Ok(planned?)
+    }
+
     /// Gives a reservation back and unbinds the instance. Returns whether there was one. A client whose own ports allow it may declare
     /// the instance again.
     pub async fn release(&self, instance: InstanceId) -> Result<bool, RelayEnded> {

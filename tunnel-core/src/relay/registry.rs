@@ -334,8 +334,11 @@ impl Registry {
         }
         let pool = request.pool.intersection(&self.ports);
         let is_excluded = |row: PortRange| excluded.ranges().iter().any(|it| it.overlaps(row));
-        let is_free =
-            |protocol, row| !is_excluded(row) && self.check_free(instance, protocol, row).is_ok();
+        let is_free = |protocol, row| {
+            self.ports.covers(row)
+                && !is_excluded(row)
+                && self.check_free(instance, protocol, row).is_ok()
+        };
         let services = reservations::choose(request, &pool, before, is_free);
         let services = services.map_err(Refusal::PoolExhausted)?;
         let wanted = services.iter().map(|it| sockets_of(it.protocol, it.public));

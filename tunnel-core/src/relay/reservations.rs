@@ -236,7 +236,7 @@ pub(crate) fn choose(
         let may_have = |ports: PortRange| !taken(ports) && is_free(wanted.protocol, ports);
         let same = |it: &&ReservedService| it.name == wanted.name && it.public.count() == count;
         let kept = before.and_then(|before| before.services.iter().find(same));
-        let kept = kept.map(|it| it.public).filter(|it| pool.covers(*it));
+        let kept = kept.map(|it| it.public);
         let rows = pool.ranges().iter().flat_map(|range| {
             let row = move |first: u16| PortRange::new(first, first.checked_add(count - 1)?);
             let rows = range.ports().filter_map(row);
@@ -319,9 +319,10 @@ mod tests {
         let reserved = |name: &str, text| {
             ReservedService::new(name.parse().unwrap(), Protocol::Udp, ports(text))
         };
-        let before = vec![reserved("game", "3007"), reserved("rcon", "3001")];
+        // One of them is not of the pool: it was asked for.
+        let before = vec![reserved("game", "2007"), reserved("rcon", "3001")];
         let before = Reservation::new("a".parse().unwrap(), "node", before);
-        let expected = ["3007", "3000-3001"].map(String::from);
+        let expected = ["2007", "3000-3001"].map(String::from);
         assert_eq!(chosen(&request, Some(&before), &[]), Ok(expected.into()));
     }
 

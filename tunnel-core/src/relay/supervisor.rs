@@ -396,6 +396,9 @@ impl Supervisor {
                 self.forbid();
                 _ = reply.send(reserved);
             }
+            Operation::Plan(request, reply) => {
+                drop(reply.send(self.bindings.plan(&request).await));
+            }
             Operation::Release(instance, reply) => {
                 let (was_reserved, gone) = self.bindings.release_reservation(&instance);
                 let text = "the relay's operator has removed the instance";

@@ -19,6 +19,7 @@ fn key(byte: u8) -> PublicKey {
 
 fn config(dir: &Path, clients: Vec<FileClient>) -> Config {
     Config {
+        pool: tunnel_core::instance::PortSet::all(),
         path: dir.join("relay.toml"),
         listen: crate::config::DEFAULT_LISTEN,
         public_bind: crate::config::DEFAULT_PUBLIC_BIND,

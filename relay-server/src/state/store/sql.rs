@@ -17,7 +17,7 @@ use crate::config::ClientName;
 
 /// What makes a state file of the version before into the next: the first makes version 1 of an empty file. What stands here
 /// never changes, for it has been done to files.
-pub(super) const MIGRATIONS: [&str; 2] = [ENROLMENT, API];
+pub(super) const MIGRATIONS: [&str; 3] = [ENROLMENT, API, INSTANCES];
 const ENROLMENT: &str = "
 CREATE TABLE clients (
     name          TEXT PRIMARY KEY,
@@ -59,6 +59,35 @@ CREATE TABLE audit (
     path    TEXT NOT NULL,
     detail  TEXT,
     status  INTEGER NOT NULL
+) STRICT;
+";
+
+const INSTANCES: &str = "
+CREATE TABLE instances (
+    id       TEXT PRIMARY KEY,
+    client   TEXT NOT NULL,
+    services TEXT NOT NULL,  -- JSON: name, protocol, public
+    created  INTEGER NOT NULL,
+    changed  INTEGER NOT NULL
+) STRICT;
+CREATE TABLE instance_states (
+    id    TEXT PRIMARY KEY,  -- also of instances that their clients have made
+    state TEXT NOT NULL,
+    text  TEXT
+) STRICT;
+CREATE TABLE maintenance (
+    id   INTEGER PRIMARY KEY CHECK (id = 1),  -- there while all instances are in maintenance
+    text TEXT
+) STRICT;
+CREATE TABLE bans (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again
+    cidr     TEXT NOT NULL,
+    instance TEXT,     -- NULL: all
+    service  TEXT,     -- NULL: all
+    until    INTEGER,  -- NULL: for ever
+    reason   TEXT,
+    who      TEXT NOT NULL,
+    created  INTEGER NOT NULL
 ) STRICT;
 ";
 
