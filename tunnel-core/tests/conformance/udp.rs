@@ -355,8 +355,13 @@ async fn many_answers_to_one_question_all_arrive(via: Via) {
         .client([simple("a", "udp", lab.port, game.local_addr().unwrap())])
         .await;
     let player = lab.udp(lab.port).await;
-    player.send(b"the map, please").await.unwrap();
     let mut buffer = [0; 2048];
+    // Its address is the player's own: it has heard an answer.
+    player.send(b"hello").await.unwrap();
+    let greeted = hang("the greeting", game.recv_from(&mut buffer)).await;
+    game.send_to(b"hello", greeted.unwrap().1).await.unwrap();
+    hang("its answer", player.recv(&mut buffer)).await.unwrap();
+    player.send(b"the map, please").await.unwrap();
     let asked = hang("the question", game.recv_from(&mut buffer)).await;
     let (_, from) = asked.unwrap();
     // Runs of one size, and others: what is sent in one call must arrive as what it was.
