@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::SystemTime};
 use adit_control::{
     desired::{Desired, Standing},
     model::{
-        BanView, DryRun, InstanceState, InstanceView, PlayerView, ServiceView, Source, TunnelState,
-        TunnelView,
+        BanView, DryRun, HealthView, InstanceState, InstanceView, PlayerView, ServiceView, Source,
+        TunnelState, TunnelView,
     },
     problem::{Kind, Problem},
 };
 use tunnel_core::{
+    health::Health,
     instance::{InstanceId, PortRange, Protocol, ServiceName},
     proto::message::Code,
     relay::{
@@ -91,6 +92,22 @@ fn tunnel(
         flows: open.map_or(0, |open| open.flows),
         received_bytes: open.map_or(0, |open| open.received),
         sent_bytes: open.map_or(0, |open| open.sent),
+        health: open.and_then(|open| open.health.as_ref()).map(health),
+    }
+}
+
+fn health(health: &Health) -> HealthView {
+    let report = health.report.clone();
+    HealthView {
+        state: health.state.to_string(),
+        since: ago(health.since.elapsed()),
+        refuses: health.refuses,
+        reason: health.reason.clone(),
+        name: report.name,
+        version: report.version,
+        map: report.map,
+        players: report.players,
+        max_players: report.max,
     }
 }
 
@@ -172,8 +189,13 @@ fn stands(desired: &Desired, id: &InstanceId, bound: Option<Bound<'_>>) -> Tunne
         (_, None) => TunnelState::WaitingForClient,
         (_, Some((client, _))) if client.transport.is_none() => TunnelState::Disconnected,
         (_, Some((client, _))) if client.is_draining => TunnelState::Draining,
+        (_, Some((_, instance))) if instance.services.iter().any(refuses) => TunnelState::Unhealthy,
         (_, Some(_)) => TunnelState::Active,
     }
+}
+
+fn refuses(service: &ServiceStatus) -> bool {
+    (service.health.as_ref()).is_some_and(|health| health.refuses)
 }
 
 /// Where two views of an instance differ.

@@ -23,6 +23,7 @@ use tokio::{
 };
 use tunnel_core::{
     client::Client,
+    health::{HealthCheck, OnUnhealthy, TcpProbe},
     instance::{Instance, Protocol, Service},
 };
 
@@ -689,5 +690,43 @@ async fn an_instance_of_a_client_is_shown_and_gated_but_not_removed() {
         .await
         .unwrap();
     until_status(&api, "own", TunnelState::Suspended).await;
+    relay.ends();
+}
+
+#[tokio::test]
+async fn a_game_server_that_is_gone_is_unhealthy_and_found_again() {
+    let relay = Relay::start("");
+    let api = relay.admin();
+    let invited = invite(&api).await;
+    let (port, target) = (free_port(), free_port());
+    let wanted = request("srv_1", port);
+    let made = api.post::<InstanceView>("/api/instances", &wanted).await;
+    made.unwrap();
+    let second = Duration::from_secs(1);
+    let check = HealthCheck::new(TcpProbe).with_interval(second).unwrap();
+    let check = check.with_thresholds(1, 1).unwrap();
+    let service = Service::new("game", Protocol::Both, SocketAddr::from((LOCAL, target))).unwrap();
+    let service = service.public_port(port).unwrap();
+    let check = check.on_unhealthy(OnUnhealthy::Refuse);
+    let service = service.with_health(check).unwrap();
+    let node = relay.node(&invited.join).await;
+    let receipt = node
+        .insert(Instance::new("srv_1", [service]).unwrap())
+        .await;
+    receipt.unwrap().settled().await.unwrap();
+    until_status(&api, "srv_1", TunnelState::Unhealthy).await;
+    let health = async || {
+        let tunnels = api.get::<Page<TunnelView>>("/api/tunnels").await;
+        tunnels.unwrap().value.items[0].health.clone().unwrap()
+    };
+    let gone = health().await;
+    assert_eq!((&*gone.state, gone.refuses), ("unhealthy", true));
+    assert!(!gone.reason.is_empty());
+    turns_away(LOCAL, port).await;
+    let _server = TcpListener::bind((Ipv4Addr::LOCALHOST, target))
+        .await
+        .unwrap();
+    until_status(&api, "srv_1", TunnelState::Active).await;
+    assert_eq!(health().await.state, "healthy");
     relay.ends();
 }

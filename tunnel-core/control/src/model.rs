@@ -20,4 +20,4 @@ pub use instances::{
 pub use page::{Page, PageQuery};
 pub use players::{BanQuery, BanRequest, BanView, PlayerQuery, PlayerView};
 pub use ports::{PortUse, PortsView};
-pub use tunnels::TunnelView;
+pub use tunnels::{HealthView, TunnelView};

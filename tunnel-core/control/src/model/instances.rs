@@ -194,6 +194,8 @@ pub enum TunnelState {
     Disconnected,
     /// It takes players.
     Active,
+    /// Its game server does not answer its client's check, and new players are refused for it.
+    Unhealthy,
     /// It takes no new players, by the operator's word, the client's or the relay's.
     Draining,
     /// It takes no new players, and tells them why.

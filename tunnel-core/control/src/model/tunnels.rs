@@ -32,4 +32,37 @@ pub struct TunnelView {
     pub received_bytes: u64,
     /// Bytes to players since then.
     pub sent_bytes: u64,
+    /// What its client's check has found, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthView>,
+}
+
+/// What a check of a game server has found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// `starting`, `healthy` or `unhealthy`.
+    #[schema(example = "healthy")]
+    pub state: String,
+    /// Since when, as RFC 3339 has it.
+    pub since: String,
+    /// Whether new players are refused for it.
+    pub refuses: bool,
+    /// Why it is unhealthy, or the last check has failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// What the server calls itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Version of the game.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// Map, level or world.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub map: String,
+    /// Players who are there, by the server's own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub players: Option<u32>,
+    /// Players who may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_players: Option<u32>,
 }
