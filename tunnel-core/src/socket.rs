@@ -178,6 +178,8 @@ pub(crate) fn allow_fragments(socket: &UdpSocket, is_v6: bool) -> io::Result<()>
         };
         if is_v6 {
             set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DONT)?;
+            // A switch of its own: with it, what is too large is refused here already.
+            nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv6DontFrag, &false)?;
         }
         // On a socket for both families this is what its IPv4 players need; on one for IPv6 alone it is refused.
         let v4 = set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DONT);
@@ -402,6 +404,21 @@ mod tests {
             if let Some(came) = came {
                 return came;
             }
+        }
+    }
+
+    #[test]
+    fn players_sockets_let_the_system_cut_what_is_too_large_in_both_families() {
+        use nix::sys::socket::{getsockopt, sockopt::Ipv6DontFrag};
+        for address in ["[::1]:0", "[::]:0"] {
+            let socket = UdpSocket::bind(address).unwrap();
+            quinn_udp::UdpSocketState::new((&socket).into()).unwrap();
+            assert!(
+                getsockopt(&socket, Ipv6DontFrag).unwrap(),
+                "as QUIC wants it"
+            );
+            allow_fragments(&socket, true).unwrap();
+            assert!(!getsockopt(&socket, Ipv6DontFrag).unwrap());
         }
     }
 
