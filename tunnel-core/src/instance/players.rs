@@ -105,6 +105,7 @@ pub enum Source {
 
 impl Source {
     /// All of them, each at its number.
+    #[cfg(feature = "net")]
     pub(crate) const ALL: [Self; 3] = [Self::Default, Self::Loopback, Self::Transparent];
 }
 
