@@ -81,7 +81,8 @@ fn written_and_read(service: &Service) -> Result<Service, ServiceError> {
         .with_optimize(service.optimize().to_string().parse()?)
         .with_redundancy(service.redundancy().to_string().parse()?)
         .with_flow_limits(service.flow_limits())?
-        .with_proxy_protocol(service.proxy_protocol(), service.proxy_datagrams())?;
+        .with_proxy_protocol(service.proxy_protocol(), service.proxy_datagrams())?
+        .with_source(service.source())?;
     match service.health() {
         Some(check) => again.with_health(check.clone()),
         None => Ok(again),

@@ -19,12 +19,14 @@ pub fn check(input: &[u8]) {
     };
     check_service(service);
     let full = format!(
-        "{}:{}={},optimize={},redundancy={},name={}",
+        "{}:{}={},optimize={},redundancy={},proxy_protocol={},source={},name={}",
         service.protocol(),
         service.public(),
         service.target(),
         service.optimize(),
         service.redundancy(),
+        service.proxy_protocol(),
+        service.source(),
         instance.id()
     );
     assert_eq!(relay_client::fuzz_support::expose(&full), Ok(instance));
