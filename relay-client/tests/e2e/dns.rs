@@ -1,5 +1,7 @@
 //! A name server answers over UDP and TCP on one public port.
 
+use std::fs;
+
 use crate::harness::{
     ports,
     programs::{dig_big, nsd},
@@ -24,7 +26,12 @@ fn one_public_port_serves_udp_and_tcp() {
 fn answers_larger_than_a_packet_arrive_over_udp() {
     requires!("nsd", "dig");
     let server = nsd(14);
-    let site = Site::start();
+    let mut site = Site::start();
+    // Each question comes from a port of its own, which nothing has proved to be the asker's.
+    let mut settings = fs::read_to_string(site.relay_config()).unwrap();
+    settings += "\n[limits]\nunproved_reply_bytes = 4096\n";
+    fs::write(site.relay_config(), settings).unwrap();
+    site.restart_relay();
     let port = ports::one();
     let _client = site.expose(&[Service::udp(port, server.address)]);
     let answer = dig_big(site.public(port), &["+notcp", "+bufsize=4096", "+ignore"]);

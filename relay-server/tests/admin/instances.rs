@@ -168,6 +168,17 @@ async fn serve(api: &Api, node: &Client, id: &str, target: SocketAddr) {
     receipt.unwrap().settled().await.unwrap();
 }
 
+/// The instance srv_1 on a port, served by its client.
+async fn served(relay: &Relay, api: &Api) -> (Client, u16) {
+    let (invited, port) = (invite(api).await, free_port());
+    let wanted = request("srv_1", port);
+    let made = api.post::<InstanceView>("/api/instances", &wanted).await;
+    made.unwrap();
+    let node = relay.node(&invited.join).await;
+    serve(api, &node, "srv_1", echo().await).await;
+    (node, port)
+}
+
 #[tokio::test]
 async fn an_instance_is_made_served_changed_and_taken_away() {
     let relay = Relay::start("");
@@ -480,13 +491,7 @@ async fn a_client_is_given_its_part_and_a_zone_its_lines() {
 async fn players_are_seen_banned_and_let_in_again() {
     let relay = Relay::start("");
     let api = relay.admin();
-    let invited = invite(&api).await;
-    let port = free_port();
-    api.post::<InstanceView>("/api/instances", &request("srv_1", port))
-        .await
-        .unwrap();
-    let node = relay.node(&invited.join).await;
-    serve(&api, &node, "srv_1", echo().await).await;
+    let (_node, port) = served(&relay, &api).await;
     let mut player = Player::at(port).await;
     player.plays().await;
     let streams: Page<PlayerView> = api.get("/api/streams?instance=srv_1").await.unwrap().value;
@@ -581,13 +586,7 @@ async fn players_are_seen_banned_and_let_in_again() {
 async fn maintenance_of_all_keeps_new_players_out_of_each_instance() {
     let relay = Relay::start("");
     let api = relay.admin();
-    let invited = invite(&api).await;
-    let port = free_port();
-    api.post::<InstanceView>("/api/instances", &request("srv_1", port))
-        .await
-        .unwrap();
-    let node = relay.node(&invited.join).await;
-    serve(&api, &node, "srv_1", echo().await).await;
+    let (_node, port) = served(&relay, &api).await;
     let mut player = Player::at(port).await;
     player.plays().await;
     let maintain = async |enter, which: &str| {
