@@ -72,7 +72,7 @@ pub(crate) async fn serve(
     metrics.streams_opened.one();
     let kind = StreamKind {
         metrics: metrics.clone(),
-        traffic: Arc::default(),
+        traffic: None,
         direction: Direction::FromTarget,
         cancelled: target.cancelled.clone(),
         // The relay decides.

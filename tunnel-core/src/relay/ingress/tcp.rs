@@ -73,11 +73,12 @@ pub(crate) async fn serve(
         let (shared, service) = (shared.clone(), service.clone());
         supervise::spawn(shared.reporter(), "a player's stream", async move {
             let _held = held;
-            let Some(arrival) = arrive(&shared, &service, &socket, player, is_front_end).await
-            else {
+            // Boxed, for the time that it takes alone.
+            let arrival = arrive(&shared, &service, &socket, player, is_front_end);
+            let Some(arrival) = Box::pin(arrival).await else {
                 return;
             };
-            serve_player(&shared, &service, socket, arrival, port_index).await;
+            serve_player(&shared, &service, socket, Box::new(arrival), port_index).await;
         });
     }
 }
@@ -111,6 +112,15 @@ fn hold(
 fn hold_address(shared: &Shared, player: IpAddr) -> Result<Share<Source>, Limit> {
     let by_address = shared.streams_by_address.take(Source::of(player));
     by_address.ok_or(Limit::StreamsPerAddress)
+}
+
+/// What a box has; its memory is free then.
+#[expect(
+    clippy::boxed_local,
+    reason = "taking it out of the box is all that it is for"
+)]
+fn into_inner<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// A connection whose player is known.
@@ -182,16 +192,17 @@ async fn serve_player(
     shared: &Arc<Shared>,
     service: &Arc<PublicService>,
     socket: TcpStream,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     port_index: u16,
 ) {
     fault!("a player's stream on {}", service.binding.public);
+    // The task keeps room for what it is called with for as long as the player stays: not for all of this.
     let Arrival {
         player,
         local,
         early,
         _by_address,
-    } = arrival;
+    } = into_inner(arrival);
     let who = Connection {
         port_index,
         player,
@@ -222,14 +233,15 @@ async fn serve_player(
         () = entered.stream.cancelled.cancelled() => return,
     };
     // Closing the gate has ended whoever was there: not a player who came in at that moment.
-    if service.entrance.gate() == Gate::Closed || service.entrance.is_banned(who.player.ip()) {
+    let address = entered.stream.player.ip();
+    if service.entrance.gate() == Gate::Closed || service.entrance.is_banned(address) {
         return;
     }
     let _open = Gauge::new(&shared.metrics, |m| &m.streams);
     shared.metrics.streams_opened.one();
     let kind = StreamKind {
         metrics: shared.metrics.clone(),
-        traffic: entered.stream.traffic.clone(),
+        traffic: Some(entered.stream.traffic.clone()),
         direction: Direction::FromPlayer,
         cancelled: entered.stream.cancelled.clone(),
         lane_rate: shared.config.limits.lane_rate,
@@ -244,7 +256,7 @@ async fn serve_player(
         }
         Err(end) => {
             shared.count_reset(&end);
-            tracing::debug!(instance = %service.binding.instance, player = %who.player, "stream ended: {end}");
+            tracing::debug!(instance = %service.binding.instance, player = %entered.stream.player, "stream ended: {end}");
         }
     }
 }

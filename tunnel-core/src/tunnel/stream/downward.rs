@@ -189,7 +189,9 @@ impl Stream<'_> {
 
     fn delivered(&self, state: &mut State, written: usize) {
         self.written.add(written as u64);
-        self.kind.traffic.written.add(written as u64);
+        if let Some(traffic) = &self.kind.traffic {
+            traffic.written.add(written as u64);
+        }
         state.recv.handle_delivered(written as u64);
         self.carrier.budget.release_undelivered(written as u64);
         if !state.ack_known || state.recv.owes_ack_now() {

@@ -37,8 +37,8 @@ pub(crate) struct Carrier {
 #[derive(Debug, Clone)]
 pub(crate) struct StreamKind {
     pub(crate) metrics: Arc<Metrics>,
-    /// Counts the bytes of this stream alone.
-    pub(crate) traffic: Arc<Traffic>,
+    /// Counts the bytes of this stream alone, where somebody asks for them.
+    pub(crate) traffic: Option<Arc<Traffic>>,
     /// Counts what the socket sends and what it is sent.
     pub(crate) direction: Direction,
     /// Ends the stream with a reset on both sides: its service is gone.

@@ -95,7 +95,9 @@ impl<'a> Stream<'a> {
     /// Counts what the socket gave and the channel gets, and keeps it until it is acknowledged.
     pub(super) fn sent(&self, data: Bytes) {
         self.read.add(data.len() as u64);
-        self.kind.traffic.read.add(data.len() as u64);
+        if let Some(traffic) = &self.kind.traffic {
+            traffic.read.add(data.len() as u64);
+        }
         self.carrier.budget.reserve_unacked(data.len() as u64);
         lock(&self.state).send.handle_sent(Instant::now(), data);
     }
